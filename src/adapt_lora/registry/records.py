@@ -1,0 +1,196 @@
+"""What the registry holds, as plain frozen records: the nouns that every room above speaks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from adapt_lora.base_model import BaseIdentity
+
+BASE_ID = "base"
+"""`adapter_id` of the bare base model in cells and matrices."""
+
+MAJORITY_ID = "majority label"
+"""`adapter_id` of the constant guess of the commonest gold label."""
+
+Unit = Literal["points", "nats"]
+Regime = Literal["zeroshot", "intermediate"]
+
+METRIC_UNITS: Mapping[str, Unit] = {
+    "balanced_accuracy": "points",
+    "accuracy": "points",
+    "macro_f1": "points",
+    "exact_match": "points",
+    "numeric_match": "points",
+    "answer_log_likelihood": "nats",
+}
+"""Metrics that rule a cell, and what a gain in them is counted in; the two are never pooled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Statistics of one dataset, some of them relative to a base model."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Flat statistics by key (docs/science.md lists them); what was not computed is absent."""
+    vectors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Embeddings by name: "hidden_mid_mean", "hidden_last_mean", "minilm_mean", …"""
+    histograms: Mapping[str, "Histogram"] = field(default_factory=dict)
+    """Distributions to draw: "prompt_tokens", "response_tokens", "response_nll"."""
+    label_shares: Mapping[str, float] = field(default_factory=dict)
+    """Share of each gold label, in [0, 1]; empty where rows are unlabelled."""
+    base_label_shares: Mapping[str, float] = field(default_factory=dict)
+    """Share of rows for which the base picks each label; empty without a base or a label set."""
+    row_sketches: tuple[int, ...] = ()
+    """64-bit hashes of normalised prompts (at most 4,096 smallest), for leak checks."""
+    base: BaseIdentity | None = None
+    """The base model of the relative statistics; None when none was used."""
+    notes: tuple[str, ...] = ()
+    """What could not be computed and why, one sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts over bins, ready to be drawn."""
+
+    edges: tuple[float, ...]
+    """Bin edges, ascending, one more than counts."""
+    counts: tuple[int, ...]
+    """Rows (or tokens) in each bin."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRecord:
+    """Which data something was trained or scored on; never the rows themselves."""
+
+    name: str
+    """The name people use, e.g. "sst2"."""
+    digest: str
+    """sha256 (hex) of the normalised rows."""
+    group: str
+    """What twins share: train and test of one benchmark, a balanced copy and its parent."""
+    n_rows: int
+    """Rows used."""
+    source: str = ""
+    """Where it came from: a file name or Hub id; never an absolute path."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    """One registered adapter and all that is known about it."""
+
+    adapter_id: str
+    """sha256 (hex) of the weights and of the config fields that change what they do."""
+    name: str
+    """Name of the registered model."""
+    base: BaseIdentity
+    """The base model it sits on."""
+    version: int = 0
+    """Version of the registered model; 0 before registration."""
+    run_id: str = ""
+    """MLflow run that holds the record; "" before registration."""
+    model_id: str = ""
+    """MLflow logged model with the files; "" before registration or for figures only."""
+    created_ms: int = 0
+    """Registration time, milliseconds since 1970 (UTC)."""
+    dataset: DatasetRecord | None = None
+    """Training data; None when nobody knows it."""
+    group: str | None = None
+    """Group of the training data; an adapter and a task of one group make an own cell."""
+    fingerprint: Fingerprint = field(default_factory=Fingerprint)
+    """Of the training data; empty when unknown, never invented."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Fingerprint of the weights (flat keys)."""
+    behaviour: Mapping[str, float] = field(default_factory=dict)
+    """Fingerprint of the behaviour on the probe prompts (flat keys)."""
+    behaviour_vector: tuple[float, ...] = ()
+    """Mean shift of the last hidden state on the probe prompts ("delta activations")."""
+    traits: Mapping[str, float] = field(default_factory=dict)
+    """Trait scores of the last fit, by trait name."""
+    params: Mapping[str, str] = field(default_factory=dict)
+    """Recipe and LoRA settings, as people search them: "lora/r", "recipe/name", …"""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Other figures: "train/loss", "train/held_out_loss", "train/tokens_per_s", …"""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Findings of the checks, e.g. "vllm": "unsupported: use_dora"."""
+    warnings: tuple[str, ...] = ()
+    """Sentences to show beside the adapter."""
+    has_weights: bool = True
+    """Whether the files can be pulled; False for records of figures only."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """A dataset to score on, plus a metric."""
+
+    name: str
+    """Unique per registry and base, e.g. "boolq"."""
+    group: str
+    """Twins share it; see `DatasetRecord.group`."""
+    metric: str
+    """The metric that rules its cells; one of METRIC_UNITS."""
+    dataset: DatasetRecord
+    """The rows that are scored."""
+    labels: tuple[str, ...] = ()
+    """The label set, in its given order; empty for generation tasks."""
+    fingerprint: Fingerprint = field(default_factory=Fingerprint)
+    """Of the scored rows."""
+    family: str = ""
+    """Coarser than group: "nli", "sentiment"; "" when unknown."""
+
+    @property
+    def unit(self) -> Unit:
+        """What gains on this task are counted in."""
+        return METRIC_UNITS[self.metric]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """How one adapter (or the base, or the majority label) did on one task."""
+
+    adapter_id: str
+    """Registry id of the adapter, or BASE_ID, or MAJORITY_ID."""
+    task: str
+    """Name of the task."""
+    metric: str
+    """The metric that `score` is in."""
+    score: float
+    """The metric; higher is better. In [0, 1] for points, nats per token for log-likelihood."""
+    se: float
+    """Standard error of `score`, same unit."""
+    n: int
+    """Rows scored."""
+    protocol: str
+    """Digest of all else that decides the score."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Every metric computed beside the ruling one, e.g. accuracy, macro_f1, label_cross_entropy."""
+    predicted_shares: Mapping[str, float] = field(default_factory=dict)
+    """Share of rows per predicted label; empty for generation tasks."""
+    selected: bool = False
+    """True when the cell was measured because a ranking had chosen it (verification)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferMatrix:
+    """Adapters × tasks under one base model, as records: what `recommender` learns from."""
+
+    base: BaseIdentity
+    """The base model all cells share."""
+    adapters: tuple[AdapterRecord, ...]
+    """Rows, in order of registration."""
+    tasks: tuple[TaskRecord, ...]
+    """Columns, in order of first measurement."""
+    cells: tuple[Cell, ...]
+    """Measured cells, base and majority rows among them, one per (adapter, task)."""
+    regime: Regime = "zeroshot"
+    """How the adapters were used."""
+
+    def cell(self, adapter_id: str, task: str) -> Cell | None:
+        """The measured cell, or None."""
+        return next((c for c in self.cells if c.adapter_id == adapter_id and c.task == task), None)
+
+    def without_groups(self, groups: Sequence[str]) -> "TransferMatrix":
+        """A copy that has never seen any task of these groups."""
+        left = tuple(task for task in self.tasks if task.group not in groups)
+        names = {task.name for task in left}
+        cells = tuple(cell for cell in self.cells if cell.task in names)
+        return TransferMatrix(self.base, self.adapters, left, cells, self.regime)

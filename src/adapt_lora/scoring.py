@@ -1,0 +1,510 @@
+"""The one place that runs a model forward: log-likelihoods, hidden states, answers.
+
+Every figure of Adapt that comes from a model comes through here, so that two of them can be
+compared. A prompt and its response are tokenised apart and joined, so that no token straddles the
+seam. All candidate answers of a prompt (its response and every label) are read in the same forward
+pass, as branches that see the prompt and themselves.
+"""
+
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from adapt_lora.base_model import BaseModel
+from adapt_lora.errors import ScoringError
+
+if TYPE_CHECKING:
+    from adapt_lora.data import Row
+
+PROTOCOL_VERSION = "1"
+"""Goes into every protocol digest; raise it when scores of this module change."""
+
+MID_DEPTH = 0.6
+"""Relative depth of the "mid" hidden states (massive-sft, RQ3: mid-layers change what matters)."""
+
+# Logits of this many positions at a time: 512 × 49,152 × 4 bytes is 100 MB.
+_HEAD_ROWS = 512
+# Up to this size an fp32 copy of the head is kept: bf16 logits of size 20 are rounded to 1/8 nat.
+_HEAD_COPY_BYTES = 512 * 2**20
+_SENTINEL = "\u241fprompt\u241f"
+
+FloatArray = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+"""Called with (rows done, rows in all) after each batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One row as token ids."""
+
+    prompt_ids: tuple[int, ...]
+    """The rendered prompt, up to where the answer starts."""
+    response_ids: tuple[int, ...]
+    """The answer and its closing tokens; empty when the row has no response."""
+    content: tuple[int, int]
+    """Start and end of the user's own text inside `prompt_ids`; around it stands the template."""
+    n_template_response: int
+    """How many of the last response ids are closing tokens, which perplexity leaves out."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What one forward pass over the rows gave."""
+
+    response_nll: tuple[FloatArray, ...]
+    """Per row: nats per response token, closing token included; empty array without response."""
+    prompt_nll: Mapping[int, FloatArray]
+    """Per row asked for: nats per token of the user's text (not its first if nothing precedes)."""
+    hidden: Mapping[str, FloatArray]
+    """"mid" and "last": mean hidden state over the tokens of the user's text, (n_rows, d)."""
+    label_log_likelihood: FloatArray | None
+    """(n_rows, n_labels) nats: sum over label and closing tokens; None without labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScores:
+    """How likely each label is as the whole answer to each prompt."""
+
+    log_likelihood: FloatArray
+    """(n_rows, n_labels), nats: sum over the label's tokens and the closing token."""
+    n_tokens: NDArray[np.int64]
+    """(n_labels,) tokens summed over, closing token included."""
+
+
+def encode_row(base: BaseModel, prompt: str, response: str | None) -> Encoded:
+    """Token ids of one row under the base's template."""
+    before, after, closing = _template_ids(base)
+    content = _ids(base, prompt)
+    start = len(before)
+    answer = () if response is None else (*_ids(base, response), *closing)
+    return Encoded(
+        prompt_ids=(*before, *content, *after),
+        response_ids=answer,
+        content=(start, start + len(content)),
+        n_template_response=len(closing) if response is not None else 0,
+    )
+
+
+def encode_rows(base: BaseModel, rows: "Sequence[Row]") -> list[Encoded]:
+    """Token ids of rows, in their order."""
+    return [encode_row(base, row.prompt, row.response) for row in rows]
+
+
+def label_ids(base: BaseModel, labels: Sequence[str]) -> list[tuple[int, ...]]:
+    """Token ids of each label as a whole answer, closing token included."""
+    closing = _template_ids(base)[2]
+    return [(*_ids(base, label), *closing) for label in labels]
+
+
+def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Row indices in batches of similar length, longest first.
+
+    Args:
+        lengths: Tokens per row.
+        max_tokens: Upper bound of rows × longest row of a batch; a longer row stands alone.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    batches: list[list[int]] = []
+    for index in order:
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def read_pass(
+    base: BaseModel,
+    encoded: Sequence[Encoded],
+    *,
+    labels: Sequence[str] = (),
+    hidden: bool = True,
+    prompt_nll_rows: Collection[int] = (),
+    max_batch_tokens: int = 2048,
+    progress: Progress | None = None,
+) -> PassResult:
+    """Read all rows once and return everything that a fingerprint or a score needs.
+
+    Args:
+        base: The model, with or without an adapter on.
+        encoded: Rows from `encode_rows`.
+        labels: Candidate answers that every prompt is scored against.
+        hidden: Whether to average hidden states.
+        prompt_nll_rows: Rows whose prompt tokens are scored too; each costs one head row per token.
+        max_batch_tokens: Bound on padded tokens of a batch.
+        progress: Called after each batch.
+
+    Raises:
+        ScoringError: A row is longer than the model can read.
+    """
+    _check_lengths(base, encoded)
+    candidates = label_ids(base, labels)
+    plans = [
+        _plan_row(row, candidates, index in prompt_nll_rows) for index, row in enumerate(encoded)
+    ]
+    reader = _Reader(base, hidden=hidden)
+    scored: list[_RowScores | None] = [None] * len(plans)
+    done = 0
+    for batch in token_batches([len(plan.ids) for plan in plans], max_batch_tokens):
+        for index, scores in zip(batch, reader.read([plans[i] for i in batch]), strict=True):
+            scored[index] = scores
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(plans))
+    return _collect([row for row in scored if row is not None], encoded, candidates, hidden)
+
+
+def score_labels(
+    base: BaseModel,
+    prompts: Sequence[str],
+    labels: Sequence[str],
+    *,
+    max_batch_tokens: int = 2048,
+    progress: Progress | None = None,
+) -> LabelScores:
+    """Log-likelihood of every label as the whole answer to every prompt."""
+    encoded = [encode_row(base, prompt, None) for prompt in prompts]
+    result = read_pass(
+        base,
+        encoded,
+        labels=labels,
+        hidden=False,
+        max_batch_tokens=max_batch_tokens,
+        progress=progress,
+    )
+    assert result.label_log_likelihood is not None
+    lengths = np.array([len(ids) for ids in label_ids(base, labels)], dtype=np.int64)
+    return LabelScores(result.label_log_likelihood, lengths)
+
+
+def generate(
+    base: BaseModel,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    max_batch_tokens: int = 4096,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Greedy answers, in the order of the prompts, without closing tokens."""
+    encoded = [encode_row(base, prompt, None) for prompt in prompts]
+    _check_lengths(base, encoded)
+    answers = [""] * len(prompts)
+    done = 0
+    lengths = [len(row.prompt_ids) + max_new_tokens for row in encoded]
+    for batch in token_batches(lengths, max_batch_tokens):
+        texts = _generate_batch(base, [encoded[i].prompt_ids for i in batch], max_new_tokens)
+        for index, text in zip(batch, texts, strict=True):
+            answers[index] = text
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(prompts))
+    return answers
+
+
+@dataclass(frozen=True, slots=True)
+class _RowPlan:
+    """One row laid out for a forward pass: the prompt, then branches that see it and themselves."""
+
+    ids: tuple[int, ...]
+    n_prompt: int
+    branches: tuple[tuple[int, ...], ...]
+    content: tuple[int, int]
+    with_prompt_nll: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _RowScores:
+    branches: tuple[FloatArray, ...]
+    """Nats per token of each branch."""
+    prompt: FloatArray | None
+    hidden: Mapping[str, FloatArray]
+
+
+def _plan_row(row: Encoded, candidates: Sequence[tuple[int, ...]], with_prompt: bool) -> _RowPlan:
+    branches = list(candidates)
+    # A response that is one of the labels is read once, as that label.
+    if row.response_ids and row.response_ids not in branches:
+        branches.append(row.response_ids)
+    # A branch's last token is only predicted, never read.
+    tail = [token for branch in branches for token in branch[:-1]]
+    return _RowPlan(
+        ids=(*row.prompt_ids, *tail),
+        n_prompt=len(row.prompt_ids),
+        branches=tuple(branches),
+        content=row.content,
+        with_prompt_nll=with_prompt,
+    )
+
+
+def _collect(
+    scored: Sequence[_RowScores],
+    encoded: Sequence[Encoded],
+    candidates: Sequence[tuple[int, ...]],
+    hidden: bool,
+) -> PassResult:
+    nothing = np.zeros(0, dtype=np.float32)
+    responses: list[FloatArray] = []
+    for row, scores in zip(encoded, scored, strict=True):
+        if not row.response_ids:
+            responses.append(nothing)
+        elif row.response_ids in candidates:
+            responses.append(scores.branches[candidates.index(row.response_ids)])
+        else:
+            responses.append(scores.branches[-1])
+    likelihood = None
+    if candidates:
+        sums = [[-row.branches[k].sum() for k in range(len(candidates))] for row in scored]
+        likelihood = np.array(sums, dtype=np.float32).reshape(len(scored), len(candidates))
+    states: dict[str, FloatArray] = {}
+    if hidden and scored:
+        states = {key: np.stack([row.hidden[key] for row in scored]) for key in ("mid", "last")}
+    prompts = {i: row.prompt for i, row in enumerate(scored) if row.prompt is not None}
+    return PassResult(tuple(responses), prompts, states, likelihood)
+
+
+class _Reader:
+    """Forward passes of one model over planned rows; keeps the head's copy."""
+
+    def __init__(self, base: BaseModel, *, hidden: bool) -> None:
+        self.base = base
+        self.hidden = hidden
+        self.decoder = base.model.get_decoder()
+        self.head = _Head(base.model)
+        self.mid_layer = base.layers[max(0, round(MID_DEPTH * base.n_layers) - 1)]
+
+    def read(self, plans: Sequence[_RowPlan]) -> list[_RowScores]:
+        with torch.inference_mode():
+            last, mid = self._states(plans)
+            return [self._score(plan, last[row], mid, row) for row, plan in enumerate(plans)]
+
+    def _states(self, plans: Sequence[_RowPlan]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        ids, positions, mask = _layout(self.base, plans)
+        kept: list[torch.Tensor] = []
+        hook = None
+        if self.hidden:
+            hook = self.mid_layer.register_forward_hook(
+                lambda _module, _inputs, output: kept.append(
+                    output[0] if isinstance(output, tuple) else output
+                )
+            )
+        try:
+            out = self.decoder(
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+            )
+        finally:
+            if hook is not None:
+                hook.remove()
+        return out.last_hidden_state, kept[0] if kept else None  # (rows, longest, d)
+
+    def _score(
+        self, plan: _RowPlan, last: torch.Tensor, mid: torch.Tensor | None, row: int
+    ) -> _RowScores:
+        states: dict[str, FloatArray] = {}
+        if mid is not None:
+            # An empty prompt has no tokens of its own; the template's stand in for them.
+            start, end = plan.content if plan.content[1] > plan.content[0] else (0, plan.n_prompt)
+            states = {
+                "mid": _mean_state(mid[row, start:end]),
+                "last": _mean_state(last[start:end]),
+            }
+        sources, targets = _predictions(plan)
+        nll = self.head.nll(last, sources, targets)
+        ends = np.cumsum([len(branch) for branch in plan.branches])
+        parts = np.split(nll, ends)
+        prompt = parts[-1] if plan.with_prompt_nll else None
+        return _RowScores(tuple(parts[:-1]), prompt, states)
+
+
+def _predictions(plan: _RowPlan) -> tuple[list[int], list[int]]:
+    """Positions whose next-token distribution is wanted, and the tokens wanted there."""
+    sources: list[int] = []
+    targets: list[int] = []
+    at = plan.n_prompt
+    for branch in plan.branches:
+        sources += [plan.n_prompt - 1, *range(at, at + len(branch) - 1)]
+        targets += branch
+        at += len(branch) - 1
+    if plan.with_prompt_nll:
+        start, end = max(plan.content[0], 1), plan.content[1]
+        sources += range(start - 1, end - 1)
+        targets += plan.ids[start:end]
+    return sources, targets
+
+
+class _Head:
+    """Next-token log-probabilities from last hidden states, in fp32."""
+
+    def __init__(self, model: Any) -> None:
+        self.layer = model.get_output_embeddings()
+        config = model.config.get_text_config()
+        self.softcap = getattr(config, "final_logit_softcapping", None)
+        self.scale = getattr(config, "logit_scale", None) or 1.0
+        self.scale /= getattr(config, "logits_scaling", None) or 1.0
+        weight = self.layer.weight
+        small = weight.numel() * 4 <= _HEAD_COPY_BYTES
+        self.weight = weight.float() if small and weight.device.type == "cpu" else weight
+        self.bias = getattr(self.layer, "bias", None)
+
+    def nll(
+        self, states: torch.Tensor, sources: Sequence[int], targets: Sequence[int]
+    ) -> FloatArray:
+        """-log p(targets[i] | what stands up to sources[i]), nats. `states`: (length, d)."""
+        # Branches that start at one position share its distribution, so it is computed once.
+        places, which = np.unique(np.array(sources, dtype=np.int64), return_inverse=True)
+        wanted = np.array(targets, dtype=np.int64)
+        nll = np.zeros(len(wanted), dtype=np.float32)
+        for at in range(0, len(places), _HEAD_ROWS):
+            logits = self._logits(states[torch.from_numpy(places[at : at + _HEAD_ROWS])])
+            here = np.flatnonzero((which >= at) & (which < at + _HEAD_ROWS))
+            rows = torch.from_numpy(which[here] - at).to(logits.device)
+            columns = torch.from_numpy(wanted[here]).to(logits.device)
+            picked = logits[rows, columns] - torch.logsumexp(logits, dim=1)[rows]
+            nll[here] = -picked.cpu().numpy()
+        return nll
+
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        bias = self.bias.to(self.weight.dtype) if self.bias is not None else None
+        logits = functional.linear(states.to(self.weight.dtype), self.weight, bias).float()
+        logits = logits * self.scale
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits  # (n, vocabulary)
+
+
+def _layout(
+    base: BaseModel, plans: Sequence[_RowPlan]
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | dict[str, torch.Tensor] | None]:
+    """Padded ids, position ids and attention mask of a batch.
+
+    Rows with one branch need only the causal mask, which the model makes itself. Others get a mask
+    of four dimensions in which a branch sees the prompt and itself, never its sisters.
+    """
+    longest = max(len(plan.ids) for plan in plans)
+    pad = base.tokenizer.pad_token_id
+    ids = torch.full((len(plans), longest), int(pad), dtype=torch.long)
+    positions = torch.zeros((len(plans), longest), dtype=torch.long)
+    branch_of = torch.full((len(plans), longest), -1, dtype=torch.long)  # -1 is padding
+    for row, plan in enumerate(plans):
+        ids[row, : len(plan.ids)] = torch.tensor(plan.ids)
+        positions[row, : len(plan.ids)] = torch.tensor(_positions(plan))
+        branch_of[row, : len(plan.ids)] = torch.tensor(_branches(plan))
+    device = base.model.device
+    if all(len(plan.branches) <= 1 for plan in plans):
+        # Padding stands on the right, where a causal mask already hides it from every real token.
+        # No position ids: transformers would take the padding's for the start of a packed sequence.
+        return ids.to(device), None, None
+    mask = _branch_mask(base, branch_of, positions)
+    return ids.to(device), positions.to(device), mask
+
+
+def _branch_mask(
+    base: BaseModel, branch_of: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    length = branch_of.shape[1]
+    order = torch.arange(length)
+    seen, sees = branch_of[:, None, :], branch_of[:, :, None]
+    allowed = (order[None, :] <= order[:, None]) & ((seen == 0) | (seen == sees)) & (seen >= 0)
+    allowed |= torch.eye(length, dtype=torch.bool)  # a padding token sees itself: no NaN rows
+    full = _additive(base, allowed)
+    config = base.model.config.get_text_config()
+    if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+        return full
+    distance = positions[:, :, None] - positions[:, None, :]
+    near = allowed & (distance < config.sliding_window)
+    return {"full_attention": full, "sliding_attention": _additive(base, near)}
+
+
+def _additive(base: BaseModel, allowed: torch.Tensor) -> torch.Tensor:
+    blocked = torch.finfo(base.dtype).min
+    mask = torch.zeros(allowed.shape, dtype=base.dtype).masked_fill_(~allowed, blocked)
+    return mask[:, None].to(base.model.device)  # (rows, 1, longest, longest)
+
+
+def _positions(plan: _RowPlan) -> list[int]:
+    positions = list(range(plan.n_prompt))
+    for branch in plan.branches:
+        positions += range(plan.n_prompt, plan.n_prompt + len(branch) - 1)
+    return positions
+
+
+def _branches(plan: _RowPlan) -> list[int]:
+    marks = [0] * plan.n_prompt
+    for number, branch in enumerate(plan.branches, start=1):
+        marks += [number] * (len(branch) - 1)
+    return marks
+
+
+def _mean_state(states: torch.Tensor) -> FloatArray:
+    mean: FloatArray = states.float().mean(dim=0).cpu().numpy()
+    return mean
+
+
+def _generate_batch(
+    base: BaseModel, prompts: Sequence[tuple[int, ...]], max_new_tokens: int
+) -> list[str]:
+    longest = max(len(ids) for ids in prompts)
+    pad = int(base.tokenizer.pad_token_id)
+    ids = torch.full((len(prompts), longest), pad, dtype=torch.long)
+    mask = torch.zeros((len(prompts), longest), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    stops = {base.tokenizer.eos_token_id, *_template_ids(base)[2][:1]} - {None}
+    with torch.inference_mode():
+        out = base.model.generate(
+            ids.to(base.model.device),
+            attention_mask=mask.to(base.model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=sorted(int(stop) for stop in stops),
+            pad_token_id=pad,
+        )
+    texts = base.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+    return [str(text).strip() for text in texts]
+
+
+def _check_lengths(base: BaseModel, encoded: Sequence[Encoded]) -> None:
+    limit = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    for index, row in enumerate(encoded):
+        length = len(row.prompt_ids) + len(row.response_ids)
+        if limit is not None and length > limit:
+            raise ScoringError(
+                f"row {index + 1} has {length:,} tokens, but {base.identity.name} reads at most "
+                f"{limit:,}; shorten the row or leave it out."
+            )
+
+
+def _ids(base: BaseModel, text: str) -> tuple[int, ...]:
+    return tuple(base.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@functools.lru_cache(maxsize=8)
+def _template_ids(base: BaseModel) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Token ids before the user's text, between it and the answer, and after the answer."""
+    before, after, closing = _template_texts(base)
+    end = _ids(base, closing)
+    # Templates close a turn by a token and perhaps a newline; only the token ends the answer.
+    return _ids(base, before), _ids(base, after), end[:1]
+
+
+def _template_texts(base: BaseModel) -> tuple[str, str, str]:
+    tokenizer = base.tokenizer
+    if base.template == "plain":
+        return tokenizer.bos_token or "", "\n", tokenizer.eos_token or "\n"
+    user = [{"role": "user", "content": _SENTINEL}]
+    opened = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)
+    before, _, after = str(opened).partition(_SENTINEL)
+    turns = [*user, {"role": "assistant", "content": _SENTINEL}]
+    whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    closing = whole.rpartition(_SENTINEL)[2]
+    return before, after, closing or str(tokenizer.eos_token)

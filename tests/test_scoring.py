@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+
+from adapt_lora import scoring
+from adapt_lora.errors import ScoringError
+from adapt_lora.scoring import encode_row, generate, read_pass, score_labels, token_batches
+
+PROMPTS = ("the film was good", "what is the capital of a city", "add 2 and 3", "")
+LABELS = ("positive", "no", "the answer is 5")
+
+
+def plain_nll(base, context, answer):
+    """The rival: one sequence per answer, no batching, no masks."""
+    ids = torch.tensor([[*context, *answer]])
+    with torch.inference_mode():
+        logits = base.model(ids).logits[0].float()
+    log_p = torch.log_softmax(logits, dim=-1)
+    places = range(len(context) - 1, len(context) + len(answer) - 1)
+    return np.array([-log_p[at, token].item() for at, token in zip(places, answer, strict=True)])
+
+
+def test_label_scores_equal_one_forward_pass_per_label(tiny_base):
+    scores = score_labels(tiny_base, PROMPTS, LABELS)
+    for row, prompt in enumerate(PROMPTS):
+        context = encode_row(tiny_base, prompt, None).prompt_ids
+        for column, ids in enumerate(scoring.label_ids(tiny_base, LABELS)):
+            expected = -plain_nll(tiny_base, context, ids).sum()
+            assert scores.log_likelihood[row, column] == pytest.approx(expected, abs=1e-4)
+    assert scores.n_tokens.tolist() == [len(i) for i in scoring.label_ids(tiny_base, LABELS)]
+
+
+def test_response_nll_is_the_same_with_and_without_labels_beside_it(tiny_base):
+    rows = [encode_row(tiny_base, prompt, "yes it was bad") for prompt in PROMPTS]
+    alone = read_pass(tiny_base, rows, hidden=False)
+    beside = read_pass(tiny_base, rows, labels=LABELS, hidden=False)
+    for one, other, row in zip(alone.response_nll, beside.response_nll, rows, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+        np.testing.assert_allclose(
+            one, plain_nll(tiny_base, row.prompt_ids, row.response_ids), atol=1e-4
+        )
+
+
+def test_a_response_that_is_a_label_is_read_once_and_scored_as_that_label(tiny_base):
+    rows = [encode_row(tiny_base, PROMPTS[0], "no")]
+    result = read_pass(tiny_base, rows, labels=LABELS)
+    assert -result.response_nll[0].sum() == pytest.approx(result.label_log_likelihood[0, 1])
+    assert (
+        len(scoring._plan_row(rows[0], scoring.label_ids(tiny_base, LABELS), False).branches) == 3
+    )
+
+
+def test_hidden_states_average_the_users_tokens_at_both_depths(tiny_base):
+    row = encode_row(tiny_base, "the food was bad", "yes")
+    result = read_pass(tiny_base, [row, encode_row(tiny_base, "one", "no")], labels=LABELS)
+    with torch.inference_mode():
+        states = tiny_base.model.model(torch.tensor([row.prompt_ids]), output_hidden_states=True)
+    start, end = row.content
+    last = states.last_hidden_state[0, start:end].mean(0).numpy()
+    mid = states.hidden_states[1][0, start:end].mean(0).numpy()  # layer round(0.6 × 2) = 1
+    np.testing.assert_allclose(result.hidden["last"][0], last, atol=1e-4)
+    np.testing.assert_allclose(result.hidden["mid"][0], mid, atol=1e-4)
+
+
+def test_prompt_nll_covers_the_users_text_only(tiny_base):
+    row = encode_row(tiny_base, "the food was bad", "yes")
+    result = read_pass(tiny_base, [row], prompt_nll_rows=[0])
+    start, end = row.content
+    expected = plain_nll(tiny_base, row.prompt_ids[:start], row.prompt_ids[start:end])
+    np.testing.assert_allclose(result.prompt_nll[0], expected, atol=1e-4)
+
+
+def test_batches_do_not_change_scores(tiny_base):
+    rows = [encode_row(tiny_base, prompt, "good") for prompt in PROMPTS * 3]
+    small = read_pass(tiny_base, rows, labels=LABELS, max_batch_tokens=1)
+    large = read_pass(tiny_base, rows, labels=LABELS, max_batch_tokens=10_000)
+    np.testing.assert_allclose(small.label_log_likelihood, large.label_log_likelihood, atol=1e-4)
+
+
+def test_generation_equals_transformers_one_prompt_at_a_time(tiny_base):
+    answers = generate(tiny_base, PROMPTS[:3], max_new_tokens=6)
+    for prompt, answer in zip(PROMPTS[:3], answers, strict=True):
+        ids = torch.tensor([encode_row(tiny_base, prompt, None).prompt_ids])
+        out = tiny_base.model.generate(
+            ids, max_new_tokens=6, do_sample=False, eos_token_id=2, pad_token_id=0
+        )
+        text = tiny_base.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        assert answer == text.strip()
+
+
+def test_token_batches_hold_the_budget_and_every_row_once():
+    lengths = [3, 50, 7, 7, 200, 1]
+    batches = token_batches(lengths, 60)
+    assert sorted(i for batch in batches for i in batch) == list(range(6))
+    assert all(
+        len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 60 for batch in batches
+    )
+
+
+def test_a_row_longer_than_the_model_reads_is_named(tiny_base):
+    row = encode_row(tiny_base, "good " * 600, None)
+    with pytest.raises(ScoringError, match="row 1 has .* reads at most 512"):
+        read_pass(tiny_base, [row])
+
+
+def test_without_a_chat_template_the_plain_template_is_used(tiny_base_dir, tmp_path):
+    import shutil
+
+    from adapt_lora.base_model import load_base_model
+
+    folder = tmp_path / "plain"
+    shutil.copytree(tiny_base_dir, folder)
+    (folder / "chat_template.jinja").unlink()
+    base = load_base_model(folder, dtype="float32")
+    row = encode_row(base, "good", "bad")
+    assert base.template == "plain"
+    assert base.tokenizer.decode(row.prompt_ids) == "good\n"
+    assert base.tokenizer.decode(row.response_ids) == "bad<|im_end|>"
