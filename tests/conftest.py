@@ -13,12 +13,14 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 WORDS = (
-    "the film was good and the food was bad but I like what is the capital of a city add two and three "
-    "positive negative neutral yes no answer question sentiment of this review one 1 2 3 4 5 6 7 8 9 0"
+    "the film was good and the food was bad but I like what is the capital of a city add two and "
+    "three positive negative neutral yes no answer question sentiment of this review one 1 2 3 4 5 "
+    "6 7 8 9 0"
 )
 
 
@@ -39,7 +41,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plain transformers folder: Llama, 2 layers, width 32, a BPE tokenizer of about 300 tokens."""
+    """A plain transformers folder: Llama, 2 layers, width 32, a BPE tokenizer of 320 tokens."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

