@@ -1,0 +1,55 @@
+"""What the matrix runner asks of a backend."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from adapt_lora.data import Row
+from adapt_lora.scoring import FloatArray, LabelScores
+
+Progress = Callable[[int, int], None]
+"""Told (rows done, rows in all) now and then."""
+
+
+class Backend(Protocol):
+    """A base model that can take adapters, score texts and write answers."""
+
+    @property
+    def family(self) -> str:
+        """Backends of one family give scores that may be compared; goes into the protocol."""
+        ...
+
+    @property
+    def template(self) -> str:
+        """Names the prompt template and its tokens; goes into the protocol."""
+        ...
+
+    def adapted(self, folder: Path | None) -> AbstractContextManager[None]:
+        """Have an adapter on for the duration of a `with` block; None for the bare base.
+
+        Raises AdapterError where the adapter can't be used.
+        """
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, without a template."""
+        ...
+
+    def score_labels(
+        self, prompts: Sequence[str], labels: Sequence[str], *, progress: Progress | None = None
+    ) -> LabelScores:
+        """Log-likelihood of each label, end of turn included, as the answer to each prompt."""
+        ...
+
+    def answer_nll(
+        self, rows: Sequence[Row], *, progress: Progress | None = None
+    ) -> list[FloatArray]:
+        """Per row, nats per token of the reference response, without the template's tokens."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None
+    ) -> list[str]:
+        """Greedy answers, in the order of the prompts."""
+        ...

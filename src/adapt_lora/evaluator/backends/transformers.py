@@ -1,0 +1,69 @@
+"""The transformers backend: one base model in memory, adapters merged in place, one at a time."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from adapt_lora import scoring
+from adapt_lora.base_model import BaseModel
+from adapt_lora.data import Row
+from adapt_lora.evaluator.backends.protocol import Progress
+from adapt_lora.scoring import FloatArray, LabelScores
+
+
+class TransformersBackend:
+    """Scores and writes with a loaded base model, on whatever device it is on."""
+
+    family = "transformers"
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+
+    @property
+    def template(self) -> str:
+        """Kind of template, and a digest of the tokens that it puts around an empty turn."""
+        frame = scoring.encode_row(self.base, "", "")
+        tokens = repr((frame.prompt_ids, frame.response_ids))
+        return f"{self.base.template}:{sha256(tokens.encode()).hexdigest()[:12]}"
+
+    @contextmanager
+    def adapted(self, folder: Path | None) -> Iterator[None]:
+        """Have an adapter merged for the duration of a `with` block; None for the bare base."""
+        if folder is None:
+            yield
+            return
+        with self.base.adapted(folder):
+            yield
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, without a template."""
+        if not texts:
+            return []
+        encoded = self.base.tokenizer(list(texts), add_special_tokens=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    def score_labels(
+        self, prompts: Sequence[str], labels: Sequence[str], *, progress: Progress | None = None
+    ) -> LabelScores:
+        """Log-likelihood of each label as the answer to each prompt, from one pass per prompt."""
+        return scoring.score_labels(self.base, prompts, labels, progress=progress)
+
+    def answer_nll(
+        self, rows: Sequence[Row], *, progress: Progress | None = None
+    ) -> list[FloatArray]:
+        """Per row, nats per token of the reference response, without the template's tokens."""
+        encoded = scoring.encode_rows(self.base, rows)
+        read = scoring.read_pass(self.base, encoded, hidden=False, progress=progress)
+        return [
+            nll[: len(nll) - row.n_template_response]
+            for nll, row in zip(read.response_nll, encoded, strict=True)
+        ]
+
+    def generate(
+        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None
+    ) -> list[str]:
+        """Greedy answers, in the order of the prompts."""
+        return scoring.generate(
+            self.base, prompts, max_new_tokens=max_new_tokens, progress=progress
+        )

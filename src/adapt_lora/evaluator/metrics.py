@@ -1,0 +1,232 @@
+"""Metrics and their standard errors: plain arrays in, an `Estimate` out; no model, no files."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+LabelDecision = Literal["sum", "per_token", "prior_corrected"]
+"""How a label is chosen from log-likelihoods; `label_scores` says what each means."""
+
+N_BOOTSTRAP = 1000
+"""Resamples behind a bootstrapped standard error; its own error is then about 2 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure measured on a sample of rows."""
+
+    value: float
+    """The figure."""
+    se: float
+    """Its standard error over draws of rows, same unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """How often each gold label was answered with each label."""
+
+    counts: IntArray
+    """Rows gold, columns predicted, both in the label set's order, (n_labels, n_labels)."""
+
+    @property
+    def n(self) -> int:
+        """Rows counted."""
+        return int(self.counts.sum())
+
+    @property
+    def gold(self) -> IntArray:
+        """Rows of each gold label, (n_labels,)."""
+        return np.asarray(self.counts.sum(axis=1))
+
+    @property
+    def predicted(self) -> IntArray:
+        """Rows answered with each label, (n_labels,)."""
+        return np.asarray(self.counts.sum(axis=0))
+
+
+def count_confusion(gold: Sequence[int], predicted: Sequence[int], n_labels: int) -> Confusion:
+    """Count pairs of gold and predicted label indices."""
+    counts = np.zeros((n_labels, n_labels), dtype=np.int64)
+    np.add.at(counts, (np.asarray(gold, dtype=np.int64), np.asarray(predicted, dtype=np.int64)), 1)
+    return Confusion(counts)
+
+
+def balanced_accuracy(confusion: Confusion) -> Estimate:
+    """Mean recall over the labels that occur in gold, in [0, 1].
+
+    The error is that of a stratified mean: (Σ var_c)½ / n_labels, with var_c the Jeffreys posterior
+    variance of the recall of label c, so that a label seen three times and always right does not
+    count as certain. A constant answer has recall 1 and 0 whatever rows are drawn: its error is 0.
+    """
+    gold = confusion.gold
+    seen = gold > 0
+    hits = np.diag(confusion.counts)[seen]
+    value = float((hits / gold[seen]).mean())
+    if (confusion.predicted > 0).sum() == 1:
+        return Estimate(value, 0.0)
+    variance = _jeffreys_variance(hits, gold[seen])
+    return Estimate(value, float(np.sqrt(variance.sum()) / seen.sum()))
+
+
+def accuracy(confusion: Confusion) -> Estimate:
+    """Share of rows answered right, in [0, 1]; error from the Jeffreys posterior."""
+    return share_right(int(np.diag(confusion.counts).sum()), confusion.n)
+
+
+def macro_f1(confusion: Confusion, *, seed: int = 0) -> Estimate:
+    """Mean F1 over the labels that occur in gold or among the answers, in [0, 1].
+
+    scikit-learn's `f1_score(average="macro")`. The error is bootstrapped; resampling rows is the
+    same as drawing the confusion counts from a multinomial, which needs no rows.
+    """
+    gold, predicted = np.nonzero(confusion.counts)
+    counts = confusion.counts[gold, predicted]  # (n_cells,), those that occur
+    draws = np.random.default_rng(seed).multinomial(
+        confusion.n, counts / confusion.n, size=N_BOOTSTRAP
+    )  # (n_bootstrap, n_cells)
+    label = np.eye(len(confusion.counts))
+    occurrences = label[gold] + label[predicted]  # (n_cells, n_labels)
+    hits = label[gold] * (gold == predicted)[:, None]
+    value = _mean_f1(counts[None] @ hits, counts[None] @ occurrences)[0]
+    return Estimate(float(value), float(_mean_f1(draws @ hits, draws @ occurrences).std()))
+
+
+def share_right(n_right: int, n: int) -> Estimate:
+    """A share of n rows, in [0, 1], with the spread of its Jeffreys posterior as error."""
+    variance = _jeffreys_variance(np.array([n_right]), np.array([n]))
+    return Estimate(n_right / n, float(np.sqrt(variance[0])))
+
+
+def answer_log_likelihood(nll_sums: Sequence[float], n_tokens: Sequence[int]) -> Estimate:
+    """Mean log-likelihood of the answers, nats per token; higher is better, at most 0.
+
+    Total over all tokens by the number of tokens, so that −log perplexity comes out. Tokens of a
+    row hang together: the error is the ratio estimator's over rows (Cochran 1977, Sampling
+    Techniques, §6.4). A single row has no spread to measure; its error is as large as the value.
+    """
+    nll = np.asarray(nll_sums, dtype=np.float64)
+    tokens = np.asarray(n_tokens, dtype=np.float64)
+    value = -nll.sum() / tokens.sum()
+    if len(nll) < 2:
+        return Estimate(float(value), float(abs(value)))
+    residuals = -nll - value * tokens
+    n = len(nll)
+    se = np.sqrt((residuals**2).sum() * n / (n - 1)) / tokens.sum()
+    return Estimate(float(value), float(se))
+
+
+def label_cross_entropy(log_likelihood: FloatArray, gold: Sequence[int]) -> Estimate:
+    """Mean −log of the gold label's share of the label set's probability, nats; lower is better.
+
+    Args:
+        log_likelihood: Of each label after each prompt, (n_rows, n_labels).
+        gold: Index of the gold label of each row.
+
+    It still tells adapters apart where every one of them answers at chance.
+    """
+    losses = -_log_softmax(log_likelihood)[np.arange(len(gold)), np.asarray(gold, dtype=np.int64)]
+    spread = float(losses.std(ddof=1)) if len(losses) > 1 else float(losses[0])
+    return Estimate(float(losses.mean()), spread / float(np.sqrt(len(losses))))
+
+
+def label_scores(
+    log_likelihood: FloatArray, n_tokens: Sequence[int], decision: LabelDecision
+) -> FloatArray:
+    """What each label is chosen by: the largest in a row wins, (n_rows, n_labels).
+
+    "sum" is the log-likelihood of all the label's tokens and the end of turn; "per_token" divides
+    it by their number; "prior_corrected" takes off the log of the label's mean probability over
+    these rows, so that a label liked whatever the prompt gains nothing (batch calibration: Zhou et
+    al. 2023, arXiv:2309.17249).
+    """
+    values = np.asarray(log_likelihood, dtype=np.float64)
+    if decision == "per_token":
+        return np.asarray(values / np.asarray(n_tokens, dtype=np.float64))
+    if decision == "prior_corrected":
+        shares = _log_softmax(values)
+        prior = np.logaddexp.reduce(shares, axis=0) - np.log(len(shares))  # (n_labels,)
+        return np.asarray(shares - prior)
+    return values
+
+
+def label_metrics(confusion: Confusion) -> Mapping[str, Estimate]:
+    """The metrics of a label task that need only the confusion counts."""
+    return {
+        "balanced_accuracy": balanced_accuracy(confusion),
+        "accuracy": accuracy(confusion),
+        "macro_f1": macro_f1(confusion),
+    }
+
+
+def is_exact_match(answer: str, gold: str) -> bool:
+    """Whether two texts are equal once normalised.
+
+    Normalised: Unicode NFKC, lower case (casefold), runs of white space to one space, quotation
+    marks at either end and full stops at the end taken off.
+    """
+    return _normalise(answer) == _normalise(gold)
+
+
+def is_numeric_match(answer: str, gold: str) -> bool:
+    """Whether the final numbers of two texts are equal; False where the answer has none.
+
+    The final number is the first one after the last "####" (GSM8K's mark), else the last of the
+    text. "1,234.50" is 1234.5, "−" is a minus, units and signs of currency are passed over.
+    Equal means within a relative 1e-6.
+    """
+    left, right = final_number(answer), final_number(gold)
+    if left is None or right is None:
+        return False
+    return abs(left - right) <= Decimal("1e-6") * max(abs(left), abs(right))
+
+
+def final_number(text: str) -> Decimal | None:
+    """The number that a text ends up with (see `is_numeric_match`), or None."""
+    plain = unicodedata.normalize("NFKC", text).replace("−", "-")
+    _, mark, rest = plain.rpartition("####")
+    found = _NUMBER.findall(rest if mark else plain)
+    if not found:
+        return None
+    try:
+        return Decimal((found[0] if mark else found[-1]).replace(",", ""))
+    except InvalidOperation:
+        return None
+
+
+# A minus belongs to the number only where nothing to subtract from stands before it: "7-3" ends
+# in 3. Commas count as thousands separators only in groups of three: "1,2" are two numbers.
+_NUMBER = re.compile(r"(?:(?<![\w).])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
+
+
+_QUOTES = " \"'`“”‘’"
+
+
+def _normalise(text: str) -> str:
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return folded.lstrip(_QUOTES).rstrip(_QUOTES + ".")
+
+
+def _mean_f1(hits: FloatArray, occurrences: FloatArray) -> FloatArray:
+    """Mean F1 per sample, from hits and occurrences per label, both (n_samples, n_labels)."""
+    f1 = 2 * hits / np.maximum(occurrences, 1)
+    return np.asarray(f1.sum(axis=1) / (occurrences > 0).sum(axis=1))
+
+
+def _jeffreys_variance(hits: IntArray, n: IntArray) -> FloatArray:
+    """Variance of Beta(hits + ½, misses + ½)."""
+    mean = (hits + 0.5) / (n + 1)
+    return np.asarray(mean * (1 - mean) / (n + 2))
+
+
+def _log_softmax(values: FloatArray) -> FloatArray:
+    doubles = np.asarray(values, dtype=np.float64)
+    return np.asarray(doubles - np.logaddexp.reduce(doubles, axis=1, keepdims=True))

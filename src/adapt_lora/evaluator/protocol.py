@@ -1,0 +1,36 @@
+"""The protocol: all that decides a score besides adapter and task, under one digest."""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from hashlib import sha256
+
+from adapt_lora.evaluator.metrics import LabelDecision
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a task's rows become a score; two cells are comparable when their digests are equal."""
+
+    metric: str
+    """The metric that rules the cell."""
+    rows: str
+    """Digest of the scored rows, in order."""
+    labels: tuple[str, ...]
+    """The label set, in order; empty for generation tasks."""
+    template: str
+    """How prompts are wrapped: "chat" (the base's own template) or "plain"."""
+    scoring: str
+    """Version of the scoring code."""
+    decision: LabelDecision | None
+    """How a label is chosen; None for generation tasks."""
+    max_new_tokens: int | None
+    """Tokens that a greedy answer may have; None where nothing is generated."""
+    backend: str
+    """Backend family, since families round differently."""
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (hex) over every field."""
+        text = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True)
+        return sha256(text.encode()).hexdigest()

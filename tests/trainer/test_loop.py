@@ -1,0 +1,286 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from adapt_lora import scoring
+from adapt_lora.data import Row
+from adapt_lora.errors import TrainingError
+from adapt_lora.trainer import loop, train_adapter
+from adapt_lora.trainer.loop import ADAPTER_FILES, epoch_batches
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base, sentiment_rows, fast_recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "adapter"
+    return train_adapter(tiny_base, sentiment_rows, recipe=fast_recipe, out=out)
+
+
+def _state(base):
+    return {name: value.detach().clone() for name, value in base.model.state_dict().items()}
+
+
+def test_training_lowers_the_loss_and_the_held_out_loss(trained):
+    first, last = trained.history[0].loss, trained.history[-1].loss
+    assert last < 0.6 * first
+    assert trained.held_out_loss < 0.7 * trained.held_out_loss_base
+    assert trained.train_loss < first
+
+
+def test_every_step_is_recorded_with_its_figures(trained):
+    # 40 rows, a tenth held out: 36 rows in batches of 4, twice.
+    assert (trained.n_rows, trained.n_held_out) == (36, 4)
+    assert [step.step for step in trained.history] == list(range(1, 19))
+    rates = [step.learning_rate for step in trained.history]
+    assert max(rates) == pytest.approx(5e-2)
+    assert rates[0] == 0
+    assert rates[-1] < 1e-3
+    assert all(step.grad_norm > 0 and step.tokens_per_s > 0 for step in trained.history)
+    assert trained.peak_memory_mib > 10
+
+
+def test_the_base_is_left_bit_for_bit_as_it_was(tiny_base, sentiment_rows, fast_recipe, tmp_path):
+    before, modules = _state(tiny_base), [type(m) for m in tiny_base.model.modules()]
+    train_adapter(tiny_base, sentiment_rows, recipe=fast_recipe, out=tmp_path / "adapter")
+    after = _state(tiny_base)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [type(m) for m in tiny_base.model.modules()] == modules
+    assert not tiny_base.model.training
+    assert not any(p.requires_grad for p in tiny_base.model.parameters())
+    assert "peft_config" not in vars(tiny_base.model)
+
+
+def test_the_same_seed_gives_identical_losses_and_weights(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    recipe = replace(fast_recipe, lora_dropout=0.2)
+    runs = []
+    for name in ("one", "two"):
+        torch.rand(3)  # what happened before must not matter
+        runs.append(train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / name))
+    assert [s.loss for s in runs[0].history] == [s.loss for s in runs[1].history]
+    weights = [(run.folder / "adapter_model.safetensors").read_bytes() for run in runs]
+    assert weights[0] == weights[1]
+    other = train_adapter(
+        tiny_base, sentiment_rows, recipe=replace(recipe, seed=1), out=tmp_path / "three"
+    )
+    assert [s.loss for s in other.history] != [s.loss for s in runs[0].history]
+
+
+def test_training_leaves_the_global_random_state_alone(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    train_adapter(tiny_base, sentiment_rows, recipe=fast_recipe, out=tmp_path / "adapter")
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_peft_itself_loads_the_folder_and_gets_the_same_loss(
+    trained, tiny_base_dir, tiny_base, sentiment_rows
+):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    encoded = scoring.encode_rows(tiny_base, sentiment_rows[:6])
+    with tiny_base.adapted(trained.folder):
+        merged = scoring.read_pass(tiny_base, encoded, hidden=False).response_nll
+    plain = AutoModelForCausalLM.from_pretrained(tiny_base_dir)
+    wrapped = PeftModel.from_pretrained(plain, trained.folder).eval()
+    for row, expected in zip(encoded, merged, strict=True):
+        ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
+        with torch.no_grad():
+            logits = wrapped(input_ids=ids).logits[0].log_softmax(-1)
+        at = torch.arange(len(row.prompt_ids), ids.shape[1])
+        nll = -logits[at - 1, ids[0, at]]
+        assert nll.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_the_folder_names_the_hub_id_and_holds_no_pickle(trained, tiny_base):
+    assert sorted(p.name for p in trained.folder.iterdir()) == sorted(ADAPTER_FILES)
+    config = json.loads((trained.folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == tiny_base.identity.name == "tiny/llama"
+    assert config["inference_mode"] is True
+    assert str(tiny_base.folder) not in (trained.folder / "README.md").read_text()
+
+
+def test_only_the_response_carries_loss(tiny_base, sentiment_rows):
+    encoded = scoring.encode_rows(tiny_base, sentiment_rows[:3])
+    nll = loop._response_nll(tiny_base, encoded)
+    expected = scoring.read_pass(tiny_base, encoded, hidden=False).response_nll
+    assert len(nll) == sum(len(row.response_ids) for row in encoded)
+    together = [value for row in expected for value in row.tolist()]
+    assert nll.tolist() == pytest.approx(together, abs=1e-4)
+
+
+def test_long_answers_in_pieces_give_the_same_training(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path, monkeypatch
+):
+    recipe = replace(fast_recipe, epochs=1)
+    whole = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "whole")
+    monkeypatch.setattr(loop, "_HEAD_ROWS", 3)
+    pieces = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "pieces")
+    assert [s.loss for s in pieces.history] == pytest.approx(
+        [s.loss for s in whole.history], rel=1e-4
+    )
+
+
+def test_progress_and_steps_are_told_as_they_happen(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    seen, steps = [], []
+    result = train_adapter(
+        tiny_base,
+        sentiment_rows,
+        recipe=fast_recipe,
+        out=tmp_path / "adapter",
+        progress=lambda done, total: seen.append((done, total)),
+        on_step=steps.append,
+    )
+    assert seen == [(i, 18) for i in range(1, 19)]
+    assert tuple(steps) == result.history
+
+
+@pytest.mark.parametrize("n", [1, 7, 40, 1000])
+def test_batches_hold_every_row_once_and_rows_of_like_length(n):
+    lengths = [(i * 37) % 90 + 1 for i in range(n)]
+    batches = epoch_batches(lengths, 8, seed=0, epoch=0)
+    assert sorted(i for batch in batches for i in batch) == list(range(n))
+    assert batches == epoch_batches(lengths, 8, seed=0, epoch=0)
+    if n > 8:
+        padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
+        assert padded <= 1.25 * sum(lengths)
+        assert batches != epoch_batches(lengths, 8, seed=0, epoch=1)
+
+
+def test_max_rows_and_max_tokens_bound_what_is_trained_on(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    by_rows = train_adapter(
+        tiny_base,
+        sentiment_rows,
+        recipe=replace(fast_recipe, max_rows=12, epochs=1),
+        out=tmp_path / "rows",
+    )
+    assert by_rows.n_rows == 12
+    by_tokens = train_adapter(
+        tiny_base,
+        sentiment_rows,
+        recipe=replace(fast_recipe, max_tokens=300, epochs=1),
+        out=tmp_path / "tokens",
+    )
+    assert 200 < by_tokens.n_tokens <= 300
+
+
+def test_a_held_out_row_is_never_trained_on(tiny_base, fast_recipe, tmp_path):
+    same = [Row("the film was good", "positive", None, i) for i in range(30)]
+    result = train_adapter(
+        tiny_base, same, recipe=replace(fast_recipe, epochs=1), out=tmp_path / "adapter"
+    )
+    assert result.n_held_out == 0
+    assert result.held_out_loss is None
+
+
+def test_rows_that_are_too_long_are_left_out_and_counted(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    long = Row("the film " * 60, "positive", None, 99)
+    unanswered = Row("the film", None, None, 100)
+    result = train_adapter(
+        tiny_base,
+        [*sentiment_rows, long, unanswered],
+        recipe=replace(fast_recipe, max_length=80, epochs=1),
+        out=tmp_path / "adapter",
+    )
+    assert (result.n_too_long, result.n_without_response) == (1, 1)
+
+
+def _fails(base, rows, recipe, out, words):
+    with pytest.raises(TrainingError, match=words):
+        train_adapter(base, rows, recipe=recipe, out=out)
+
+
+def test_data_that_cannot_teach_get_a_sentence_each(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    out = tmp_path / "adapter"
+    _fails(tiny_base, [], fast_recipe, out, "no rows")
+    mute = [replace(row, response=None) for row in sentiment_rows]
+    _fails(tiny_base, mute, fast_recipe, out, "None of the 40 rows has a response.*--map")
+    short = replace(fast_recipe, max_length=5)
+    _fails(tiny_base, sentiment_rows, short, out, "All 40 rows are too long.*allows 5")
+    assert not out.exists()
+
+
+def test_an_existing_folder_is_never_overwritten(tiny_base, sentiment_rows, fast_recipe, tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    _fails(tiny_base, sentiment_rows, fast_recipe, tmp_path, "exists already")
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_a_dtype_that_the_base_does_not_have_is_an_error(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    recipe = replace(fast_recipe, dtype="bfloat16")
+    _fails(tiny_base, sentiment_rows, recipe, tmp_path / "a", "asks for bfloat16.*in float32")
+
+
+def test_layer_names_that_the_base_lacks_are_an_error(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    recipe = replace(fast_recipe, target_modules=("query_key_value",))
+    _fails(tiny_base, sentiment_rows, recipe, tmp_path / "a", "LoRA on query_key_value")
+    assert not any(p.requires_grad for p in tiny_base.model.parameters())
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_step_and_advice_and_restores_the_base(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path, monkeypatch
+):
+    before = _state(tiny_base)
+    calls = []
+    real = loop._response_nll
+
+    def breaks_at_the_third_step(base, rows):
+        nll = real(base, rows)
+        if base.model.training:
+            calls.append(1)
+        return nll * float("nan") if len(calls) == 3 else nll
+
+    monkeypatch.setattr(loop, "_response_nll", breaks_at_the_third_step)
+    out = tmp_path / "adapter"
+    _fails(tiny_base, sentiment_rows, fast_recipe, out, "step 3 of 18.*lower learning_rate")
+    assert not any(tmp_path.iterdir())
+    assert all(torch.equal(before[k], v) for k, v in _state(tiny_base).items())
+
+
+def test_a_crash_while_saving_leaves_nothing_behind(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path, monkeypatch
+):
+    def disk_is_full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop, "save_file", disk_is_full)
+    recipe = replace(fast_recipe, epochs=1)
+    _fails(tiny_base, sentiment_rows, recipe, tmp_path / "a", "No space left on device")
+    assert not any(tmp_path.iterdir())
+
+
+def test_lora_weights_are_trained_in_float32_on_a_bfloat16_base(
+    tiny_base_dir, sentiment_rows, fast_recipe, tmp_path
+):
+    from safetensors import safe_open
+
+    from adapt_lora.base_model import load_base_model
+
+    base = load_base_model(tiny_base_dir, dtype="bfloat16", device="cpu")
+    before = _state(base)
+    recipe = replace(fast_recipe, epochs=1)
+    result = train_adapter(base, sentiment_rows, recipe=recipe, out=tmp_path / "adapter")
+    assert result.history[-1].loss < 0.7 * result.history[0].loss
+    with safe_open(result.folder / "adapter_model.safetensors", "pt") as tensors:
+        kinds = {tensors.get_tensor(key).dtype for key in tensors.keys()}  # noqa: SIM118
+    assert kinds == {torch.float32}
+    assert all(torch.equal(before[k], v) for k, v in _state(base).items())
