@@ -1,0 +1,123 @@
+import random
+import time
+
+import pytest
+
+from adapt_lora.registry.fingerprint.duplicates import (
+    SKETCH_SIZE,
+    duplicate_part,
+    leak_report,
+    near_duplicates,
+    row_sketch,
+)
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = ["".join(random.Random(seed).choices(LETTERS, k=3 + seed % 6)) for seed in range(3_000)]
+
+
+def sentences(n, *, seed=0, length=20):
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=length)) for _ in range(n)]
+
+
+def shares(prompts, responses=None):
+    values = duplicate_part(prompts, responses or [""] * len(prompts)).values
+    return values["exact_duplicate_share"], values["near_duplicate_share"]
+
+
+def test_different_rows_are_no_duplicates():
+    assert shares(sentences(200)) == (0, 0)
+
+
+def test_case_spacing_and_unicode_form_make_no_difference():
+    assert shares(["Café  au lait", "cafe\u0301 AU\nlait", "tea"]) == pytest.approx((1 / 3, 1 / 3))
+
+
+def test_the_same_prompt_with_another_response_is_only_a_near_duplicate():
+    assert shares(["why", "why"], ["a", "b"]) == (0, 0.5)
+
+
+def test_all_rows_alike():
+    assert shares(["same"] * 10) == (0.9, 0.9)
+
+
+def test_a_row_with_one_word_changed_is_found():
+    rows = sentences(100)
+    changed = rows[7].split()
+    changed[10] = "other"
+    assert near_duplicates([*rows, " ".join(changed)]) == [False] * 100 + [True]
+
+
+def test_half_a_row_in_common_is_not_a_near_duplicate():
+    first, second = sentences(2)
+    mixed = " ".join([*first.split()[:10], *second.split()[10:]])
+    assert near_duplicates([first, second, mixed]) == [False] * 3
+
+
+def test_a_template_that_all_rows_share_does_not_make_them_alike():
+    template = "Answer with exactly one of the following labels: " + " ".join(sentences(3))
+    rows = [f"{template}\n\nText: {row}\n\nAnswer:" for row in sentences(100, length=8)]
+    assert not any(near_duplicates(rows))
+
+
+def test_texts_too_short_to_judge_are_left_alone():
+    assert near_duplicates(["", "a", "b", "ab"]) == [False] * 4
+
+
+def test_near_duplicates_are_nearly_all_found():
+    rows = sentences(300, seed=1, length=30)
+    twins = []
+    for row in rows:
+        words = row.split()
+        words[15] = "another"
+        twins.append(" ".join(words))
+    found = near_duplicates([*rows, *twins])
+    assert not any(found[:300])
+    assert sum(found[300:]) >= 297
+
+
+def test_ten_thousand_rows_take_seconds():
+    rows = sentences(10_000, length=60)
+    started = time.perf_counter()
+    near_duplicates(rows)
+    assert time.perf_counter() - started < 10  # about 1.5 s on a free core
+
+
+def test_small_datasets_are_compared_exactly():
+    first, second = sentences(100), sentences(100, seed=1)
+    report = leak_report(row_sketch(first), row_sketch([*second, *first[:25]]))
+    assert report is not None
+    assert report.exact
+    assert report.share_of_first == 0.25
+    assert report.share_of_second == 25 / 125
+    assert report.n_shared == 25
+
+
+def test_large_datasets_are_compared_by_an_estimate():
+    rows = [f"row {index}" for index in range(60_000)]
+    first, second = row_sketch(rows[:40_000]), row_sketch(rows[30_000:])
+    report = leak_report(first, second)
+    assert len(first) == SKETCH_SIZE
+    assert report is not None
+    assert not report.exact
+    assert report.share_of_first == pytest.approx(1 / 4, abs=0.03)
+    assert report.share_of_second == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_a_small_set_inside_a_large_one_is_seen():
+    rows = [f"row {index}" for index in range(20_000)]
+    report = leak_report(row_sketch(rows[:2_000]), row_sketch(rows))
+    assert report is not None
+    assert report.share_of_first == 1
+    assert 300 < report.n_first < 500  # those below the large sketch's end: 2,000 · 4,096/20,000
+
+
+def test_strangers_share_nothing_and_nothing_can_be_said_of_an_empty_sketch():
+    report = leak_report(row_sketch(["a", "b"]), row_sketch(["c"]))
+    assert report is not None
+    assert report.share_of_first == report.share_of_second == 0
+    assert leak_report((), row_sketch(["c"])) is None
+
+
+def test_a_sketch_does_not_depend_on_order_or_case():
+    assert row_sketch(["One", "two"]) == row_sketch(["TWO", "one ", "one"])
