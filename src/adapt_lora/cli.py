@@ -1,0 +1,862 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a command needs it."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import tomllib
+import webbrowser
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from adapt_lora import __version__
+from adapt_lora.errors import AdaptError, ConfigError, NotFoundError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from adapt_lora.base_model import BaseIdentity
+    from adapt_lora.registry import Registry
+    from adapt_lora.registry.records import AdapterRecord
+    from adapt_lora.roads import Progress
+
+SCHEMA_VERSION = 1
+"""Of every object that `--json` prints."""
+
+
+class _Commands(TyperGroup):
+    """The one place where an error becomes a line and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AdaptError as error:
+            if os.environ.get("ADAPT_DEBUG"):
+                raise
+            _say(f"Error: {error}", style="bold red")
+            raise typer.Exit(1) from error
+        except (typer.Exit, typer.Abort, KeyboardInterrupt):
+            raise
+        # A bug of ours, or of a library: still one line, and the way to the rest of it.
+        except (
+            OSError,
+            ArithmeticError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+        ) as error:
+            if os.environ.get("ADAPT_DEBUG"):
+                raise
+            _say(
+                f"Error: unexpected {type(error).__name__}: {error}. "
+                "Set ADAPT_DEBUG=1 for the traceback.",
+                style="bold red",
+            )
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="adapt",
+    cls=_Commands,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "ADAPT"},
+    pretty_exceptions_enable=False,
+    help="Which LoRA adapter will help on a new task, by how much, and how sure are we?",
+    epilog="Options may also be set by ADAPT_* variables and by \\[tool.adapt] in pyproject.toml.",
+)
+
+BaseModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base-model",
+        envvar="ADAPT_BASE_MODEL",
+        help="Hub id, folder, GGUF file or model wheel; an installed model wheel by default.",
+    ),
+]
+RegistryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        envvar=["ADAPT_TRACKING_URI", "MLFLOW_TRACKING_URI"],
+        help="MLflow tracking URI, or a folder; SQLite in your data folder by default.",
+    ),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the essential.")]
+MapOption = Annotated[
+    str | None,
+    typer.Option("--map", help="Field names, e.g. prompt=question,response=answer,label=class."),
+]
+MetricOption = Annotated[
+    str, typer.Option(help="auto, or a metric: balanced_accuracy, exact_match, numeric_match, …")
+]
+GroupOption = Annotated[
+    str | None, typer.Option(help="What twins share, e.g. the benchmark's name.")
+]
+SeedOption = Annotated[int, typer.Option(help="Decides every random draw.")]
+NameArgument = Annotated[
+    str, typer.Argument(help="Name of an adapter.", autocompletion=lambda: _known_names())
+]
+
+
+@app.callback()
+def _start(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=lambda on: _print_version(on),
+            is_eager=True,
+            show_envvar=False,
+            help="Print the version.",
+        ),
+    ] = False,
+) -> None:
+    ctx.default_map = _configured_defaults(Path.cwd(), ctx)
+
+
+@app.command()
+def recommend(
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="Dataset of the new task: file, folder or Hub id.")
+    ],
+    base_model: BaseModelOption = None,
+    metric: MetricOption = "auto",
+    mapping: MapOption = None,
+    group: GroupOption = None,
+    method: Annotated[str, typer.Option(help="Ranking method; default chooses.")] = "default",
+    top: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
+    verify: Annotated[
+        int, typer.Option(min=0, help="Measure this many of the top adapters on the target.")
+    ] = 0,
+    max_rows: Annotated[int, typer.Option(min=2, help="Rows measured by --verify.")] = 100,
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
+    tracking_uri: RegistryOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Rank the registry's adapters for an unseen dataset, the base model competing."""
+    from adapt_lora import roads
+
+    with _progress(hidden=as_json or quiet) as progress:
+        answer = roads.recommend(
+            target,
+            registry=_registry(tracking_uri, quiet=quiet or as_json),
+            base_model=base_model,
+            metric=metric,
+            mapping=_mapping(mapping),
+            group=group,
+            method=method,
+            verify=verify,
+            max_rows=max_rows,
+            seed=seed,
+            progress=progress,
+        )
+    content = answer.to_json()
+    content["ranking"] = content["ranking"][:top]
+    if report is not None:
+        from adapt_lora.report.recommendation_page import recommendation_html
+
+        _write_file(report, recommendation_html(content))
+    if as_json:
+        _print_json(content)
+    elif quiet:
+        best = content["ranking"][0]["adapter"] if content["ranking"] else ""
+        typer.echo("base" if content["base"]["recommended"] else best)
+    else:
+        from adapt_lora.report.tables import recommendation_table
+
+        _say(answer.target.describe())
+        _show(recommendation_table(content))
+
+
+@app.command()
+def fingerprint(
+    file: Annotated[str, typer.Argument(help="Dataset: file, folder or Hub id.")],
+    base_model: BaseModelOption = None,
+    mapping: MapOption = None,
+    max_tokens: Annotated[
+        int, typer.Option(min=100, help="Tokens that the base model reads.")
+    ] = 8_000,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Describe a dataset: lengths, labels, perplexity, language, duplicates."""
+    from adapt_lora.base_model import load_base_model
+    from adapt_lora.data import read_dataset
+    from adapt_lora.registry.fingerprint import fingerprint_dataset
+
+    dataset = read_dataset(file, mapping=_mapping(mapping))
+    with _progress(hidden=as_json or quiet) as progress:
+        values = fingerprint_dataset(
+            dataset,
+            base=load_base_model(base_model),
+            max_tokens=max_tokens,
+            seed=seed,
+            progress=lambda done, total: progress("read rows", done, total),
+        )
+    if as_json:
+        _print_json(dict(values.values))
+        return
+    from adapt_lora.report.fingerprint_page import fingerprint_page
+
+    _show(fingerprint_page(dataset.describe(), values))
+
+
+@app.command()
+def train(
+    file: Annotated[str, typer.Argument(help="Training data: file, folder or Hub id.")],
+    name: Annotated[str, typer.Option("--name", "-n", help="Name of the adapter.")],
+    base_model: BaseModelOption = None,
+    recipe: Annotated[str, typer.Option(help="Recipe: quick.")] = "quick",
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a recipe field: learning_rate=1e-4.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Also keep the PEFT folder here.")] = None,
+    mapping: MapOption = None,
+    group: GroupOption = None,
+    no_register: Annotated[
+        bool, typer.Option("--no-register", help="Leave a plain PEFT folder, touch no registry.")
+    ] = False,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train a LoRA adapter and register it with its fingerprints."""
+    from adapt_lora import roads
+    from adapt_lora.trainer import find_recipe, override_recipe
+
+    chosen = override_recipe(find_recipe(recipe), _pairs(override or [], "--set"))
+    registry = None if no_register else _registry(tracking_uri, quiet=quiet or as_json)
+    with _progress(hidden=as_json or quiet) as progress:
+        training = roads.train(
+            file,
+            name=name,
+            registry=registry,
+            recipe=chosen,
+            base_model=base_model,
+            output=output or (Path(name) if no_register else None),
+            mapping=_mapping(mapping),
+            group=group,
+            progress=progress,
+        )
+    content: dict[str, Any] = {"name": name, "rows": len(training.dataset.rows)}
+    if training.folder is not None:
+        content["folder"] = str(training.folder)
+    if training.record is not None:
+        content |= {"adapter_id": training.record.adapter_id, "version": training.record.version}
+    if training.result is not None:
+        result = training.result
+        content |= {
+            "train_loss": result.train_loss,
+            "held_out_loss": result.held_out_loss,
+            "tokens_per_s": result.tokens_per_s,
+            "seconds": result.seconds,
+        }
+    content["trained"] = training.result is not None
+    if as_json:
+        _print_json({key: value for key, value in content.items() if value is not None})
+    else:
+        _say(training.dataset.describe())
+        typer.echo(name if quiet else _training_line(content))
+
+
+@app.command()
+def register(
+    source: Annotated[str, typer.Argument(help="Folder, Hub id, models:/… or runs:/….")],
+    dataset: Annotated[str | None, typer.Option(help="Its training data, if known.")] = None,
+    group: GroupOption = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="Name of the entry.")] = None,
+    base_model: BaseModelOption = None,
+    mapping: MapOption = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Check an adapter and file it in the registry."""
+    from adapt_lora import roads
+
+    with _progress(hidden=as_json or quiet) as progress:
+        record = roads.register(
+            source,
+            registry=_registry(tracking_uri, quiet=quiet or as_json),
+            dataset=dataset,
+            group=group,
+            name=name,
+            base_model=base_model,
+            mapping=_mapping(mapping),
+            progress=progress,
+        )
+    if as_json:
+        _print_json(_record_json(record))
+        return
+    typer.echo(record.name if quiet else f"{record.name} version {record.version} is registered.")
+    for warning in record.warnings:
+        _say(f"Warning: {warning}", style="yellow")
+
+
+@app.command()
+def evaluate(
+    task: Annotated[
+        list[str], typer.Option("--task", help="Dataset to score on; repeat for more.")
+    ],
+    adapter: Annotated[
+        list[str] | None, typer.Option("--adapter", help="Adapter to score; all by default.")
+    ] = None,
+    base_model: BaseModelOption = None,
+    metric: MetricOption = "auto",
+    max_rows: Annotated[int | None, typer.Option(min=2, help="Rows per task.")] = None,
+    mapping: MapOption = None,
+    tracking_uri: RegistryOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Measure adapters × tasks; cells that exist are not measured again."""
+    from adapt_lora import roads
+
+    with _progress(hidden=as_json or quiet) as progress:
+        evaluation = roads.evaluate(
+            task,
+            registry=_registry(tracking_uri, quiet=quiet or as_json),
+            adapters=adapter,
+            base_model=base_model,
+            metric=metric,
+            max_rows=max_rows,
+            seed=seed,
+            mapping=_mapping(mapping),
+            progress=progress,
+        )
+    report = evaluation.report
+    if as_json:
+        _print_json(
+            {
+                "measured": [_plain_record(cell) for cell in report.cells],
+                "skipped": report.n_skipped,
+                "failed": [_plain_record(failure) for failure in report.failures],
+                "seconds": report.seconds,
+            }
+        )
+    else:
+        if not quiet:
+            from adapt_lora.report.tables import matrix_table
+
+            _show(matrix_table(evaluation.matrix))
+        typer.echo(
+            f"{len(report.cells)} cells measured, {report.n_skipped} were there, "
+            f"{len(report.failures)} failed, {report.seconds:.0f} s."
+        )
+    for failure in report.failures:
+        _say(f"Failed: {failure.adapter_id} on {failure.task}: {failure.reason}", style="red")
+    if report.failures:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_adapters(
+    base_model: BaseModelOption = None,
+    sort: Annotated[
+        str, typer.Option(help="name, created, or a figure such as fingerprint/response_ppl.")
+    ] = "created",
+    contains: Annotated[str, typer.Option("--filter", help="Part of a name or group.")] = "",
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Show the registered adapters."""
+    registry = _registry(tracking_uri, quiet=quiet or as_json)
+    found = registry.adapters(_identity(base_model) if base_model else None)
+    records = _sorted_records(
+        [r for r in found if contains in r.name or contains in (r.group or "")], sort
+    )
+    if as_json:
+        _print_json({"adapters": [_record_json(record) for record in records]})
+    elif quiet:
+        for record in records:
+            typer.echo(record.name)
+    else:
+        from adapt_lora.report.tables import adapters_table
+
+        _show(adapters_table(records))
+
+
+@app.command()
+def show(
+    name: NameArgument,
+    base_model: BaseModelOption = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Show all that is known about one adapter."""
+    registry = _registry(tracking_uri, quiet=quiet or as_json)
+    record = registry.adapter(name, _identity(base_model) if base_model else None)
+    from adapt_lora.report.card import adapter_card_markdown
+    from adapt_lora.report.gains import adapter_gains
+
+    gains = adapter_gains(registry.transfer_matrix(record.base), record)
+    if as_json:
+        measured = [_plain_record(gain) for gain in gains]
+        _print_json({**_record_json(record, whole=True), "gains": measured})
+        return
+    from rich.markdown import Markdown
+
+    _show(Markdown(adapter_card_markdown(record, gains)))
+
+
+@app.command()
+def pull(
+    name: NameArgument,
+    folder: Annotated[Path, typer.Argument(help="Folder to put the PEFT files into.")],
+    base_model: BaseModelOption = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Copy an adapter's PEFT files into a folder."""
+    registry = _registry(tracking_uri, quiet=quiet or as_json)
+    base = _identity(base_model) if base_model else None
+    pulled = registry.pull(name, folder, base)
+    if as_json:
+        _print_json({"adapter": name, "folder": str(pulled)})
+    else:
+        typer.echo(str(pulled))
+
+
+@app.command()
+def push(
+    name: NameArgument,
+    repo: Annotated[str, typer.Argument(help="Hub repository, org/name.")],
+    public: Annotated[bool, typer.Option(help="Create it public; private by default.")] = False,
+    base_model: BaseModelOption = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Upload an adapter with its card and fingerprint to the Hub; never rows of data."""
+    import tempfile
+
+    from adapt_lora.registry.hub import push_adapter
+
+    registry = _registry(tracking_uri, quiet=quiet or as_json)
+    record = registry.adapter(name, _identity(base_model) if base_model else None)
+    with tempfile.TemporaryDirectory(prefix="adapt-push-") as scratch:
+        folder = registry.pull(name, Path(scratch) / "adapter", record.base)
+        link = push_adapter(record, folder, repo, private=not public)
+    if as_json:
+        _print_json({"adapter": name, "repo": repo, "link": str(link)})
+    else:
+        typer.echo(str(link))
+
+
+@app.command()
+def remove(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    base_model: BaseModelOption = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Take an adapter and its cells out of the registry."""
+    registry = _registry(tracking_uri, quiet=quiet or as_json)
+    record = registry.adapter(name, _identity(base_model) if base_model else None)
+    if not yes:
+        typer.confirm(f"Remove {record.name} version {record.version} and its scores?", abort=True)
+    registry.remove(f"{record.name}/{record.version}", record.base)
+    if as_json:
+        _print_json({"removed": record.name, "version": record.version})
+    else:
+        typer.echo(f"{record.name} version {record.version} is removed.")
+
+
+@app.command()
+def matrix(
+    base_model: BaseModelOption = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw a heat map into this PNG.")] = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Show the transfer matrix: adapters × tasks, gains over the base."""
+    registry = _registry(tracking_uri, quiet=quiet or as_json)
+    content = registry.transfer_matrix(_identity(base_model))
+    if plot is not None:
+        from adapt_lora.report.plots import plot_matrix
+
+        plot_matrix(content, plot)
+    if as_json:
+        names = {record.adapter_id: record.name for record in content.adapters}
+        cells = [
+            {**_plain_record(cell), "adapter": names.get(cell.adapter_id, cell.adapter_id)}
+            for cell in content.cells
+        ]
+        _print_json({"base_model": content.base.name, "cells": cells})
+        return
+    from adapt_lora.report.tables import matrix_table
+
+    _show(matrix_table(content))
+
+
+@app.command()
+def traits(
+    scores: Annotated[
+        Path | None, typer.Option(help="CSV of scores (rows × tasks) instead of the registry.")
+    ] = None,
+    components: Annotated[int, typer.Option(min=1, help="Number of traits.")] = 4,
+    base_model: BaseModelOption = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw loadings into this PNG.")] = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Fit latent traits (PCA of the transfer matrix) and write each adapter's scores back."""
+    if scores is not None:
+        from adapt_lora.recommender import read_scores_traits
+
+        fitted = read_scores_traits(scores, n_components=components)
+    else:
+        from adapt_lora import roads
+
+        registry = _registry(tracking_uri, quiet=quiet or as_json)
+        fitted = roads.fit_traits(registry=registry, base_model=base_model, n_components=components)
+    content = fitted.to_json()
+    if plot is not None:
+        from adapt_lora.report.plots import plot_traits
+
+        plot_traits(content, plot)
+    if as_json:
+        _print_json(content)
+        return
+    from adapt_lora.report.tables import traits_table
+
+    _show(traits_table(content))
+
+
+@app.command()
+def analyse(
+    question: Annotated[str, typer.Argument(help="correlations or side-effects.")],
+    base_model: BaseModelOption = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Ask the papers' questions of your own matrix: what goes with gains, what harms."""
+    from adapt_lora.analysis import gain_correlations, side_effects
+    from adapt_lora.report.tables import correlations_table, side_effects_table
+
+    registry = _registry(tracking_uri, quiet=quiet or as_json)
+    content = registry.transfer_matrix(_identity(base_model))
+    if question == "correlations":
+        answer = gain_correlations(content).to_json()
+        table = correlations_table(answer)
+    elif question == "side-effects":
+        answer = side_effects(content).to_json()
+        table = side_effects_table(answer)
+    else:
+        raise typer.BadParameter(f"{question!r}: choose correlations or side-effects.")
+    if as_json:
+        _print_json(answer)
+    else:
+        _show(table)
+
+
+@app.command()
+def bench(
+    matrices: Annotated[
+        Path | None, typer.Option(help="Folder of matrices; the registry by default.")
+    ] = None,
+    base_model: BaseModelOption = None,
+    tracking_uri: RegistryOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Back-test every ranking method, leaving one task group out at a time."""
+    from adapt_lora.recommender import bench_folder, bench_registry
+
+    with _progress(hidden=as_json or quiet) as progress:
+        if matrices is not None:
+            content = bench_folder(
+                matrices, seed=seed, progress=lambda done, total: progress("bench", done, total)
+            )
+        else:
+            registry = _registry(tracking_uri, quiet=quiet or as_json)
+            content = bench_registry(registry.transfer_matrix(_identity(base_model)), seed=seed)
+    if as_json:
+        _print_json(content)
+        return
+    from adapt_lora.report.tables import bench_table
+
+    _show(bench_table(content))
+
+
+@app.command()
+def ui(
+    base_model: BaseModelOption = None,
+    port: Annotated[int | None, typer.Option(help="Port of a server to be started.")] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the link.")] = False,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Open the registry in MLflow's own pages."""
+    from adapt_lora.registry.ui import serve_ui
+
+    registry = _registry(tracking_uri, quiet=quiet or as_json)
+    page = serve_ui(registry, _identity(base_model) if base_model else None, port=port)
+    if as_json:
+        _print_json({"link": page.link, "server": page.server})
+    else:
+        typer.echo(page.link)
+    if not no_browser:
+        webbrowser.open(page.link)
+    if page.process is not None:
+        _say("The server runs until you press Ctrl-C.")
+        try:
+            page.process.wait()
+        except KeyboardInterrupt:
+            page.process.terminate()
+            page.process.wait()
+
+
+@app.command()
+def doctor(
+    base_model: BaseModelOption = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Say what this machine has and lacks, and the command that mends each lack."""
+    from adapt_lora.doctor import examine
+
+    checks = examine(_registry(tracking_uri, quiet=True), base_model)
+    failed = [check for check in checks if check.status == "missing"]
+    if as_json:
+        _print_json({"checks": [_plain_record(check) for check in checks]})
+    else:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("", "what", "found", "to mend it", box=None, padding=(0, 2, 0, 0))
+        marks = {"ok": "[green]ok[/]", "missing": "[red]missing[/]", "note": "[yellow]note[/]"}
+        for check in failed if quiet else checks:
+            table.add_row(marks[check.status], check.name, Text(check.detail), Text(check.mend))
+        _show(table)
+    if failed:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of the `adapt` command."""
+    app(prog_name="adapt")
+
+
+def _registry(tracking_uri: str | None, *, quiet: bool) -> "Registry":
+    from adapt_lora.registry import Registry
+
+    registry = Registry(tracking_uri)
+    if registry.is_default_uri and not quiet:
+        _say(f"Registry: {registry.tracking_uri} (MLFLOW_TRACKING_URI sets another)", style="dim")
+    return registry
+
+
+def _identity(base_model: str | None) -> "BaseIdentity":
+    from adapt_lora.base_model import find_base_model
+
+    return find_base_model(base_model)
+
+
+def _mapping(text: str | None) -> dict[str, str] | None:
+    from adapt_lora.data import parse_mapping
+
+    return None if text is None else parse_mapping(text)
+
+
+def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise ConfigError(f"{option} {key}: expected field=value, e.g. learning_rate=1e-4.")
+    return {key: value for key, _, value in pairs}
+
+
+def _sorted_records(records: "list[AdapterRecord]", key: str) -> "list[AdapterRecord]":
+    if key == "name":
+        return sorted(records, key=lambda record: record.name)
+    if key == "created":
+        return sorted(records, key=lambda record: record.created_ms)
+    figures = {record.adapter_id: _record_json(record, whole=True) for record in records}
+    have = [record for record in records if key in figures[record.adapter_id]]
+    if not have and records:
+        known = sorted({name for figure in figures.values() for name in figure if "/" in name})
+        raise NotFoundError(
+            f"--sort {key}: no adapter has this figure. There are, among others: "
+            f"name, created, {', '.join(known[:6])}."
+        )
+    lacking = [record for record in records if key not in figures[record.adapter_id]]
+    return sorted(have, key=lambda record: figures[record.adapter_id][key]) + lacking
+
+
+def _record_json(record: "AdapterRecord", *, whole: bool = False) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "name": record.name,
+        "version": record.version,
+        "adapter_id": record.adapter_id,
+        "base_model": record.base.name,
+        "has_weights": record.has_weights,
+        "warnings": list(record.warnings),
+        "tags": dict(record.tags),
+    }
+    if record.group is not None:
+        content["group"] = record.group
+    if record.dataset is not None:
+        content["dataset"] = _plain_record(record.dataset)
+    if whole:
+        sections: dict[str, Mapping[str, Any]] = {
+            "fingerprint/": record.fingerprint.values,
+            "weights/": record.weights,
+            "behaviour/": record.behaviour,
+            "trait/": record.traits,
+            "": {**record.params, **record.metrics},
+        }
+        for section, values in sections.items():
+            content |= {f"{section}{key}": value for key, value in values.items()}
+    return content
+
+
+def _plain_record(record: Any) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(record).items() if value is not None}
+
+
+def _training_line(content: Mapping[str, Any]) -> str:
+    where = content.get("folder") or f"registered as {content['name']} v{content.get('version')}"
+    if not content["trained"]:
+        return f"{content['name']} was trained on these rows by this recipe before: {where}."
+    held_out = content.get("held_out_loss")
+    beside = f", held out {held_out:.3f}" if held_out is not None else ""
+    return (
+        f"{content['name']}: loss {content['train_loss']:.3f}{beside} nats per token, "
+        f"{content['tokens_per_s']:.0f} tokens/s, {content['seconds']:.0f} s; {where}."
+    )
+
+
+def _known_names() -> list[str]:
+    """Names for shell completion; from the local cache alone where the registry is a server."""
+    try:
+        from adapt_lora.registry import Registry
+
+        return sorted({record.name for record in Registry().adapters()})
+    except AdaptError:
+        return []
+
+
+def _configured_defaults(start: Path, ctx: typer.Context) -> dict[str, Any]:
+    """Defaults from [tool.adapt] of the nearest pyproject.toml, by command and option."""
+    path = next((p / "pyproject.toml" for p in (start, *start.parents) if _has_settings(p)), None)
+    if path is None:
+        return {}
+    settings = dict(_read_toml(path).get("tool", {}).get("adapt", {}))
+    commands: Mapping[str, Any] = getattr(ctx.command, "commands", {})
+    options = {name: _option_names(command) for name, command in commands.items()}
+    defaults: dict[str, dict[str, Any]] = {name: {} for name in commands}
+    for key, value in settings.items():
+        if isinstance(value, dict) and key in commands:
+            continue
+        wanted = [name for name in commands if key.replace("-", "_") in options[name]]
+        if not wanted:
+            raise ConfigError(f"{path}, [tool.adapt]: no command has an option {key!r}.")
+        for name in wanted:
+            defaults[name][options[name][key.replace("-", "_")]] = value
+    for name in commands:
+        for key, value in settings.get(name, {}).items():
+            if key.replace("-", "_") not in options[name]:
+                raise ConfigError(f"{path}, [tool.adapt.{name}]: no option {key!r}.")
+            defaults[name][options[name][key.replace("-", "_")]] = value
+    return defaults
+
+
+def _option_names(command: Any) -> dict[str, str]:
+    """Option as written, without dashes in front, to the name of its parameter."""
+    return {
+        written.lstrip("-").replace("-", "_"): parameter.name
+        for parameter in command.params
+        for written in parameter.opts
+        if written.startswith("--")
+    }
+
+
+def _has_settings(folder: Path) -> bool:
+    path = folder / "pyproject.toml"
+    return path.is_file() and "[tool.adapt" in path.read_text(encoding="utf-8", errors="replace")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as TOML ({error}).") from error
+
+
+def _write_file(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be written ({error.strerror}).") from error
+
+
+@contextlib.contextmanager
+def _progress(*, hidden: bool) -> "Iterator[Progress]":
+    """Bars on stderr, one per step; nothing where stderr is no terminal."""
+    if hidden or not sys.stderr.isatty():
+        yield lambda step, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        "[progress.description]{task.description}",
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+    )
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        steps: dict[str, Any] = {}
+
+        def update(step: str, done: int, total: int) -> None:
+            if step not in steps:
+                steps[step] = bars.add_task(step, total=total)
+            bars.update(steps[step], completed=done, total=total)
+
+        yield update
+
+
+def _print_json(content: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **content}, allow_nan=False))
+
+
+def _show(what: "RenderableType") -> None:
+    from rich.console import Console
+
+    Console().print(what)
+
+
+def _say(text: str, style: str | None = None) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text(text, style=style or ""), soft_wrap=True)
+
+
+def _print_version(on: bool) -> None:
+    if on:
+        typer.echo(f"adapt {__version__}")
+        raise typer.Exit

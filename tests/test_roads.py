@@ -1,0 +1,211 @@
+"""The three roads end to end, on a tiny base model and a real registry."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adapt_lora import roads
+from adapt_lora.errors import AdapterError, DatasetError, NotFoundError, RecommendError
+from adapt_lora.registry import Registry
+from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
+from adapt_lora.trainer import find_recipe
+
+MOODS = ("good", "bad", "fine", "poor", "like", "dull")
+CITIES = ("a city", "the film", "the food", "this review", "the capital", "question one")
+
+
+def write_rows(path: Path, kind: str, n: int = 24) -> Path:
+    """A small dataset: "mood" (positive/negative), "choice" (yes/no) or "sum" (a number)."""
+    rows = []
+    for i in range(n):
+        if kind == "mood":
+            label = "positive" if i % 2 else "negative"
+            word = MOODS[i % 6]
+            rows.append(
+                {"prompt": f"{CITIES[i % 5]} was {word} {i}", "response": label, "label": label}
+            )
+        elif kind == "choice":
+            label = "yes" if i % 3 else "no"
+            prompt = f"is {CITIES[i % 6]} {MOODS[i % 4]} {i}"
+            rows.append({"prompt": prompt, "response": label, "label": label})
+        else:
+            rows.append({"prompt": f"add {i} and {i % 5}", "response": str(i + i % 5)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def shelf(tiny_base_dir, tmp_path_factory):
+    """A registry with three trained adapters, measured on four tasks."""
+    home = tmp_path_factory.mktemp("shelf")
+    registry = Registry(home / "registry", cache_folder=home / "cache")
+    recipe = find_recipe("quick", {"learning_rate": 0.02, "held_out_rows": 2})
+    for name, kind in (("moods", "mood"), ("choices", "choice"), ("sums", "sum")):
+        roads.train(
+            write_rows(home / f"{name}.jsonl", kind),
+            name=name,
+            registry=registry,
+            recipe=recipe,
+            base_model=str(tiny_base_dir),
+        )
+    tasks = [
+        write_rows(home / f"{task}.jsonl", kind, 20)
+        for task, kind in (
+            ("task_a", "mood"),
+            ("task_b", "choice"),
+            ("task_c", "mood"),
+            ("task_d", "choice"),
+        )
+    ]
+    evaluation = roads.evaluate(tasks, registry=registry, base_model=str(tiny_base_dir))
+    assert not evaluation.report.failures
+    return home, registry, tasks
+
+
+def test_trained_adapters_carry_every_fingerprint(shelf):
+    _, registry, _ = shelf
+    record = registry.adapter("moods")
+    assert record.dataset is not None
+    assert record.dataset.n_rows == 24
+    assert record.fingerprint.values["response_ppl"] > 1
+    assert record.weights["delta_norm_relative"] > 0
+    assert record.behaviour["hidden_shift_relative"] > 0
+    assert record.params["recipe/learning_rate"] == "0.02"
+    assert record.tags["effect_check"] == "passed"
+    assert record.metrics["train/final_loss"] > 0
+
+
+def test_training_the_same_again_trains_nothing(shelf, tiny_base_dir):
+    home, registry, _ = shelf
+    again = roads.train(
+        home / "moods.jsonl",
+        name="moods",
+        registry=registry,
+        recipe=find_recipe("quick", {"learning_rate": 0.02, "held_out_rows": 2}),
+        base_model=str(tiny_base_dir),
+    )
+    assert again.result is None
+    assert again.record == registry.adapter("moods")
+
+
+def test_the_matrix_has_base_majority_and_adapter_rows(shelf, tiny_base):
+    _, registry, _ = shelf
+    matrix = registry.transfer_matrix(tiny_base.identity)
+    rows = {cell.adapter_id for cell in matrix.cells}
+    assert {BASE_ID, MAJORITY_ID} < rows
+    assert len(rows) == 5
+    assert len(matrix.tasks) == 4
+    assert all(task.fingerprint.values["n_rows"] == 20 for task in matrix.tasks)
+
+
+def test_evaluating_again_measures_nothing(shelf, tiny_base_dir):
+    _, registry, tasks = shelf
+    again = roads.evaluate(tasks, registry=registry, base_model=str(tiny_base_dir))
+    assert again.report.cells == ()
+    assert again.report.n_skipped == 20
+
+
+def test_recommend_ranks_every_adapter_and_the_base_competes(shelf, tiny_base_dir):
+    home, registry, _ = shelf
+    target = write_rows(home / "target.jsonl", "mood", 30)
+    answer = roads.recommend(target, registry=registry, base_model=str(tiny_base_dir)).to_json()
+    assert [entry["rank"] for entry in answer["ranking"]] == [1, 2, 3]
+    assert {"score", "se", "p_best", "recommended"} <= answer["base"].keys()
+    for entry in answer["ranking"]:
+        low, high = entry["interval"]
+        assert low <= entry["predicted_gain"] <= high
+        assert entry["reasons"]
+    assert answer["schema_version"] == 1
+    json.dumps(answer, allow_nan=False)
+
+
+def test_an_unlabelled_target_is_ranked_without_base_score(shelf, tiny_base_dir):
+    home, registry, _ = shelf
+    target = home / "unlabelled.jsonl"
+    target.write_text(
+        "".join(json.dumps({"prompt": f"was {m} {i}"}) + "\n" for i, m in enumerate(MOODS * 3))
+    )
+    answer = roads.recommend(target, registry=registry, base_model=str(tiny_base_dir)).to_json()
+    assert len(answer["ranking"]) == 3
+    assert "score" not in answer["base"]
+    with pytest.raises(
+        DatasetError, match="--verify measures adapters on the target's own answers"
+    ):
+        roads.recommend(target, registry=registry, base_model=str(tiny_base_dir), verify=1)
+
+
+def test_verification_shows_measured_beside_predicted(shelf, tiny_base_dir, tiny_base):
+    home, registry, _ = shelf
+    target = write_rows(home / "verified.jsonl", "choice", 26)
+    answer = roads.recommend(
+        target, registry=registry, base_model=str(tiny_base_dir), verify=2
+    ).to_json()
+    measured = [entry for entry in answer["ranking"] if "measured" in entry]
+    assert len(measured) == 2
+    assert all(entry["measured"]["n"] == 26 for entry in measured)
+    cells = registry.transfer_matrix(tiny_base.identity).cells
+    assert any(cell.selected for cell in cells if cell.task == "verified")
+
+
+def test_an_empty_registry_says_what_to_do(tiny_base_dir, tmp_path):
+    registry = Registry(tmp_path / "empty", cache_folder=tmp_path / "cache")
+    target = write_rows(tmp_path / "t.jsonl", "mood")
+    with pytest.raises(RecommendError, match="holds no adapter for tiny/llama"):
+        roads.recommend(target, registry=registry, base_model=str(tiny_base_dir))
+
+
+def test_an_adapter_without_known_data_is_registered_with_an_empty_dataset_part(
+    shelf, tiny_base_dir, tiny_adapter
+):
+    home, _, _ = shelf
+    registry = Registry(home / "stray", cache_folder=home / "stray-cache")
+    folder = tiny_adapter("stray", seed=5)
+    record = roads.register(folder, registry=registry, base_model=str(tiny_base_dir))
+    assert record.dataset is None
+    assert not record.fingerprint.values
+    assert record.behaviour
+    assert roads.register(folder, registry=registry, base_model=str(tiny_base_dir)) == record
+
+
+def test_an_adapter_without_effect_leaves_nothing_behind(shelf, tiny_base_dir, tiny_adapter):
+    home, _, _ = shelf
+    registry = Registry(home / "void", cache_folder=home / "void-cache")
+    with pytest.raises(AdapterError, match=r"changes nothing|all zero"):
+        roads.register(tiny_adapter(scale=0.0), registry=registry, base_model=str(tiny_base_dir))
+    assert registry.adapters() == []
+
+
+def test_without_the_base_weights_the_effect_check_is_recorded_as_not_done(shelf, tiny_adapter):
+    home, _, _ = shelf
+    registry = Registry(home / "far", cache_folder=home / "far-cache")
+    record = roads.register(tiny_adapter("far", seed=9), registry=registry)
+    assert record.tags["effect_check"].startswith("not done: tiny/llama")
+    assert not record.behaviour
+
+
+def test_no_register_leaves_a_folder_that_peft_loads(shelf, tiny_base_dir, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    home, _, _ = shelf
+    training = roads.train(
+        home / "moods.jsonl",
+        name="plain",
+        registry=None,
+        recipe=find_recipe("quick", {"max_rows": 16}),
+        base_model=str(tiny_base_dir),
+        output=tmp_path / "plain",
+    )
+    assert training.record is None
+    model = AutoModelForCausalLM.from_pretrained(tiny_base_dir)
+    loaded = PeftModel.from_pretrained(model, training.folder)
+    assert loaded.peft_config["default"].base_model_name_or_path == "tiny/llama"
+
+
+def test_an_unknown_adapter_name_is_listed_against_the_known_ones(shelf, tiny_base_dir):
+    _, registry, tasks = shelf
+    with pytest.raises(NotFoundError, match=r"No adapter named 'nobody'.*choices, moods, sums"):
+        roads.evaluate(
+            tasks[:1], registry=registry, adapters=["nobody"], base_model=str(tiny_base_dir)
+        )
