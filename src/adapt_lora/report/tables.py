@@ -1,0 +1,346 @@
+"""Tables for the terminal, as rich renderables: from records, or from the objects of `--json`."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from adapt_lora.registry.records import (
+    BASE_ID,
+    MAJORITY_ID,
+    METRIC_UNITS,
+    AdapterRecord,
+    TransferMatrix,
+    Unit,
+)
+from adapt_lora.report.gains import cells_by_place, gain_of, is_own_cell
+from adapt_lora.report.wording import (
+    MINUS,
+    UNIT_WORDS,
+    gain_text,
+    number_text,
+    one_line,
+    recommendation_unit,
+    score_text,
+    share_text,
+)
+
+GAP = "·"
+"""What stands where nothing was measured."""
+
+OWN_MARK = "°"
+"""What follows a gain on the adapter's own training data."""
+
+_HELPS, _HARMS, _QUIET = "green", "red", "dim"
+
+
+def recommendation_table(recommendation: Mapping[str, Any]) -> RenderableType:
+    """A recommendation as `recommend --json` gives it: the ranking, the base, notes below.
+
+    The unit of the gains is read from `target.metric`; points where it is absent.
+    """
+    unit = recommendation_unit(recommendation)
+    ranking: Sequence[Mapping[str, Any]] = recommendation["ranking"]
+    verified = any("measured" in entry for entry in ranking)
+    table = _table(f"Adapters for {one_line(str(_target_name(recommendation)), limit=60)}")
+    table.add_column("rank", justify="right")
+    table.add_column("adapter", overflow="fold")
+    table.add_column(f"gain ({UNIT_WORDS[unit]})", justify="right")
+    table.add_column(_interval_head(ranking), justify="center")
+    table.add_column("P(harm)", justify="right")
+    table.add_column("P(best)", justify="right")
+    if verified:
+        table.add_column("measured", justify="right")
+    table.add_column("why", overflow="fold", ratio=1)
+    base = recommendation.get("base", {})
+    if base.get("recommended"):
+        table.add_row(*_base_row(base, unit, verified=verified), style="bold")
+    for entry in ranking:
+        table.add_row(*_ranking_row(entry, unit, verified=verified))
+    if base and not base.get("recommended"):
+        table.add_row(*_base_row(base, unit, verified=verified), style=_QUIET)
+    return Group(table, *_recommendation_notes(recommendation))
+
+
+def matrix_table(matrix: TransferMatrix) -> RenderableType:
+    """Gains of adapters over tasks, coloured; base and majority rows give scores.
+
+    Gaps are `·`, own cells carry `°`. Gains smaller than two standard errors stay without colour.
+    """
+    table = _table(f"Transfer on {one_line(matrix.base.name, limit=60)}")
+    table.add_column("adapter", overflow="fold")
+    for task in matrix.tasks:
+        table.add_column(Text(one_line(task.name, limit=20)), justify="right", overflow="fold")
+    cells = cells_by_place(matrix)
+    for name, scored in (("base model (score)", BASE_ID), (f"{MAJORITY_ID} (score)", MAJORITY_ID)):
+        scores = [cells.get((scored, task.name)) for task in matrix.tasks]
+        if any(scores):
+            row = [score_text(c.score, METRIC_UNITS[c.metric]) if c else GAP for c in scores]
+            table.add_row(name, *row, style=_QUIET)
+    table.add_section()
+    for adapter in matrix.adapters:
+        row_cells = []
+        for task in matrix.tasks:
+            gain = gain_of(cells, adapter.adapter_id, task)
+            if gain is None:
+                row_cells.append(Text(GAP, style=_QUIET))
+                continue
+            mark = OWN_MARK if is_own_cell(adapter, task) else ""
+            style = _gain_style(gain.gain, sure=abs(gain.gain) > 2 * gain.se)
+            row_cells.append(Text(gain_text(gain.gain, gain.unit) + mark, style=style))
+        table.add_row(_name(adapter.name), *row_cells)
+    units = [unit for unit in UNIT_WORDS if any(task.unit == unit for task in matrix.tasks)]
+    counted = " or ".join(UNIT_WORDS[unit] for unit in units) or "points"
+    return Group(
+        table,
+        Text(
+            f"Gains over the base model in {counted}; coloured beyond two standard errors.  "
+            f"{OWN_MARK} own training data  {GAP} not measured",
+            style=_QUIET,
+        ),
+    )
+
+
+def adapters_table(records: Sequence[AdapterRecord]) -> RenderableType:
+    """The registry's adapters, one a line."""
+    table = _table(f"{len(records)} adapter{'' if len(records) == 1 else 's'}")
+    for head in ("adapter", "version", "base model", "trained on", "rows", "perplexity", "rank"):
+        right = head in {"version", "rows", "perplexity", "rank"}
+        table.add_column(head, justify="right" if right else "left", overflow="fold")
+    table.add_column("registered (UTC)")
+    for record in records:
+        perplexity = record.fingerprint.values.get("response_ppl")
+        table.add_row(
+            _name(record.name),
+            str(record.version) if record.version else GAP,
+            _name(record.base.name),
+            _name(record.dataset.name) if record.dataset else Text("unknown", style=_QUIET),
+            f"{record.dataset.n_rows:,}" if record.dataset else GAP,
+            GAP if perplexity is None else number_text(perplexity),
+            _name(record.params.get("lora/r", GAP)),
+            _date_text(record.created_ms) if record.created_ms else GAP,
+        )
+    notes = [
+        Text(f"{one_line(record.name)}: {one_line(warning)}", style="yellow")
+        for record in records
+        for warning in record.warnings
+    ]
+    return Group(table, *notes)
+
+
+def traits_table(traits: Mapping[str, Any]) -> RenderableType:
+    """Traits as `traits --json` gives them: explained variance, task loadings, adapter scores."""
+    ratios: Sequence[float] = traits["explained_variance_ratio"]
+    names: Sequence[str] = traits.get("names") or [f"trait {i + 1}" for i in range(len(ratios))]
+    tables = []
+    for title, head, rows in (
+        ("Latent traits: loadings of tasks", "task", traits.get("loadings", {})),
+        ("Scores of adapters", "adapter", traits.get("scores", {})),
+    ):
+        if not rows:
+            continue
+        table = _table(title)
+        table.add_column(head, overflow="fold")
+        for name in names:
+            table.add_column(Text(one_line(str(name), limit=24)), justify="right")
+        if head == "task":
+            shares = [f"{100 * ratio:.1f} %" for ratio in ratios]
+            table.add_row("explained variance", *shares, style="bold", end_section=True)
+        for name, row in rows.items():
+            table.add_row(_name(str(name)), *(_signed(value) for value in row))
+        tables.append(table)
+    total = Text(f"Together {100 * sum(ratios):.1f} % of the variance.", style=_QUIET)
+    return Group(*tables, total)
+
+
+def bench_table(bench: Mapping[str, Any]) -> RenderableType:
+    """Back-tests as `bench --json` gives them: a table per matrix, methods down, best in bold."""
+    tables = []
+    for name, result in bench["matrices"].items():
+        methods: Mapping[str, Mapping[str, float]] = result["methods"]
+        metrics = list(dict.fromkeys(metric for row in methods.values() for metric in row))
+        table = _table(
+            f"{one_line(str(name), limit=60)}: {result['n_targets']} targets in "
+            f"{result['n_groups']} groups, {result['regime']}"
+        )
+        table.add_column("method")
+        for metric in metrics:
+            table.add_column(metric, justify="right", overflow="fold")
+        best = {metric: _best(methods, metric) for metric in metrics}
+        for method, row in methods.items():
+            chosen = " (chosen)" if method == result.get("chosen") else ""
+            cells = [_bench_cell(row.get(metric), best=best[metric]) for metric in metrics]
+            table.add_row(Text(one_line(method) + chosen), *cells)
+        tables.append(table)
+    return Group(*tables)
+
+
+def correlations_table(result: Mapping[str, Any]) -> RenderableType:
+    """What goes along with gains, as `analyse correlations --json` gives it."""
+    table = _table("What goes along with gains (Spearman)")
+    for head in ("statistic", "unit", "rho", "interval", "n", "expected", "verdict"):
+        right = head in {"rho", "interval", "n"}
+        table.add_column(head, justify="right" if right else "left", overflow="fold")
+    for row in result["rows"]:
+        low, high = row["interval"]
+        table.add_row(
+            _name(row["statistic"]),
+            row["unit"],
+            _signed(row["rho"]),
+            f"{_signed(low)} to {_signed(high)}",
+            str(row["n"]),
+            row.get("expected", GAP),
+            Text(row["verdict"], style="bold" if row["verdict"] in {"agrees", "differs"} else ""),
+        )
+    skipped = [
+        Text(f"{one_line(s['statistic'])} ({s['unit']}): {s['reason']}", style=_QUIET)
+        for s in result.get("skipped", ())
+    ]
+    return Group(table, *skipped)
+
+
+def side_effects_table(result: Mapping[str, Any]) -> RenderableType:
+    """Best and worst tasks per adapter, as `analyse side-effects --json` gives them."""
+    table = _table("Side effects")
+    for head in ("adapter", "helps most", "harms most", "helped", "harmed", "unclear"):
+        right = head in {"helped", "harmed", "unclear"}
+        table.add_column(head, justify="right" if right else "left", overflow="fold")
+    for row in result["adapters"]:
+        table.add_row(
+            _name(row["adapter"]),
+            Text("\n".join(_effect_text(effect) for effect in row["best"]) or GAP),
+            Text("\n".join(_effect_text(effect) for effect in row["worst"]) or GAP),
+            *(str(row[key]) for key in ("n_helped", "n_harmed", "n_unclear")),
+        )
+    counts = _table("Transfer by kinship")
+    for head in ("kinship", "helped", "harmed", "unclear", "share harmed"):
+        counts.add_column(head, justify="left" if head == "kinship" else "right")
+    for row in result["kinship"]:
+        counts.add_row(
+            _name(row["kinship"]),
+            *(str(row[key]) for key in ("n_helped", "n_harmed", "n_unclear")),
+            share_text(row["share_harmed"]) if "share_harmed" in row else GAP,
+        )
+    return Group(table, counts)
+
+
+def _ranking_row(
+    entry: Mapping[str, Any], unit: Unit, *, verified: bool
+) -> list[RenderableType | None]:
+    low, high = entry["interval"]
+    gain, p_harm = entry["predicted_gain"], entry["p_harm"]
+    row: list[RenderableType | None] = [
+        str(entry["rank"]),
+        _name(entry["adapter"]),
+        Text(gain_text(gain, unit), style=_gain_style(gain, sure=low > 0 or high < 0)),
+        f"{gain_text(low, unit)} to {gain_text(high, unit)}",
+        Text(share_text(p_harm), style=_HARMS if p_harm >= 0.5 else ""),
+        share_text(entry["p_best"]),
+    ]
+    if verified:
+        measured = entry.get("measured")
+        row.append(_measured_text(measured, unit) if measured else Text(GAP, style=_QUIET))
+    why = Text("; ".join(one_line(reason["text"]) for reason in entry["reasons"][:2]))
+    for warning in entry.get("warnings", ()):
+        why.append(f"\n! {one_line(warning)}", style="yellow")
+    row.append(why)
+    return row
+
+
+def _base_row(base: Mapping[str, Any], unit: Unit, *, verified: bool) -> list[RenderableType]:
+    best = share_text(base["p_best"]) if "p_best" in base else GAP
+    why = "the best choice: no adapter is likely to help" if base.get("recommended") else ""
+    if "score" in base:
+        error = f" ± {score_text(base['se'], unit)}" if "se" in base else ""
+        why = f"{why}{'; ' if why else ''}scores {score_text(base['score'], unit)}{error}"
+    row: list[RenderableType] = ["", "base model", gain_text(0.0, unit), "", "", best]
+    return [*row, *([""] if verified else []), why]
+
+
+def _recommendation_notes(recommendation: Mapping[str, Any]) -> list[Text]:
+    model = recommendation.get("model", {})
+    notes = []
+    if model:
+        backtest = ", ".join(
+            f"{key.replace('_at_', '@').replace('_', ' ')} {number_text(value)}"
+            for key, value in model.get("backtest", {}).items()
+            if isinstance(value, int | float)
+        )
+        said = f"back-test: {backtest}" if backtest else "no back-test was possible"
+        regime = f" ({model['regime']})" if "regime" in model else ""
+        notes.append(
+            Text(f"Ranked by {one_line(str(model['name']))}{regime}; {said}", style=_QUIET)
+        )
+    notes += [
+        Text(f"! {one_line(str(warning))}", style="yellow")
+        for warning in recommendation.get("warnings", ())
+    ]
+    return notes
+
+
+def _target_name(recommendation: Mapping[str, Any]) -> object:
+    return recommendation.get("target", {}).get("name", "the target")
+
+
+def _interval_head(ranking: Sequence[Mapping[str, Any]]) -> str:
+    levels = {entry["interval_level"] for entry in ranking if "interval_level" in entry}
+    return f"{share_text(levels.pop())} interval" if len(levels) == 1 else "interval"
+
+
+def _measured_text(measured: Mapping[str, Any], unit: Unit) -> Text:
+    gain = measured["gain"]
+    error = f" ± {score_text(measured['se'], unit)}" if "se" in measured else ""
+    sure = abs(gain) > 2 * measured.get("se", 0.0)
+    return Text(gain_text(gain, unit) + error, style=_gain_style(gain, sure=sure))
+
+
+def _effect_text(effect: Mapping[str, Any]) -> str:
+    unit: Unit = effect["unit"]
+    error = score_text(effect["se"], unit)
+    return f"{one_line(effect['task'], limit=24)} {gain_text(effect['gain'], unit)} ± {error}"
+
+
+def _bench_cell(value: float | None, *, best: float | None) -> Text:
+    if value is None:
+        return Text(GAP, style=_QUIET)
+    text = f"{value:.3f}".replace("-", MINUS)
+    return Text(text, style="bold" if value == best else "")
+
+
+def _best(methods: Mapping[str, Mapping[str, float]], metric: str) -> float | None:
+    """The best value of a metric among methods; None where no direction is best."""
+    values = [row[metric] for row in methods.values() if metric in row]
+    if metric.startswith(("coverage", "width")) or not values:
+        return None
+    lower_is_better = "regret" in metric or metric == "brier"
+    return min(values) if lower_is_better else max(values)
+
+
+def _gain_style(gain: float, *, sure: bool) -> str:
+    if not sure or gain == 0:
+        return ""
+    return _HELPS if gain > 0 else _HARMS
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", MINUS)
+
+
+def _date_text(created_ms: int) -> str:
+    return datetime.fromtimestamp(created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _name(text: str) -> Text:
+    """A user's name as plain text: square brackets in it are no markup."""
+    return Text(one_line(text, limit=60))
+
+
+def _table(title: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+
+    return Table(
+        title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )

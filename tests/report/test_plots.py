@@ -1,0 +1,138 @@
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapt_lora.errors import DatasetError, MatrixError, RecommendError, TrainingError
+from adapt_lora.registry.records import BASE_ID, Fingerprint
+from adapt_lora.report.plots import (
+    PredictedMeasured,
+    plot_histograms,
+    plot_loss,
+    plot_matrix,
+    plot_predicted_vs_measured,
+    plot_traits,
+)
+
+
+@dataclass
+class Step:
+    step: int
+    loss: float
+    learning_rate: float
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def test_histograms_and_labels_are_drawn(fingerprint, tmp_path):
+    assert_picture(plot_histograms(fingerprint, tmp_path / "new" / "folder" / "a.png"))
+
+
+def test_one_histogram_alone_is_drawn(fingerprint, tmp_path):
+    lengths = {"prompt_tokens": fingerprint.histograms["prompt_tokens"]}
+    assert_picture(plot_histograms(Fingerprint(histograms=lengths), tmp_path / "a.png"))
+
+
+def test_a_fingerprint_without_distributions_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="no histogram"):
+        plot_histograms(Fingerprint(), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 60])
+def test_loss_is_drawn_for_short_and_long_runs(n_steps, tmp_path):
+    history = [Step(i + 1, 3 / (i + 1), 1e-4) for i in range(n_steps)]
+    assert_picture(plot_loss(history, tmp_path / "a.png"))
+
+
+def test_a_run_without_steps_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="no step"):
+        plot_loss([], tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("values", ["gain", "score"])
+def test_the_matrix_is_drawn_with_gaps_and_hostile_names(matrix, values, tmp_path):
+    assert_picture(plot_matrix(matrix, tmp_path / "a.png", values=values))
+
+
+def test_a_harmful_adapter_is_red_and_a_helpful_one_blue(matrix, tmp_path):
+    picture = pixels(plot_matrix(matrix, tmp_path / "a.png"))
+    helped = (picture[..., 2] > picture[..., 0] + 0.3).sum()
+    harmed = (picture[..., 0] > picture[..., 2] + 0.3).sum()
+    assert helped > 1000
+    assert harmed > 1000
+    only_help = replace(
+        matrix,
+        cells=tuple(
+            replace(cell, score=cell.score + 2.0) if cell.adapter_id != BASE_ID else cell
+            for cell in matrix.cells
+        ),
+    )
+    picture = pixels(plot_matrix(only_help, tmp_path / "b.png"))
+    # What red is left is in the colour bars.
+    assert (picture[..., 0] > picture[..., 2] + 0.3).sum() < harmed / 2
+
+
+def test_a_matrix_without_any_measured_gain_is_all_gaps(matrix, tmp_path):
+    base_only = tuple(cell for cell in matrix.cells if cell.adapter_id == BASE_ID)
+    assert_picture(plot_matrix(replace(matrix, cells=base_only), tmp_path / "a.png"))
+    assert_picture(plot_matrix(replace(matrix, cells=()), tmp_path / "b.png", values="score"))
+
+
+def test_an_empty_matrix_is_refused(matrix, tmp_path):
+    with pytest.raises(MatrixError, match="at least one adapter"):
+        plot_matrix(replace(matrix, adapters=()), tmp_path / "a.png")
+
+
+def test_traits_are_drawn(tmp_path):
+    traits = {
+        "explained_variance_ratio": [0.6, 0.3],
+        "loadings": {"snli": [0.7, -0.1], "a$b$": [0.0, 0.9]},
+        "names": ["PC1", "PC2"],
+    }
+    assert_picture(plot_traits(traits, tmp_path / "a.png"))
+
+
+def test_traits_without_loadings_are_refused(tmp_path):
+    with pytest.raises(MatrixError, match="no trait loadings"):
+        plot_traits({"explained_variance_ratio": [1.0]}, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("n_targets", [1, 9])
+def test_predictions_are_drawn_with_and_without_intervals(n_targets, tmp_path):
+    points = [
+        point
+        for i in range(n_targets)
+        for point in (
+            PredictedMeasured("a", f"task-{i}", 0.05, 0.02 * i, (-0.01, 9.0), 0.02),
+            PredictedMeasured("b", f"task-{i}", -0.02, 0.01),
+        )
+    ]
+    assert_picture(plot_predicted_vs_measured(points, tmp_path / "a.png"))
+
+
+def test_points_and_nats_never_share_a_picture(tmp_path):
+    points = [
+        PredictedMeasured("a", "x", 0.1, 0.1),
+        PredictedMeasured("a", "y", 0.1, 0.1, unit="nats"),
+    ]
+    with pytest.raises(RecommendError, match="points and in nats"):
+        plot_predicted_vs_measured(points, tmp_path / "a.png")
+
+
+def assert_picture(path: Path) -> None:
+    picture = pixels(path)
+    assert min(picture.shape[:2]) > 300
+    assert picture[..., :3].std() > 0.01, "the picture is blank"
+
+
+def pixels(path: Path) -> np.ndarray:
+    from matplotlib.image import imread
+
+    return np.asarray(imread(path))
