@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from adapt_lora.base_model import BaseIdentity
     from adapt_lora.registry import Registry
-    from adapt_lora.registry.records import AdapterRecord
+    from adapt_lora.registry.records import AdapterRecord, Unit
     from adapt_lora.roads import Progress
 
 SCHEMA_VERSION = 1
@@ -87,11 +87,22 @@ RegistryOption = Annotated[
         help="MLflow tracking URI, or a folder; SQLite in your data folder by default.",
     ),
 ]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
-QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the essential.")]
+# An automatic variable is named after the parameter; where the option is called otherwise, its
+# variable is named here.
+JsonFlag = Annotated[
+    bool,
+    typer.Option("--json", envvar="ADAPT_JSON", help="Print one JSON object, nothing else."),
+]
+QuietFlag = Annotated[
+    bool, typer.Option("--quiet", "-q", envvar="ADAPT_QUIET", help="Print only the essential.")
+]
 MapOption = Annotated[
     str | None,
-    typer.Option("--map", help="Field names, e.g. prompt=question,response=answer,label=class."),
+    typer.Option(
+        "--map",
+        envvar="ADAPT_MAP",
+        help="Field names, e.g. prompt=question,response=answer,label=class.",
+    ),
 ]
 MetricOption = Annotated[
     str, typer.Option(help="auto, or a metric: balanced_accuracy, exact_match, numeric_match, …")
@@ -219,7 +230,10 @@ def train(
     base_model: BaseModelOption = None,
     recipe: Annotated[str, typer.Option(help="Recipe: quick.")] = "quick",
     override: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a recipe field: learning_rate=1e-4.")
+        list[str] | None,
+        typer.Option(
+            "--set", envvar="ADAPT_TRAIN_SET", help="Override a recipe field: learning_rate=1e-4."
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Also keep the PEFT folder here.")] = None,
     mapping: MapOption = None,
@@ -367,7 +381,10 @@ def list_adapters(
     sort: Annotated[
         str, typer.Option(help="name, created, or a figure such as fingerprint/response_ppl.")
     ] = "created",
-    contains: Annotated[str, typer.Option("--filter", help="Part of a name or group.")] = "",
+    contains: Annotated[
+        str,
+        typer.Option("--filter", envvar="ADAPT_LIST_FILTER", help="Part of a name or group."),
+    ] = "",
     tracking_uri: RegistryOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -521,9 +538,13 @@ def traits(
 ) -> None:
     """Fit latent traits (PCA of the transfer matrix) and write each adapter's scores back."""
     if scores is not None:
-        from adapt_lora.recommender import read_scores_traits
+        from adapt_lora.recommender.scores import read_scores
+        from adapt_lora.recommender.traits import fit_traits
 
-        fitted = read_scores_traits(scores, n_components=components)
+        table = read_scores(scores)
+        fitted = fit_traits(
+            table.values, n_components=components, adapters=table.rows, tasks=table.tasks
+        )
     else:
         from adapt_lora import roads
 
@@ -582,16 +603,24 @@ def bench(
     quiet: QuietFlag = False,
 ) -> None:
     """Back-test every ranking method, leaving one task group out at a time."""
-    from adapt_lora.recommender import bench_folder, bench_registry
+    from adapt_lora.recommender.bench import BenchReport, bench_folder, bench_matrix
+    from adapt_lora.recommender.table import table_from_matrix
 
     with _progress(hidden=as_json or quiet) as progress:
         if matrices is not None:
-            content = bench_folder(
-                matrices, seed=seed, progress=lambda done, total: progress("bench", done, total)
+            report = bench_folder(
+                matrices, seed=seed, progress=lambda name, done, total: progress(name, done, total)
             )
         else:
             registry = _registry(tracking_uri, quiet=quiet or as_json)
-            content = bench_registry(registry.transfer_matrix(_identity(base_model)), seed=seed)
+            measured = registry.transfer_matrix(_identity(base_model))
+            # Points and nats are never pooled; most registries are all points.
+            unit: Unit = (
+                "points" if any(task.unit == "points" for task in measured.tasks) else "nats"
+            )
+            table = table_from_matrix(measured, unit=unit)
+            report = BenchReport({"registry": bench_matrix(table, seed=seed)})
+    content = report.to_json()
     if as_json:
         _print_json(content)
         return

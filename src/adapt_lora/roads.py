@@ -31,7 +31,8 @@ from adapt_lora.registry.records import (
 if TYPE_CHECKING:
     from adapt_lora.base_model import BaseModel
     from adapt_lora.evaluator import MatrixReport, Task
-    from adapt_lora.recommender import Recommendation, Traits
+    from adapt_lora.recommender import Recommendation
+    from adapt_lora.recommender.traits import Traits
     from adapt_lora.registry.adapter import Adapter
     from adapt_lora.trainer import Recipe, StepMetrics, TrainingResult
 
@@ -78,6 +79,8 @@ class TargetRanking:
     """Of the target."""
     base: BaseIdentity
     """The base model all of it is about."""
+    metric: str
+    """What gains are counted in."""
     timing_s: Mapping[str, float]
     """Seconds per step."""
     warnings: tuple[str, ...] = ()
@@ -91,6 +94,7 @@ class TargetRanking:
             "n_rows": len(self.target.rows),
             "shape": self.target.shape,
             "labelled": self.target.is_labelled,
+            "metric": self.metric,
             "fingerprint": dict(self.fingerprint.values),
         }
         answer: dict[str, Any] = {"schema_version": 1, "target": target}
@@ -256,22 +260,24 @@ def fit_traits(
     """Fit traits on the registry's transfer matrix and write each adapter's scores back.
 
     Raises:
-        RecommendError: Fewer than two rows or columns are measured without gaps.
+        MatrixError: Fewer than two rows or two tasks are measured.
     """
-    from adapt_lora.recommender import fit_matrix_traits
+    from adapt_lora.recommender.scores import measured_scores, unique_names
+    from adapt_lora.recommender.traits import fit_traits as fit
 
     identity = find_base_model(base_model)
     matrix = registry.transfer_matrix(identity)
-    traits = fit_matrix_traits(matrix, n_components=n_components)
-    names = {record.adapter_id: record.name for record in matrix.adapters}
-    registry.set_traits(
-        identity,
-        {
-            adapter_id: dict(zip(traits.names, traits.scores[name], strict=True))
-            for adapter_id, name in names.items()
-            if name in traits.scores
-        },
-    )
+    table = measured_scores(matrix)
+    traits = fit(table.values, n_components=n_components, adapters=table.rows, tasks=table.tasks)
+    # MLflow can't take a metric away, so keys must not change with the names of a later fit.
+    keys = [f"T{number}" for number in range(1, len(traits.names) + 1)]
+    names = unique_names(matrix.adapters)
+    scores = {
+        adapter_id: dict(zip(keys, traits.scores[name], strict=True))
+        for adapter_id, name in names.items()
+        if name in traits.scores
+    }
+    registry.set_traits(identity, scores)
     registry.ensure_views(identity)
     return traits
 
@@ -345,7 +351,13 @@ def recommend(
         clock.lap("verify")
     warning = registry.base_warning(base.identity)
     return TargetRanking(
-        ranking, rows, fingerprint, base.identity, clock.laps, (warning,) if warning else ()
+        recommendation=ranking,
+        target=rows,
+        fingerprint=fingerprint,
+        base=base.identity,
+        metric=chosen_metric,
+        timing_s=clock.laps,
+        warnings=(warning,) if warning else (),
     )
 
 
@@ -635,13 +647,12 @@ def _measure(
 
     by_id = {record.adapter_id: record for record in adapters}
     records = {task.record.name: task.record for task in tasks}
+    measured = registry.measured(base.identity)
     return evaluate_matrix(
         base,
         [(record.adapter_id, _weights(registry, record)) for record in adapters],
         tasks,
-        has_cell=lambda adapter_id, task, protocol: registry.has_cell(
-            base.identity, adapter_id, task, protocol
-        ),
+        has_cell=lambda adapter_id, task, protocol: (adapter_id, task, protocol) in measured,
         save_cell=lambda result: registry.add_cells(
             base.identity,
             by_id.get(result.cell.adapter_id, result.cell.adapter_id),

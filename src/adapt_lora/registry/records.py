@@ -119,6 +119,16 @@ class AdapterRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class StepRecord:
+    """Figures of one training step, for the curves."""
+
+    step: int
+    """Optimiser step, from 1."""
+    metrics: Mapping[str, float]
+    """By metric name, e.g. "train/loss", "train/learning_rate"."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRecord:
     """A dataset to score on, plus a metric."""
 

@@ -51,9 +51,7 @@ PROBES = (
         "Air scatters the blue part of sunlight more than the red part.",
     ),
     Probe("Name three things that are found in a kitchen.", "A stove, a sink and a cutting board."),
-    Probe(
-        "Make this polite: Send me the file.", "Could you please send me the file when you can?"
-    ),
+    Probe("Make this polite: Send me the file.", "Could you please send me the file when you can?"),
     Probe("Continue the story: The door creaked open and", "a small grey cat walked in."),
 )
 """Spread over kinds: sentiment, yes/no, topic, choice, arithmetic, code, extraction, free text."""

@@ -1,4 +1,4 @@
-"""Fingerprint of an adapter's weights: how far it moves the base, where, and in how many directions."""
+"""Fingerprint of an adapter's weights: how far they move the base, where, in which directions."""
 
 import hashlib
 import json
@@ -46,9 +46,10 @@ class _Delta:
 def fingerprint_weights(adapter: Adapter, base_folder: Path, cache_dir: Path) -> dict[str, float]:
     """Norms, shares by depth and effective ranks of ΔW = scaling · B A, without ever forming ΔW.
 
-    ‖BA‖_F² = tr((BᵀB)(AAᵀ)), and the singular values of BA are the square roots of the eigenvalues of the
-    r × r matrix (AAᵀ)^½ (BᵀB) (AAᵀ)^½. The effective rank is exp of the entropy of the singular values
-    divided by their sum (Roy & Vetterli 2007, EUSIPCO); the stable rank is ‖ΔW‖_F² / ‖ΔW‖₂².
+    ‖BA‖_F² = tr((BᵀB)(AAᵀ)), and the singular values of BA are the square roots of the eigenvalues
+    of the r × r matrix (AAᵀ)^½ (BᵀB) (AAᵀ)^½. The effective rank is exp of the entropy of the
+    singular values divided by their sum (Roy & Vetterli 2007, EUSIPCO); the stable rank is ‖ΔW‖_F²
+    / ‖ΔW‖₂².
     Of a DoRA only the product B A counts, not its magnitude vector.
 
     Args:
@@ -57,10 +58,11 @@ def fingerprint_weights(adapter: Adapter, base_folder: Path, cache_dir: Path) ->
         cache_dir: Keeps the base's weight norms, computed once per base.
 
     Returns:
-        Flat keys: delta_norm (‖ΔW‖_F over all modules), delta_norm_relative (÷ ‖W‖_F of the adapted modules),
-        delta_norm_relative_<module kind>, delta_norm_relative_at_06 (the layer at relative depth 0.6),
-        delta_share_{lower,middle,upper} (share of ‖ΔW‖_F² by thirds of the base's layers),
-        effective_rank_{mean,min,max}, stable_rank_mean, rank_used_share (effective rank ÷ rank, mean).
+        Flat keys: delta_norm (‖ΔW‖_F over all modules), delta_norm_relative (÷ ‖W‖_F of the
+        adapted modules), delta_norm_relative_<module kind>, delta_norm_relative_at_06 (the layer
+        at relative depth 0.6), delta_share_{lower,middle,upper} (share of ‖ΔW‖_F² by thirds of the
+        base's layers), effective_rank_{mean,min,max}, stable_rank_mean, rank_used_share (effective
+        rank ÷ rank, mean).
         What can't be told, for lack of numbered layers, is absent.
     """
     norms = base_squared_norms(base_folder, cache_dir)
@@ -98,7 +100,7 @@ def fingerprint_weights(adapter: Adapter, base_folder: Path, cache_dir: Path) ->
 
 
 def base_squared_norms(base_folder: Path, cache_dir: Path) -> dict[str, float]:
-    """‖W‖_F² of each weight matrix of a base model, by tensor name; read from the cache when it is there."""
+    """‖W‖_F² of each weight matrix of a base model, by tensor name; computed once, then cached."""
     files = base_files(base_folder)
     cached = Path(cache_dir) / "weight-norms" / f"{_files_key(files)}.json"
     try:
@@ -124,7 +126,7 @@ def _squared_singular_values(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     eigenvalues, vectors = np.linalg.eigh(a @ a.T)
     root = vectors * np.sqrt(np.clip(eigenvalues, 0.0, None))  # root @ root.T = A Aᵀ
     squared: np.ndarray = np.linalg.eigvalsh(root.T @ (b.T @ b) @ root)[::-1]
-    return np.clip(squared, 0.0, None)
+    return squared.clip(min=0.0)
 
 
 def _effective_rank(squared: np.ndarray) -> float:

@@ -1,0 +1,89 @@
+"""Plain score tables, rows × tasks: what traits are fitted on."""
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from adapt_lora.errors import MatrixError
+from adapt_lora.recommender.table import Array
+from adapt_lora.registry.records import BASE_ID, AdapterRecord, TransferMatrix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreTable:
+    """Scores with the names of their rows and columns."""
+
+    rows: tuple[str, ...]
+    """Adapters by name, the base among them."""
+    tasks: tuple[str, ...]
+    """Columns."""
+    values: Array
+    """(n_rows, n_tasks); NaN = not measured."""
+
+
+def measured_scores(matrix: TransferMatrix) -> ScoreTable:
+    """The scores of a registry's base and adapters; what nobody measured is left out.
+
+    The majority label's row stays out: it is no model.
+    """
+    names = {BASE_ID: "base", **unique_names(matrix.adapters)}
+    row_of = {adapter_id: i for i, adapter_id in enumerate(names)}
+    column_of = {task.name: i for i, task in enumerate(matrix.tasks)}
+    values = np.full((len(names), len(column_of)), np.nan)
+    for cell in matrix.cells:
+        if cell.adapter_id in row_of:
+            values[row_of[cell.adapter_id], column_of[cell.task]] = cell.score
+    known = np.isfinite(values)
+    rows, columns = known.any(axis=1), known.any(axis=0)
+    return ScoreTable(
+        tuple(name for name, kept in zip(names.values(), rows, strict=True) if kept),
+        tuple(name for name, kept in zip(column_of, columns, strict=True) if kept),
+        values[rows][:, columns],
+    )
+
+
+def unique_names(adapters: tuple[AdapterRecord, ...]) -> dict[str, str]:
+    """Adapter id to name; to name/version where several versions share a name."""
+    uses = Counter(record.name for record in adapters)
+    return {
+        record.adapter_id: record.name
+        if uses[record.name] == 1
+        else f"{record.name}/{record.version}"
+        for record in adapters
+    }
+
+
+def read_scores(path: str | Path) -> ScoreTable:
+    """Read a CSV: a header of task names, then one line per model, its name first.
+
+    Raises:
+        MatrixError: Not readable, ragged, or something else than numbers.
+    """
+    place = Path(path)
+    try:
+        with place.open(newline="", encoding="utf-8-sig") as file:
+            lines = [line for line in csv.reader(file) if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MatrixError(f"{place}: can't be read as CSV ({error}).") from error
+    if len(lines) < 2:
+        raise MatrixError(f"{place}: a header line and at least one row are needed.")
+    width = len(lines[0])
+    values = [_numbers(place, n, line, width) for n, line in enumerate(lines[1:], start=2)]
+    return ScoreTable(tuple(line[0] for line in lines[1:]), tuple(lines[0][1:]), np.array(values))
+
+
+def _numbers(place: Path, line: int, fields: list[str], width: int) -> list[float]:
+    if len(fields) != width:
+        raise MatrixError(
+            f"{place}, line {line}: {len(fields)} fields, but the header has {width}."
+        )
+    try:
+        return [float(field) if field.strip() else float("nan") for field in fields[1:]]
+    except ValueError as error:
+        raise MatrixError(
+            f"{place}, line {line}: {error}. The first column holds names, all others numbers; "
+            "leave what was not measured empty."
+        ) from error

@@ -1,0 +1,607 @@
+"""Read a PEFT LoRA folder, and say at the door what is wrong with it.
+
+PEFT itself loads renamed tensors, all-zero or NaN weights without a word; each of these gets its
+sentence here.
+"""
+
+import fnmatch
+import hashlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapt_lora.errors import AdapterError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+FINGERPRINT_FILE = "adapt.json"
+
+ALLOWED_FILES = (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    "README.md",
+    "chat_template.jinja",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    FINGERPRINT_FILE,
+)
+"""Patterns of the files that are copied on register, push and pull; all else stays behind.
+
+Trainers drop pickles (training_args.bin) and optimizer states into the same folder.
+"""
+
+# Config fields that change what the weights do, and what PEFT takes when they are missing.
+_EFFECT_FIELDS: Mapping[str, Any] = {
+    "r": None,
+    "lora_alpha": 8,
+    "target_modules": None,
+    "exclude_modules": None,
+    "target_parameters": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "use_rslora": False,
+    "use_dora": False,
+    "fan_in_fan_out": False,
+    "bias": "none",
+    "lora_bias": False,
+    "layers_to_transform": None,
+    "layers_pattern": None,
+    "layer_replication": None,
+    "modules_to_save": None,
+    "trainable_token_indices": None,
+    "alora_invocation_tokens": None,
+    "use_qalora": False,
+    "qalora_group_size": 16,
+    "use_bdlora": None,
+}
+_UNORDERED_FIELDS = ("target_modules", "exclude_modules", "modules_to_save", "target_parameters")
+# These initialisations change the base's weights too, so the two matrices alone are not the
+# adapter.
+_BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq")
+
+_PREFIX = "base_model.model."
+_LORA_KEY = re.compile(
+    r"^base_model\.model\.(?P<module>.+)\.(?P<side>lora_A|lora_B|lora_embedding_A|lora_embedding_B)"
+    r"(?P<tail>(\.weight)?)$"
+)
+_NAMED_LORA_KEY = re.compile(r"\.lora_(embedding_)?[AB]\.(?!weight$|bias$)\w+(\.weight)?$")
+_SIDE_KEY = re.compile(r"\.(lora_magnitude_vector(\.weight)?|lora_B\.bias)$")
+_EMBEDDING_KEY = re.compile(r"\.(embed_tokens|lm_head|wte|embed_in|embed_out|word_embeddings)\.")
+
+_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """The two factors that sit on one module: ΔW = scaling · B A."""
+
+    module: str
+    """Module name inside the base model, e.g. "model.layers.0.self_attn.q_proj"."""
+    a_key: str
+    """Tensor name of the factor that reads the input, (rank, d_in)."""
+    b_key: str
+    """Tensor name of the factor that writes the output, (d_out, rank)."""
+    rank: int
+    """Inner dimension."""
+    scaling: float
+    """What PEFT multiplies BA by: lora_alpha / r, or / √r with use_rslora."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA folder that passed every check which needs no base model."""
+
+    adapter_id: str
+    """sha256 (hex) of the weights and of the config fields that change what they do."""
+    folder: Path
+    """Where the files are."""
+    config: Mapping[str, Any]
+    """adapter_config.json, with `base_model_name_or_path` set to `base_name`."""
+    rank: int
+    """Largest rank of any module."""
+    base_name: str
+    """Hub id of the base model."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Shape of each tensor, by name."""
+    pairs: tuple[LoraPair, ...]
+    """The factors, in order of their names."""
+    warnings: tuple[str, ...] = ()
+    """Sentences to show beside the adapter."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Findings to search by, e.g. "vllm": "unsupported: use_dora"."""
+
+    @cached_property
+    def params(self) -> dict[str, str]:
+        """The LoRA settings under the names that people search in MLflow."""
+        targets = sorted({pair.module.rsplit(".", 1)[-1] for pair in self.pairs})
+        return {
+            "lora/r": str(self.rank),
+            "lora/alpha": f"{self.config.get('lora_alpha', 8):g}",
+            "lora/target_modules": ", ".join(targets),
+            "lora/modules": str(len(self.pairs)),
+            "lora/parameters": str(sum(math.prod(shape) for shape in self.shapes.values())),
+            "lora/use_rslora": str(bool(self.config.get("use_rslora", False))).lower(),
+            "base_model": self.base_name,
+        }
+
+
+def read_adapter(folder: Path, *, base_model: str | None = None) -> Adapter:
+    """Read and check a PEFT LoRA folder; no base model and no torch are needed.
+
+    Args:
+        folder: Holds adapter_config.json and adapter_model.safetensors.
+        base_model: Hub id of the base, where the config names none or a path on somebody's disk.
+
+    Raises:
+        AdapterError: Something is missing, broken, unsafe, or would load as a silent no-op.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    weights = _weights_path(folder)
+    base_name, warnings = _base_name(config, base_model, folder=folder)
+    tensors = read_tensors(weights)
+    pairs = _pair_up(tensors, config, path=weights)
+    _check_values(tensors, pairs, path=weights)
+    if any("lm_head" in pair.module for pair in pairs):
+        warnings.append(
+            "It adapts lm_head: vLLM leaves that part out when it scores prompts, so scores from "
+            "vLLM may differ from those of transformers."
+        )
+    unsupported = _not_for_vllm(config, tensors)
+    return Adapter(
+        adapter_id=_adapter_id(tensors, config),
+        folder=folder,
+        config={**config, "base_model_name_or_path": base_name},
+        rank=max(pair.rank for pair in pairs),
+        base_name=base_name,
+        shapes={name: tensor.shape for name, tensor in sorted(tensors.items())},
+        pairs=pairs,
+        warnings=tuple(warnings),
+        tags={"vllm": f"unsupported: {', '.join(unsupported)}" if unsupported else "supported"},
+    )
+
+
+def check_fits(adapter: Adapter, base_folder: Path) -> None:
+    """Compare the adapter's modules and dimensions with the base's weight files.
+
+    Args:
+        adapter: As read.
+        base_folder: A transformers folder with safetensors weights; only the headers are read.
+
+    Raises:
+        AdapterError: A module does not exist in the base, or has other dimensions.
+    """
+    shapes = base_shapes(base_folder)
+    for pair in adapter.pairs:
+        shape = base_weight_shape(shapes, pair.module)
+        if shape is None:
+            raise AdapterError(
+                f"{adapter.folder}: module {pair.module} is not in the base model at {base_folder} "
+                f"({adapter.base_name}); the adapter was made for another model."
+            )
+        a, b = adapter.shapes[pair.a_key], adapter.shapes[pair.b_key]
+        wanted = _weight_shape(a, b, embedding="embedding" in pair.a_key)
+        if adapter.config.get("fan_in_fan_out"):
+            wanted = wanted[::-1]
+        if tuple(shape[:2]) != wanted:
+            raise AdapterError(
+                f"{adapter.folder}: {pair.module} is made for a weight of {_times(wanted)}, the "
+                f"base "
+                f"model at {base_folder} has {_times(shape[:2])}; the adapter was made for another "
+                "model or another size of it."
+            )
+
+
+def copy_adapter(adapter: Adapter, dest: Path) -> Path:
+    """Copy the allowed files into a new folder, with the base's Hub id in the config.
+
+    Returns:
+        `dest`.
+    """
+    dest = Path(dest)
+    dest.mkdir(parents=True, exist_ok=True)
+    given = _read_config(adapter.folder).get("base_model_name_or_path")
+    for path in sorted(adapter.folder.iterdir()):
+        if path.is_file() and is_allowed_file(path.name) and path.name != CONFIG_FILE:
+            if path.name == "README.md" and _mentions(path, given, adapter.base_name):
+                continue
+            shutil.copyfile(path, dest / path.name)
+    (dest / CONFIG_FILE).write_text(
+        json.dumps(adapter.config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    return dest
+
+
+def is_allowed_file(name: str) -> bool:
+    """Whether a file of this name may travel with an adapter."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in ALLOWED_FILES)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a safetensors file, mapped from disk."""
+
+    dtype: str
+    """The format's own name, e.g. "BF16"."""
+    shape: tuple[int, ...]
+    """Dimensions."""
+    raw: np.ndarray
+    """The stored bytes, (n_bytes,) uint8; read when touched."""
+
+    @property
+    def is_float(self) -> bool:
+        """Whether `values` can be read."""
+        return self.dtype in _FLOATS
+
+    def values(self) -> np.ndarray:
+        """The numbers, as float32 (float64 stays as it is)."""
+        stored = self.raw.view(_FLOATS[self.dtype])
+        if self.dtype == "BF16":
+            # bfloat16 is the upper half of a float32; numpy has no such type of its own.
+            stored = (stored.astype("<u4") << 16).view("<f4")
+        wide = stored if self.dtype == "F64" else stored.astype(np.float32, copy=False)
+        return wide.reshape(self.shape)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Open a safetensors file without reading its numbers.
+
+    Raises:
+        AdapterError: Not a readable safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # The library checks that header, offsets and size agree; after that the header can be
+        # trusted.
+        with safe_open(path, framework="np") as opened:
+            names = list(opened.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AdapterError(
+            f"{path}: not a readable safetensors file ({error}); it may be cut off. Fetch or "
+            f"save it again."
+        ) from error
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    start = 8 + size
+    content = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+    tensors = {}
+    for name in names:
+        entry = header[name]
+        begin, end = entry["data_offsets"]
+        tensors[name] = Tensor(
+            entry["dtype"], tuple(entry["shape"]), content[start + begin : start + end]
+        )
+    return tensors
+
+
+def base_shapes(base_folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each weight of a base model, from the headers of its safetensors files.
+
+    Raises:
+        AdapterError: No such files there, or they can't be read.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in base_files(base_folder):
+        shapes.update({name: tensor.shape for name, tensor in read_tensors(path).items()})
+    return shapes
+
+
+def base_files(base_folder: Path) -> list[Path]:
+    """The weight files of a base model.
+
+    Raises:
+        AdapterError: The folder has none.
+    """
+    files = sorted(Path(base_folder).glob("*.safetensors"))
+    if not files:
+        raise AdapterError(
+            f"{base_folder}: no .safetensors files; can't compare dimensions with it."
+        )
+    return files
+
+
+def base_weight_shape(shapes: Mapping[str, tuple[int, ...]], module: str) -> tuple[int, ...] | None:
+    """Shape of a module's weight in the base, or None if the base has no such module."""
+    name = base_weight_name(shapes, module)
+    return None if name is None else shapes[name]
+
+
+def base_weight_name(names: Mapping[str, Any], module: str) -> str | None:
+    """Name under which the base's files hold the weight of a module, or None."""
+    # Files of the bare decoder carry no "model." or "transformer."; tied heads are stored once.
+    plain = re.sub(r"^(model|transformer)\.", "", module)
+    candidates = [f"{module}.weight", f"{plain}.weight", f"model.{module}.weight"]
+    if module.endswith("lm_head"):
+        candidates += ["model.embed_tokens.weight", "embed_tokens.weight", "transformer.wte.weight"]
+    return next((name for name in candidates if name in names), None)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.exists():
+        raise AdapterError(f"{folder}: no such folder.")
+    if not folder.is_dir():
+        raise AdapterError(f"{folder}: this is a file; give the adapter's folder.")
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        inner = sorted(child.parent.name for child in folder.glob(f"*/{CONFIG_FILE}"))
+        hint = f" There is one in {', '.join(inner[:3])}: give that folder." if inner else ""
+        raise AdapterError(f"{folder}: no {CONFIG_FILE}; this is not a PEFT adapter.{hint}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AdapterError(f"{path}: not valid JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path}: holds a {type(config).__name__}, not an object.")
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise AdapterError(f"{path}: peft_type is {kind!r}; only LORA adapters are registered.")
+    rank = config.get("r")
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank <= 0:
+        raise AdapterError(f"{path}: r is {rank!r}; a LoRA needs a whole rank above zero.")
+    alpha = config.get("lora_alpha", 8)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise AdapterError(f"{path}: lora_alpha is {alpha!r}; it must be a number.")
+    for name in ("rank_pattern", "alpha_pattern"):
+        if not _is_pattern(config.get(name) or {}):
+            raise AdapterError(f"{path}: {name} must map module names to numbers above zero.")
+    return config
+
+
+def _is_pattern(pattern: object) -> bool:
+    if not isinstance(pattern, dict):
+        return False
+    try:
+        for key, value in pattern.items():
+            re.compile(key)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                return False
+    except re.error:
+        return False
+    return True
+
+
+def _weights_path(folder: Path) -> Path:
+    path = folder / WEIGHTS_FILE
+    if path.is_file():
+        return path
+    if (folder / "adapter_model.bin").is_file():
+        raise AdapterError(
+            f"{folder}: the weights are a pickle (adapter_model.bin), which can run code when "
+            f"loaded. "
+            "Load it with PEFT where you trust it and save it again with save_pretrained, which "
+            f"writes {WEIGHTS_FILE}."
+        )
+    raise AdapterError(f"{folder}: no {WEIGHTS_FILE}; this is not a complete PEFT adapter.")
+
+
+def _base_name(
+    config: Mapping[str, Any], given: str | None, *, folder: Path
+) -> tuple[str, list[str]]:
+    stored = config.get("base_model_name_or_path") or None
+    if given is not None and is_local_path(given):
+        raise AdapterError(
+            f"--base-model {given} is a path; an adapter's base is recorded by its Hub id, such as "
+            "HuggingFaceTB/SmolLM2-135M-Instruct, so that others can load it."
+        )
+    if given is not None:
+        if stored is None or is_local_path(stored) or stored == given:
+            return given, []
+        return given, [f"Its config names {stored} as the base; it is registered under {given}."]
+    if stored is None:
+        raise AdapterError(
+            f"{folder / CONFIG_FILE}: base_model_name_or_path is not set; say which model it "
+            f"sits on "
+            "with --base-model."
+        )
+    if is_local_path(stored):
+        raise AdapterError(
+            f"{folder / CONFIG_FILE}: base_model_name_or_path is a path on a disk ({stored}); "
+            f"say the "
+            "base's Hub id with --base-model."
+        )
+    return str(stored), []
+
+
+def is_local_path(name: str) -> bool:
+    """Whether a base model's name is a place on a disk rather than a Hub id."""
+    looks_local = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
+    return looks_local or name.endswith((".gguf", "/")) or Path(name).is_dir()
+
+
+def _pair_up(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, path: Path
+) -> tuple[LoraPair, ...]:
+    halves: dict[str, dict[str, str]] = {}
+    for key in sorted(tensors):
+        match = _LORA_KEY.match(key)
+        if match:
+            side = "a" if match["side"].endswith("A") else "b"
+            halves.setdefault(match["module"], {})[side] = key
+        elif not _is_known_extra(key, config):
+            raise AdapterError(_stray_key(key, path))
+    if not halves:
+        raise AdapterError(f"{path}: no lora_A or lora_B tensors; this is not a LoRA.")
+    pairs = []
+    for module, sides in halves.items():
+        if len(sides) == 1:
+            there, missing = ("lora_A", "lora_B") if "a" in sides else ("lora_B", "lora_A")
+            raise AdapterError(f"{path}: {module} has a {there} but no {missing}.")
+        pairs.append(_pair(module, sides["a"], sides["b"], tensors, config, path=path))
+    return tuple(pairs)
+
+
+def _pair(
+    module: str,
+    a_key: str,
+    b_key: str,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    *,
+    path: Path,
+) -> LoraPair:
+    a, b = tensors[a_key].shape, tensors[b_key].shape
+    if len(a) < 2 or len(b) < 2:
+        raise AdapterError(f"{path}: {module} has factors of shape {_times(a)} and {_times(b)}.")
+    rank = _setting(module, config.get("rank_pattern"), config["r"])
+    # Adapters of fused expert weights stack one factor per expert.
+    fits = a[0] % rank == 0 if config.get("target_parameters") else a[0] == rank
+    if not fits:
+        raise AdapterError(
+            f"{path}: {a_key} has {a[0]} rows, but {CONFIG_FILE} says r = {rank} for {module}; "
+            "the two files belong to different adapters."
+        )
+    if b[1] != a[0]:
+        raise AdapterError(
+            f"{path}: {module} has factors {_times(a)} and {_times(b)} that can't be multiplied."
+        )
+    alpha = _setting(module, config.get("alpha_pattern"), config.get("lora_alpha", 8))
+    scaling = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    return LoraPair(module, a_key, b_key, int(a[0]), float(scaling))
+
+
+def _setting(module: str, pattern: Mapping[str, Any] | None, default: Any) -> Any:
+    """Value for one module, by PEFT's rule: a key matches the end of the module's name."""
+    for key, value in (pattern or {}).items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
+
+
+def _is_known_extra(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether a tensor that is no LoRA factor has its place in a PEFT file."""
+    if not key.startswith(_PREFIX):
+        return False
+    if _SIDE_KEY.search(key) or _EMBEDDING_KEY.search(key):
+        return True
+    if config.get("bias", "none") != "none" and key.endswith(".bias"):
+        return True
+    saved = config.get("modules_to_save") or ()
+    return any(name in key.split(".") for name in saved)
+
+
+def _stray_key(key: str, path: Path) -> str:
+    if _NAMED_LORA_KEY.search(key):
+        reason = (
+            "it carries the adapter's name inside, so PEFT would skip it in silence; "
+            "save the adapter with save_pretrained"
+        )
+    elif not key.startswith(_PREFIX):
+        reason = f"names start with {_PREFIX!r} in a PEFT file, so PEFT would skip it in silence"
+    else:
+        reason = "it is neither a LoRA factor nor explained by the config"
+    return f"{path}: tensor {key!r} is not understood: {reason}."
+
+
+def _check_values(
+    tensors: Mapping[str, Tensor], pairs: tuple[LoraPair, ...], *, path: Path
+) -> None:
+    for key, tensor in tensors.items():
+        if not tensor.is_float:
+            raise AdapterError(
+                f"{path}: tensor {key} is stored as {tensor.dtype}; only {', '.join(_FLOATS)} are "
+                "read. Save the adapter in one of these."
+            )
+        values = tensor.values()
+        bad = values.size - int(np.isfinite(values).sum())
+        if bad:
+            raise AdapterError(
+                f"{path}: {key} has {bad} numbers that are NaN or infinite; the training diverged."
+            )
+    for pair in pairs:
+        if tensors[pair.b_key].values().any() and tensors[pair.a_key].values().any():
+            return
+    raise AdapterError(
+        f"{path}: every lora_B is zero, so the adapter changes nothing; was it saved before "
+        f"training?"
+    )
+
+
+def _not_for_vllm(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[str]:
+    """What in this adapter vLLM's LoRA loader refuses (vllm.lora.peft_helper, 0.32)."""
+    found = [
+        name
+        for name in (
+            "modules_to_save",
+            "use_dora",
+            "lora_bias",
+            "layer_replication",
+            "use_qalora",
+            "alora_invocation_tokens",
+            "target_parameters",
+            "trainable_token_indices",
+        )
+        if config.get(name)
+    ]
+    if config.get("bias", "none") != "none":
+        found.append(f"bias={config['bias']}")
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower().startswith(_BASE_CHANGING_INITS):
+        found.append(f"init_lora_weights={init}")
+    if not config.get("modules_to_save"):
+        extras = [key for key in tensors if _EMBEDDING_KEY.search(key) and "lora_" not in key]
+        found += ["embedding weights"] if extras else []
+    return found
+
+
+def _adapter_id(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(_effect(config), sort_keys=True).encode())
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"\n{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.raw.data)
+    return digest.hexdigest()
+
+
+def _effect(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config fields that change what the weights do, defaults filled in."""
+    effect = {}
+    for name, default in _EFFECT_FIELDS.items():
+        value = config.get(name)
+        value = default if value is None else value
+        if name in _UNORDERED_FIELDS and isinstance(value, list):
+            value = sorted(value)
+        effect[name] = value
+    init = config.get("init_lora_weights")
+    changes_base = isinstance(init, str) and init.lower().startswith(_BASE_CHANGING_INITS)
+    effect["init_lora_weights"] = init if changes_base else None
+    return effect
+
+
+def _weight_shape(a: tuple[int, ...], b: tuple[int, ...], *, embedding: bool) -> tuple[int, ...]:
+    """Shape of the weight that two factors change: (d_out, d_in), an embedding (n_tokens, d)."""
+    return (a[1], b[0]) if embedding else (b[0], a[1])
+
+
+def _mentions(path: Path, given: object, base_name: str) -> bool:
+    """Whether a card written by PEFT names a private path as its base."""
+    if not given or given == base_name:
+        return False
+    return str(given) in path.read_text(encoding="utf-8", errors="replace")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(str(size) for size in shape)
+
+
+def iter_factors(adapter: Adapter) -> Iterator[tuple[LoraPair, np.ndarray, np.ndarray]]:
+    """Each pair with its factors, A as (rank, d_in) and B as (d_out, rank), float64."""
+    tensors = read_tensors(adapter.folder / WEIGHTS_FILE)
+    for pair in adapter.pairs:
+        a = tensors[pair.a_key].values().astype(np.float64)
+        b = tensors[pair.b_key].values().astype(np.float64)
+        yield pair, a.reshape(a.shape[0], -1), _second_axis_last(b)
+
+
+def _second_axis_last(b: np.ndarray) -> np.ndarray:
+    """A convolution's B is (d_out, rank, 1, 1)."""
+    return b.reshape(b.shape[0], b.shape[1], -1)[:, :, 0] if b.ndim > 2 else b

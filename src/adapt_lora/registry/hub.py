@@ -1,0 +1,202 @@
+"""Adapters from and to the Hugging Face Hub; only the allowed files travel, rows of data never."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapt_lora.errors import AdapterError, NotFoundError, RegistryError
+from adapt_lora.registry import layout
+from adapt_lora.registry.adapter import (
+    ALLOWED_FILES,
+    FINGERPRINT_FILE,
+    WEIGHTS_FILE,
+    copy_adapter,
+    is_allowed_file,
+    read_adapter,
+)
+from adapt_lora.registry.records import BASE_ID, AdapterRecord, Cell
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+
+def fetch_adapter(
+    source: str, dest_dir: Path, *, revision: str | None = None, endpoint: str | None = None
+) -> Path:
+    """Download an adapter's allowed files from the Hub.
+
+    Args:
+        source: Hub id, e.g. "org/name".
+        dest_dir: Gets a folder org--name/<commit sha>.
+        revision: Branch, tag or commit; None for the main branch.
+        endpoint: Another Hub; None takes HF_ENDPOINT or huggingface.co.
+
+    Returns:
+        The folder; its name is the commit sha, so that a record can pin it.
+
+    Raises:
+        NotFoundError: No such repository or revision, or no access to it.
+        AdapterError: The repository holds no safetensors adapter.
+        RegistryError: The Hub can't be reached.
+    """
+    with _in_words(source):
+        from huggingface_hub import snapshot_download
+
+        snapshot = Path(
+            snapshot_download(
+                source,
+                revision=revision,
+                allow_patterns=list(ALLOWED_FILES),
+                endpoint=endpoint,
+            )
+        )
+    if not (snapshot / WEIGHTS_FILE).is_file():
+        raise AdapterError(
+            f"{source}: no {WEIGHTS_FILE} in this repository; it is not a PEFT adapter, or its "
+            f"weights "
+            "are a pickle (adapter_model.bin), which is never loaded."
+        )
+    folder = Path(dest_dir) / source.replace("/", "--") / snapshot.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(snapshot.iterdir()):
+        if path.is_file() and is_allowed_file(path.name):
+            shutil.copyfile(path, folder / path.name)
+    return folder
+
+
+def push_adapter(
+    record: AdapterRecord,
+    folder: Path,
+    repo_id: str,
+    *,
+    cells: Sequence[Cell] = (),
+    private: bool = True,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Upload an adapter with a model card and its fingerprint (aggregates only).
+
+    Args:
+        record: The adapter as registered.
+        folder: Its PEFT files.
+        repo_id: Hub id to write to; made when it does not exist.
+        cells: Measured cells of this adapter and of the base, for the card's table.
+        private: Whether a new repository is private.
+        endpoint: Another Hub; None takes HF_ENDPOINT or huggingface.co.
+        token: None takes the one that `hf auth login` or HF_TOKEN gives.
+
+    Returns:
+        Address of the commit.
+    """
+    adapter = read_adapter(folder, base_model=record.base.name)
+    if adapter.adapter_id != record.adapter_id:
+        raise AdapterError(f"{folder}: these are not the files of {record.name}.")
+    with tempfile.TemporaryDirectory(prefix="adapt-push-") as scratch, _in_words(repo_id):
+        from huggingface_hub import HfApi
+
+        staged = copy_adapter(adapter, Path(scratch))
+        (staged / FINGERPRINT_FILE).write_text(fingerprint_json(record), encoding="utf-8")
+        model_card(record, cells).save(staged / "README.md")
+        api = HfApi(endpoint=endpoint, token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=staged,
+            allow_patterns=list(ALLOWED_FILES),
+            commit_message=f"Add {record.name}",
+        )
+    return str(commit.commit_url)
+
+
+def fingerprint_json(record: AdapterRecord) -> str:
+    """What a pushed adapter says about its data: statistics, no row and no hash of a row."""
+    plain: dict[str, Any] = layout.to_plain(record)
+    for private in ("run_id", "model_id", "version", "created_ms", "has_weights"):
+        del plain[private]
+    # A hash of a short prompt can be guessed back.
+    del plain["fingerprint"]["row_sketches"]
+    return json.dumps({"schema_version": 1, **plain}, indent=1, sort_keys=True) + "\n"
+
+
+def model_card(record: AdapterRecord, cells: Sequence[Cell] = ()) -> "ModelCard":
+    """The repository's README: what the adapter sits on, what it was trained on, what it scored."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    data = ModelCardData(
+        base_model=record.base.name,
+        base_model_relation="adapter",
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["lora", f"base_model:adapter:{record.base.name}", "adapt"],
+    )
+    body = [f"# {record.name}", "", layout.card_markdown(record)]
+    table = _score_table(record, cells)
+    if table:
+        body += ["", "## Scores", "", *table]
+    return ModelCard("\n".join(["---", data.to_yaml(), "---", "", *body, ""]))
+
+
+def _score_table(record: AdapterRecord, cells: Sequence[Cell]) -> list[str]:
+    of_base = {cell.task: cell for cell in cells if cell.adapter_id == BASE_ID}
+    own = [cell for cell in cells if cell.adapter_id == record.adapter_id]
+    if not own:
+        return []
+    lines = ["| task | metric | rows | base | adapter | ± se |", "|---|---|---|---|---|---|"]
+    for cell in own:
+        base = f"{of_base[cell.task].score:.3f}" if cell.task in of_base else ""
+        lines.append(
+            f"| {cell.task} | {cell.metric} | {cell.n} | {base} | {cell.score:.3f} | "
+            f"{cell.se:.3f} |"
+        )
+    return lines
+
+
+@contextmanager
+def _in_words(repo_id: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into one sentence."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except HFValidationError as error:
+        raise NotFoundError(f"{repo_id!r} is not a Hub id such as org/name.") from error
+    except GatedRepoError as error:
+        raise NotFoundError(
+            f"{repo_id} is gated: ask for access on its page, then log in with `hf auth login`."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise NotFoundError(f"{repo_id} has no such revision.") from error
+    except RepositoryNotFoundError as error:
+        raise NotFoundError(
+            f"{repo_id} is not on the Hub, or is private: log in with `hf auth login`."
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise RegistryError(
+            f"{repo_id}: the Hub can't be reached and there is no copy on this disk. Check the "
+            f"network, "
+            "HF_ENDPOINT and HF_HUB_OFFLINE."
+        ) from error
+    except HfHubHTTPError as error:
+        raise _refused(repo_id, error) from error
+    except Exception as error:
+        # The Hub's client lets through what its HTTP library raises, and that library changes.
+        if not type(error).__module__.startswith(("httpx", "httpcore", "requests")):
+            raise
+        raise _refused(repo_id, error) from error
+
+
+def _refused(repo_id: str, error: Exception) -> RegistryError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return RegistryError(f"{repo_id}: the Hub did not do what was asked ({reason[:200]}).")

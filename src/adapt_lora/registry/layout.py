@@ -1,0 +1,511 @@
+"""How records lie in MLflow: a record as plain items (params, tags, metrics, artifacts) and back.
+
+MLflow cuts long values, forbids characters and keeps numbers only as metrics. So the truth of a
+record is JSON (artifacts, and tags for what is small or changes later), and the rest is there for
+people to see, sort and chart. Nothing here imports MLflow; keys change only together with SCHEMA.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from adapt_lora.base_model import BaseIdentity
+from adapt_lora.errors import ConfigError
+from adapt_lora.registry.records import (
+    BASE_ID,
+    MAJORITY_ID,
+    AdapterRecord,
+    Cell,
+    DatasetRecord,
+    Fingerprint,
+    Histogram,
+    TaskRecord,
+)
+
+SCHEMA = "1"
+"""Version of the keys below, stored with every entry."""
+
+KIND = "adapt.kind"
+"""Tag: what a run is about, "adapter", "base", "task" or "cells"."""
+STATUS = "adapt.status"
+"""Tag, written last: a run without it is a crashed registration, and listing skips it."""
+READY = "ready"
+ADAPTER_ID = "adapt.id"
+TASK_ID = "adapt.task_id"
+MODEL_ID = "adapt.model_id"
+VERSION = "adapt.version"
+TRAITS = "adapt.traits"
+NOTE = "mlflow.note.content"
+
+RECORD_FILE = "record.json"
+FINGERPRINT_FILE = "fingerprint.json"
+
+_PARAM_LIMIT, _TAG_LIMIT, _KEY_LIMIT = 6000, 8000, 250
+# Bytes, not characters, count on some backends; ASCII JSON makes them the same.
+_CHUNK = 7500
+_CELL = "adapt.cell/"
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetItem:
+    """A dataset input of a run."""
+
+    name: str
+    """Name people use."""
+    digest: str
+    """At most 36 characters."""
+    source: str
+    """File name or Hub id."""
+    profile: str
+    """JSON for the datasets drawer."""
+    context: str
+    """"training" or "evaluation"."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunItems:
+    """One entry as MLflow keeps it."""
+
+    name: str
+    """Run name."""
+    params: Mapping[str, str] = field(default_factory=dict)
+    """Immutable strings to search."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Strings that may change."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Finite numbers to sort and chart; "/" makes sections."""
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    """JSON text by file name."""
+    dataset: DatasetItem | None = None
+    """Input of the run."""
+    run_id: str = ""
+    """Given by MLflow; "" before."""
+    created_ms: int = 0
+    """Start of the run, milliseconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCell:
+    """A cell, and what tells two measurements of one cell apart."""
+
+    cell: Cell
+    """The measurement."""
+    dataset_digest: str
+    """Of the scored rows."""
+    measured_ms: int
+    """When it was stored; the latest of two equal measurements counts."""
+
+
+def adapter_items(record: AdapterRecord) -> RunItems:
+    """An adapter's entry; the inverse of `adapter_record`."""
+    plain = to_plain(record)
+    for key in ("fingerprint", "traits", "run_id", "model_id", "version", "created_ms"):
+        del plain[key]
+    tags = {
+        KIND: "adapter",
+        ADAPTER_ID: record.adapter_id,
+        **_base_tags(record.base),
+        MODEL_ID: record.model_id,
+        VERSION: str(record.version),
+        TRAITS: _dumps(_finite(record.traits)),
+        NOTE: card_markdown(record),
+    }
+    if record.group is not None:
+        tags["adapt.group"] = record.group
+    if record.dataset is not None:
+        tags["adapt.dataset"] = record.dataset.name
+        tags["adapt.dataset_digest"] = record.dataset.digest
+    tags |= {f"check.{legal_key(key)}": value for key, value in record.tags.items()}
+    metrics = {
+        **_section("fingerprint", record.fingerprint.values),
+        **_section("weights", record.weights),
+        **_section("behaviour", record.behaviour),
+        **trait_metrics(record.traits),
+        **{legal_key(key): value for key, value in _finite(record.metrics).items()},
+    }
+    return RunItems(
+        name=record.name,
+        params={legal_key(key): value[:_PARAM_LIMIT] for key, value in record.params.items()},
+        tags={key: value[:_TAG_LIMIT] for key, value in tags.items()},
+        metrics=metrics,
+        artifacts={
+            RECORD_FILE: _dumps(plain),
+            FINGERPRINT_FILE: _dumps(to_plain(record.fingerprint)),
+        },
+        dataset=None if record.dataset is None else dataset_item(record.dataset, "training"),
+        run_id=record.run_id,
+        created_ms=record.created_ms,
+    )
+
+
+def adapter_record(items: RunItems) -> AdapterRecord:
+    """The adapter that an entry holds.
+
+    Raises:
+        KeyError, ValueError, TypeError: The entry is damaged.
+    """
+    return adapter_from_plain(adapter_plain(items))
+
+
+def adapter_plain(items: RunItems) -> dict[str, Any]:
+    """The adapter that an entry holds, as `to_plain` would give it."""
+    plain: dict[str, Any] = task_plain(items)
+    return plain | {
+        "traits": json.loads(items.tags.get(TRAITS, "{}")),
+        "run_id": items.run_id,
+        "created_ms": items.created_ms,
+        "model_id": items.tags[MODEL_ID],
+        "version": int(items.tags[VERSION]),
+    }
+
+
+def task_items(task: TaskRecord, base: BaseIdentity) -> RunItems:
+    """A task's entry; the inverse of `task_record`."""
+    plain = to_plain(task)
+    del plain["fingerprint"]
+    return RunItems(
+        name=task.name,
+        params={
+            "task/metric": task.metric,
+            "task/group": task.group[:_PARAM_LIMIT],
+            "task/family": task.family[:_PARAM_LIMIT],
+            "task/rows": str(task.dataset.n_rows),
+            "task/labels": ", ".join(task.labels)[:_PARAM_LIMIT],
+        },
+        tags={KIND: "task", TASK_ID: task_id(task), **_base_tags(base)},
+        metrics=_section("fingerprint", task.fingerprint.values),
+        artifacts={
+            RECORD_FILE: _dumps(plain),
+            FINGERPRINT_FILE: _dumps(to_plain(task.fingerprint)),
+        },
+        dataset=dataset_item(task.dataset, "evaluation"),
+    )
+
+
+def task_record(items: RunItems) -> TaskRecord:
+    """The task that an entry holds."""
+    return task_from_plain(task_plain(items))
+
+
+def task_plain(items: RunItems) -> dict[str, Any]:
+    """The task that an entry holds, as `to_plain` would give it."""
+    plain: dict[str, Any] = json.loads(items.artifacts[RECORD_FILE])
+    plain["fingerprint"] = json.loads(items.artifacts[FINGERPRINT_FILE])
+    return plain
+
+
+def task_id(task: TaskRecord) -> str:
+    """Identity of a task: its name, rows, metric and label set."""
+    return _digest([task.name, task.dataset.digest, task.metric, *task.labels])[:32]
+
+
+def cell_items(adapter_id: str, name: str, base: BaseIdentity) -> RunItems:
+    """The entry that an adapter's cells of one evaluation job are added to."""
+    return RunItems(
+        name=name,
+        tags={KIND: "cells", ADAPTER_ID: adapter_id, **_base_tags(base)},
+        params={"adapter": name[:_PARAM_LIMIT], "adapter_id": adapter_id},
+    )
+
+
+def cell_tags(stored: StoredCell) -> dict[str, str]:
+    """A cell as tags of its run, in pieces where one tag is too short; see `cells_of`."""
+    cell = stored.cell
+    text = _dumps(to_plain(stored))
+    key = _digest([cell.task, stored.dataset_digest, cell.protocol, cell.adapter_id])[:12]
+    stem = f"{_CELL}{legal_key(cell.task)[:200]}/{key}"
+    pieces = [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
+    # The count stands in the key, so that a shorter second measurement can't be mixed with the
+    # first.
+    return {
+        f"{stem}/{len(pieces)}.{index}.{stored.measured_ms}": piece
+        for index, piece in enumerate(pieces)
+    }
+
+
+def cells_of(tags: Mapping[str, str]) -> list[StoredCell]:
+    """All cells in the tags of a run; pieces without the rest of their cell are left out."""
+    groups: dict[tuple[str, int, str], dict[int, str]] = {}
+    for key, piece in tags.items():
+        if key.startswith(_CELL):
+            stem, _, last = key.rpartition("/")
+            count, index, measured = last.split(".")
+            groups.setdefault((stem, int(count), measured), {})[int(index)] = piece
+    return [
+        stored_cell_from_plain(json.loads("".join(pieces[index] for index in range(count))))
+        for (_, count, _), pieces in groups.items()
+        if len(pieces) == count
+    ]
+
+
+def cell_metrics(cell: Cell) -> dict[str, float]:
+    """A cell's figures as metrics of its run: "<metric>/<task>", "se/<task>"."""
+    task = legal_key(cell.task)
+    values = {**cell.metrics, cell.metric: cell.score, "se": cell.se}
+    return {
+        legal_key(f"{legal_key(name)}/{task}"): value for name, value in _finite(values).items()
+    }
+
+
+def summary_metrics(scores: Mapping[str, float], gains: Mapping[str, float]) -> dict[str, float]:
+    """An adapter's scores and gains by task, as metrics of its own run."""
+    return _section("score", scores) | _section("gain", gains)
+
+
+def trait_metrics(traits: Mapping[str, float]) -> dict[str, float]:
+    """Trait scores as metrics of an adapter's run."""
+    return _section("trait", traits)
+
+
+def trait_tag(traits: Mapping[str, float]) -> str:
+    """Trait scores as the tag that is read back."""
+    return _dumps(_finite(traits))
+
+
+def dataset_item(dataset: DatasetRecord, context: str) -> DatasetItem:
+    """A dataset as a run's input: counts and names, never rows."""
+    profile = {"num_rows": dataset.n_rows, "group": dataset.group, "sha256": dataset.digest}
+    return DatasetItem(
+        name=dataset.name[:500],
+        digest=dataset.digest[:36],
+        source=dataset.source or dataset.name,
+        profile=_dumps(profile),
+        context=context,
+    )
+
+
+def task_dataset_item(task: TaskRecord, protocol: str) -> DatasetItem:
+    """The dataset that heads a task's column in the Models tab.
+
+    That tab keeps the first value it ever saw for a dataset, so the protocol is part of the digest.
+    """
+    digest = _digest([task.dataset.digest, task.metric, protocol])[:32]
+    return replace(dataset_item(task.dataset, "evaluation"), name=task.name[:500], digest=digest)
+
+
+def base_tags(base: BaseIdentity) -> dict[str, str]:
+    """Tags that say which base an experiment is about; the inverse of `base_from_tags`."""
+    return {"adapt.schema": SCHEMA, **_base_tags(base)}
+
+
+def base_from_tags(tags: Mapping[str, str]) -> BaseIdentity:
+    """The base model that an experiment is about."""
+    return BaseIdentity(
+        tags["adapt.base"], tags["adapt.base_architecture"], tags["adapt.base_weights"]
+    )
+
+
+def registered_name(name: str) -> str:
+    """A name as the model registry takes it: "/" becomes "--", ":" and "@" become "-".
+
+    Raises:
+        ConfigError: Nothing readable is left, or the name is too long.
+    """
+    legal = name.strip().replace("/", "--")
+    legal = re.sub(r"[:@]", "-", legal)
+    if not legal or not legal.isprintable() or set(legal) <= {".", "-"}:
+        raise ConfigError(f"{name!r} can't be an adapter's name: use letters, digits and dashes.")
+    if len(legal) > _KEY_LIMIT:
+        raise ConfigError(
+            f"An adapter's name may have {_KEY_LIMIT} characters; {name[:40]!r}… has {len(name)}."
+        )
+    if legal in (BASE_ID, MAJORITY_ID):
+        raise ConfigError(
+            f"{name!r} is the name of a row of its own in every matrix; choose another."
+        )
+    return legal
+
+
+def logged_model_name(name: str) -> str:
+    """A name as MLflow's Models tab takes it: no "/", ":", ".", "%" or quotes."""
+    return re.sub(r"[/:.%\"']", "_", name)
+
+
+def legal_key(name: str) -> str:
+    """A metric, param or tag name as MLflow takes it.
+
+    Letters, digits and "_-./ " stay, all else becomes "_"; a changed name ends in a digest of the
+    first one, so that two names never become one.
+    """
+    legal = re.sub(r"[^\w\-./ ]", "_", name)
+    # MLflow refuses what isn't a plain relative path ("a//b", "../a", "a/").
+    legal = "/".join(
+        part if part.strip(".") else part.replace(".", "_") for part in legal.split("/") if part
+    )
+    if legal == name and len(legal) <= _KEY_LIMIT:
+        return legal
+    return f"{legal[: _KEY_LIMIT - 7]}-{_digest([name])[:6]}"
+
+
+def card_markdown(record: AdapterRecord) -> str:
+    """A short page about an adapter, for MLflow's description field."""
+    lines = [f"LoRA adapter of `{_plain(record.base.name)}`", ""]
+    if record.dataset is None:
+        lines.append("Training data: not known.")
+    else:
+        data = record.dataset
+        lines.append(f"Trained on **{_plain(data.name)}**, {data.n_rows:,} rows.")
+    lines += [f"> {_plain(warning)}" for warning in record.warnings]
+    lines += ["", "| setting | value |", "|---|---|"]
+    lines += [f"| {_plain(key)} | {_plain(value)[:200]} |" for key, value in record.params.items()]
+    lines += [f"| {_plain(key)} | {value:.4g} |" for key, value in record.metrics.items()]
+    return "\n".join(lines)[:_TAG_LIMIT]
+
+
+def saved_view(name: str, *, now_ms: int) -> str:
+    """A saved view of MLflow's runs table: the columns that matter, adapters only.
+
+    MLflow keeps these as experiment tags; the format is not documented, so this is best effort.
+    """
+    columns = [
+        "attributes.`Dataset`",
+        "params.`lora/r`",
+        *(
+            f"metrics.`{key}`"
+            for key in (
+                "fingerprint/n_rows",
+                "fingerprint/prompt_tokens_mean",
+                "fingerprint/response_tokens_mean",
+                "fingerprint/n_labels",
+                "fingerprint/label_entropy_normalised",
+                "fingerprint/response_ppl",
+                "fingerprint/base_score",
+                "weights/delta_norm_relative",
+                "weights/effective_rank_mean",
+            )
+        ),
+    ]
+    state = {
+        "searchFilter": f"tags.`{STATUS}` = '{READY}'",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": columns,
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "viewMaximized": True,
+        "runListHidden": False,
+    }
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    view = {"name": name, "createdAt": now_ms, "updatedAt": now_ms, "state": f"deflate;{packed}"}
+    return json.dumps(view)
+
+
+def to_plain(record: Any) -> dict[str, Any]:
+    """A record as dicts, lists, strings and finite numbers."""
+    plain: dict[str, Any] = _finite_tree(asdict(record))
+    return plain
+
+
+def adapter_from_plain(plain: Mapping[str, Any]) -> AdapterRecord:
+    """The inverse of `to_plain` for adapters."""
+    return AdapterRecord(
+        **{
+            **plain,
+            "base": BaseIdentity(**plain["base"]),
+            "dataset": _dataset(plain.get("dataset")),
+            "fingerprint": fingerprint_from_plain(plain["fingerprint"]),
+            "behaviour_vector": tuple(plain["behaviour_vector"]),
+            "warnings": tuple(plain["warnings"]),
+        }
+    )
+
+
+def task_from_plain(plain: Mapping[str, Any]) -> TaskRecord:
+    """The inverse of `to_plain` for tasks."""
+    return TaskRecord(
+        **{
+            **plain,
+            "dataset": DatasetRecord(**plain["dataset"]),
+            "labels": tuple(plain["labels"]),
+            "fingerprint": fingerprint_from_plain(plain["fingerprint"]),
+        }
+    )
+
+
+def stored_cell_from_plain(plain: Mapping[str, Any]) -> StoredCell:
+    """The inverse of `to_plain` for cells."""
+    return StoredCell(Cell(**plain["cell"]), plain["dataset_digest"], plain["measured_ms"])
+
+
+def fingerprint_from_plain(plain: Mapping[str, Any]) -> Fingerprint:
+    """The inverse of `to_plain` for fingerprints."""
+    base = plain["base"]
+    return Fingerprint(
+        **{
+            **plain,
+            "vectors": {name: tuple(vector) for name, vector in plain["vectors"].items()},
+            "histograms": {
+                name: Histogram(tuple(bins["edges"]), tuple(bins["counts"]))
+                for name, bins in plain["histograms"].items()
+            },
+            "row_sketches": tuple(plain["row_sketches"]),
+            "base": None if base is None else BaseIdentity(**base),
+            "notes": tuple(plain["notes"]),
+        }
+    )
+
+
+def _dataset(plain: Mapping[str, Any] | None) -> DatasetRecord | None:
+    return None if plain is None else DatasetRecord(**plain)
+
+
+def _base_tags(base: BaseIdentity) -> dict[str, str]:
+    return {
+        "adapt.base": base.name,
+        "adapt.base_architecture": base.architecture,
+        "adapt.base_weights": base.weights,
+    }
+
+
+def _section(name: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {legal_key(f"{name}/{key}"): value for key, value in _finite(values).items()}
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Without NaN and infinities: an unknown quantity is an absent key."""
+    return {key: float(value) for key, value in values.items() if math.isfinite(value)}
+
+
+def _finite_tree(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            str(key): _finite_tree(inner)
+            for key, inner in value.items()
+            if not (isinstance(inner, float) and not math.isfinite(inner))
+        }
+    if isinstance(value, tuple | list):
+        return [_finite_tree(inner) for inner in value]
+    # numpy scalars come along as values; their plain twins are what JSON knows.
+    return value.item() if hasattr(value, "item") else value
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()
+
+
+def _plain(text: str) -> str:
+    """Text that can't become markup inside a markdown table."""
+    return re.sub(r"[|`<>\[\]\r\n]", " ", text)
+
+
+def probe_table(probes: Sequence[Mapping[str, str]]) -> str:
+    """Probe prompts and answers as MLflow's table artifact, compared side by side across runs."""
+    columns = list(dict.fromkeys(key for row in probes for key in row))
+    return json.dumps(
+        {"columns": columns, "data": [[row.get(c) for c in columns] for row in probes]}
+    )

@@ -1,0 +1,229 @@
+"""The command line as a person meets it: what is printed, where, and with which exit code."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from adapt_lora.cli import app
+from tests.test_roads import write_rows
+
+COMMANDS = (
+    "recommend", "fingerprint", "train", "register", "evaluate", "list", "show", "pull", "push",
+    "remove", "matrix", "traits", "analyse", "bench", "ui", "doctor",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def adapt(tiny_base_dir, tmp_path_factory):
+    """Run `adapt` on a registry of two trained adapters and three measured tasks."""
+    home = tmp_path_factory.mktemp("cli")
+    environment = {
+        "ADAPT_TRACKING_URI": str(home / "registry"),
+        "ADAPT_BASE_MODEL": str(tiny_base_dir),
+        "COLUMNS": "200",
+    }
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(a) for a in arguments], env=environment)
+
+    run.home = home
+    for name, kind in (("moods", "mood"), ("choices", "choice")):
+        data = write_rows(home / f"{name}.jsonl", kind)
+        done = run("train", data, "--name", name, "--set", "learning_rate=0.02", "--json")
+        assert done.exit_code == 0, done.output
+    tasks = [write_rows(home / f"task_{k}.jsonl", k, 20) for k in ("mood", "choice")]
+    tasks.append(write_rows(home / "other.jsonl", "choice", 22))
+    done = run("evaluate", *(f"--task={task}" for task in tasks), "--json")
+    assert done.exit_code == 0, done.output
+    return run
+
+
+def parsed(done):
+    assert done.exit_code == 0, done.output
+    content = json.loads(done.stdout)
+    assert content["schema_version"] == 1
+    return content
+
+
+def test_every_command_has_help():
+    for command in COMMANDS:
+        done = CliRunner().invoke(app, [command, "--help"])
+        assert done.exit_code == 0
+        assert len(done.stdout.splitlines()) > 3
+
+
+def test_help_imports_no_heavy_library():
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom adapt_lora.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "heavy = {'torch', 'transformers', 'peft', 'mlflow', 'sklearn', 'lightgbm', 'matplotlib', "
+        "'numpy', 'pandas', 'scipy'}\nprint(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_recommend_prints_a_table_with_the_base_model_in_it(adapt):
+    target = write_rows(adapt.home / "target.jsonl", "mood", 30)
+    done = adapt("recommend", "--target", target)
+    assert done.exit_code == 0, done.output
+    assert "moods" in done.stdout
+    assert "base model" in done.stdout
+
+
+def test_recommend_json_has_the_promised_keys(adapt):
+    target = write_rows(adapt.home / "target_json.jsonl", "mood", 30)
+    content = parsed(adapt("recommend", "--target", target, "--json", "--top", "1"))
+    assert {"target", "base_model", "base", "model", "ranking", "timing_s"} <= content.keys()
+    assert content["target"]["fingerprint"]["n_rows"] == 30
+    (entry,) = content["ranking"]
+    wanted = {"rank", "adapter", "adapter_id", "predicted_gain", "interval", "interval_level"}
+    assert wanted | {"p_harm", "p_best", "reasons", "evidence", "warnings"} <= entry.keys()
+    assert {"feature", "contribution", "text"} <= entry["reasons"][0].keys()
+    assert {"name", "regime", "backtest"} <= content["model"].keys()
+
+
+def test_recommend_writes_a_page(adapt):
+    target = write_rows(adapt.home / "target_page.jsonl", "mood", 30)
+    page = adapt.home / "page.html"
+    done = adapt("recommend", "--target", target, "--report", page, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() in {"moods", "choices", "base"}
+    assert page.read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_fingerprint_prints_flat_keys_or_a_page(adapt):
+    data = adapt.home / "moods.jsonl"
+    content = parsed(adapt("fingerprint", data, "--json"))
+    assert content["n_labels"] == 2
+    assert content["response_ppl"] > 1
+    page = adapt("fingerprint", data)
+    assert page.exit_code == 0
+    assert "perplexity" in page.stdout.lower()
+
+
+def test_list_sorts_filters_and_keeps_quiet(adapt):
+    by_name = adapt("list", "--sort", "name", "--quiet")
+    assert by_name.stdout.split() == ["choices", "moods"]
+    figures = parsed(adapt("list", "--sort", "fingerprint/response_ppl", "--json"))["adapters"]
+    assert len(figures) == 2
+    assert adapt("list", "--filter", "mood", "--quiet").stdout.split() == ["moods"]
+    wrong = adapt("list", "--sort", "fingerprint/nonsense")
+    assert wrong.exit_code == 1
+    assert "no adapter has this figure" in wrong.stderr
+
+
+def test_show_tells_all_about_one_adapter(adapt):
+    content = parsed(adapt("show", "moods", "--json"))
+    assert content["recipe/name"] == "quick"
+    assert len(content["gains"]) == 3
+    assert "moods" in adapt("show", "moods").stdout
+
+
+def test_pull_gives_the_peft_files(adapt):
+    done = adapt("pull", "moods", adapt.home / "pulled")
+    assert done.exit_code == 0, done.output
+    names = {path.name for path in (adapt.home / "pulled").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= names
+
+
+def test_matrix_and_analyses_print_json_and_tables(adapt):
+    cells = parsed(adapt("matrix", "--json"))["cells"]
+    assert {cell["adapter"] for cell in cells} == {"base", "majority label", "moods", "choices"}
+    assert "moods" in adapt("matrix").stdout
+    assert adapt("analyse", "side-effects").exit_code == 0
+    parsed(adapt("analyse", "correlations", "--json"))
+    assert adapt("analyse", "horoscopes").exit_code == 2
+
+
+def test_traits_are_written_back_to_the_adapters(adapt):
+    content = parsed(adapt("traits", "--components", "2", "--json"))
+    assert len(content["names"]) == 2
+    assert set(content["scores"]) == {"base", "moods", "choices"}
+    shown = parsed(adapt("show", "moods", "--json"))
+    assert [key for key in shown if key.startswith("trait/")]
+
+
+def test_register_and_remove_go_there_and_back(adapt, tiny_adapter):
+    done = adapt("register", tiny_adapter("newcomer", seed=4), "--json")
+    assert parsed(done)["name"] == "newcomer"
+    assert "newcomer" in adapt("list", "--quiet").stdout
+    assert adapt("remove", "newcomer", "--yes").exit_code == 0
+    assert "newcomer" not in adapt("list", "--quiet").stdout
+
+
+def test_doctor_names_what_it_found(adapt):
+    checks = {c["name"]: c for c in parsed(adapt("doctor", "--json"))["checks"]}
+    assert checks["torch"]["status"] == "ok"
+    assert "moods" not in checks
+    assert "tiny/llama: 2" in checks["registry"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("recommend", "--target", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("fingerprint", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("show", "nobody"), "nobody"),
+        (("pull", "nobody", "x"), "nobody"),
+        (("register", "no-such-folder"), "no-such-folder"),
+        (("train", "nowhere.jsonl", "--name", "x"), "nowhere.jsonl"),
+        (("train", "nowhere.jsonl", "--name", "x", "--set", "speed=9"), "no setting 'speed'"),
+        (("train", "nowhere.jsonl", "--name", "x", "--set", "speed"), "expected field=value"),
+        (("recommend", "--target", "x.jsonl", "--map", "nonsense"), "nonsense"),
+        (("traits", "--scores", "nowhere.csv"), "nowhere.csv"),
+        (("bench", "--matrices", "nowhere"), "nowhere"),
+        (("doctor", "--base-model", "no-such-model"), ""),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(adapt, arguments, words):
+    done = adapt(*arguments)
+    assert done.exit_code == 1, done.output
+    assert words in done.stderr
+    assert "Traceback" not in done.output
+    assert "unexpected" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 1
+
+
+def test_wrong_usage_is_exit_code_2(adapt):
+    assert adapt("recommend").exit_code == 2
+    assert adapt("recommend", "--target", "x", "--top", "0").exit_code == 2
+    assert adapt("no-such-command").exit_code == 2
+
+
+def test_debug_shows_the_traceback(adapt, monkeypatch):
+    monkeypatch.setenv("ADAPT_DEBUG", "1")
+    done = adapt("show", "nobody")
+    assert done.exception is not None
+    assert "nobody" in str(done.exception)
+
+
+def test_options_come_from_pyproject_then_environment_then_the_command_line(
+    adapt, tmp_path, monkeypatch
+):
+    (tmp_path / "pyproject.toml").write_text('[tool.adapt.list]\nsort = "name"\nfilter = "mood"\n')
+    monkeypatch.chdir(tmp_path)
+    assert adapt("list", "--quiet").stdout.split() == ["moods"]
+    monkeypatch.setenv("ADAPT_LIST_FILTER", "choice")
+    assert adapt("list", "--quiet").stdout.split() == ["choices"]
+    assert adapt("list", "--quiet", "--filter", "mood").stdout.split() == ["moods"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[tool.adapt]\nbase-modl = 'x'\n", "no command has an option 'base-modl'"),
+        ("[tool.adapt.list]\nsorted = 'x'\n", "no option 'sorted'"),
+        ("[tool.adapt\n", "not readable as TOML"),
+    ],
+)
+def test_a_bad_configuration_names_file_and_key(adapt, tmp_path, monkeypatch, text, words):
+    (tmp_path / "pyproject.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    done = adapt("list")
+    assert done.exit_code == 1
+    assert words in done.stderr
+    assert "pyproject.toml" in done.stderr
