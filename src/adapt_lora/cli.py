@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from adapt_lora.base_model import BaseIdentity
     from adapt_lora.registry import Registry
-    from adapt_lora.registry.records import AdapterRecord, Unit
+    from adapt_lora.registry.records import AdapterRecord
     from adapt_lora.roads import Progress
 
 SCHEMA_VERSION = 1
@@ -603,23 +603,14 @@ def bench(
     quiet: QuietFlag = False,
 ) -> None:
     """Back-test every ranking method, leaving one task group out at a time."""
-    from adapt_lora.recommender.bench import BenchReport, bench_folder, bench_matrix
-    from adapt_lora.recommender.table import table_from_matrix
+    from adapt_lora.recommender.bench import bench_folder, bench_registry
 
     with _progress(hidden=as_json or quiet) as progress:
         if matrices is not None:
-            report = bench_folder(
-                matrices, seed=seed, progress=lambda name, done, total: progress(name, done, total)
-            )
+            report = bench_folder(matrices, seed=seed, progress=progress)
         else:
             registry = _registry(tracking_uri, quiet=quiet or as_json)
-            measured = registry.transfer_matrix(_identity(base_model))
-            # Points and nats are never pooled; most registries are all points.
-            unit: Unit = (
-                "points" if any(task.unit == "points" for task in measured.tasks) else "nats"
-            )
-            table = table_from_matrix(measured, unit=unit)
-            report = BenchReport({"registry": bench_matrix(table, seed=seed)})
+            report = bench_registry(registry.transfer_matrix(_identity(base_model)), seed=seed)
     content = report.to_json()
     if as_json:
         _print_json(content)

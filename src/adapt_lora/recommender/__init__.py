@@ -1,0 +1,5 @@
+"""Numbers in, ranking out: which adapter helps on an unseen task, how much, and how surely."""
+
+from adapt_lora.recommender.ranking import Recommendation, rank_adapters
+
+__all__ = ["Recommendation", "rank_adapters"]

@@ -1,0 +1,330 @@
+"""Leave-one-task-group-out back-tests; what `default` uses is chosen afresh in each fold."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from adapt_lora.recommender import metrics
+from adapt_lora.recommender.features import TrainingSet
+from adapt_lora.recommender.gains import GainModel, GainPrediction
+from adapt_lora.recommender.models import (
+    METHODS,
+    MIN_GROUPS_FOR_TREES,
+    Ranker,
+    make_ranker,
+    unit_scores,
+)
+from adapt_lora.recommender.table import Array, Query, TransferTable
+
+DEFAULT = "default"
+"""The row that stands for the choice itself."""
+
+MIN_GROUPS_TO_CHOOSE = 12
+"""Below this, free model selection loses more often than the fixed stack (docs/experiments.md, finding 6)."""
+
+MIN_CANDIDATES = 3
+"""A target with fewer measured candidates has no ranking to judge."""
+
+ALTERNATIVES = ("popularity_trimmed", "trait_regression", "stack", "lightgbm")
+"""Methods that may replace the house default where they win clearly."""
+
+_INNER_FOLDS = 5
+INNER_SEEDS = 2
+"""LightGBM models averaged per inner fit: enough to compare methods."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """The method that `default` uses on one table, and its out-of-fold scores there."""
+
+    method: str
+    """Name in METHODS."""
+    scores: Mapping[str, Array]
+    """Method → (n_sources, n_targets) z of predictions made without the column's group."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Backtest:
+    """How well each method would have ranked every measured task, had it been unseen."""
+
+    methods: Mapping[str, Mapping[str, float]]
+    """Method → metric → mean over targets; a metric without meaning there is absent."""
+    per_target: Mapping[str, Mapping[str, Array]]
+    """Method → metric → (n_targets,), NaN where a target could not be judged."""
+    scores: Mapping[str, Array]
+    """Method → (n_sources, n_targets): z of predictions made without the column's group."""
+    chosen: str
+    """What `default` used most often over the folds."""
+    chosen_by_group: Mapping[str, str]
+    """What it used when each group was held out."""
+    n_targets: int
+    """Targets that could be judged."""
+    n_groups: int
+    """Task groups among them."""
+
+
+def house_default(n_groups: int) -> str:
+    """The stack, joined by LightGBM where the data carry it (docs/experiments.md, finding 4-5)."""
+    return "mix" if n_groups >= MIN_GROUPS_FOR_TREES else "stack"
+
+
+def group_folds(groups: Sequence[str], n_folds: int | None, *, seed: int) -> list[tuple[str, ...]]:
+    """Deal the distinct groups into folds; one group each when `n_folds` is None or too many."""
+    names = list(dict.fromkeys(groups))
+    if n_folds is None or n_folds >= len(names):
+        return [(name,) for name in names]
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    return [tuple(names[i] for i in sorted(shuffled[f::n_folds])) for f in range(n_folds)]
+
+
+def out_of_fold(
+    train: TrainingSet,
+    methods: Sequence[str],
+    *,
+    n_folds: int | None = _INNER_FOLDS,
+    seed: int = 0,
+    n_seeds: int = INNER_SEEDS,
+) -> dict[str, Array]:
+    """Z of each method's predictions for every column, made without the column's group."""
+    table = train.table
+    found = {method: np.full(table.scores.shape, np.nan) for method in methods}
+    for fold_groups in group_folds(table.groups, n_folds, seed=seed):
+        fold = table.hold_out(fold_groups)
+        inner = TrainingSet(fold.table)
+        for method in methods:
+            ranker = make_ranker(method, seed=seed, n_seeds=n_seeds).fit(inner)
+            for t, query in zip(fold.held, fold.queries, strict=True):
+                found[method][:, t] = unit_scores(ranker.predict(query))
+    return found
+
+
+def choose_method(train: TrainingSet, *, seed: int = 0, n_seeds: int = INNER_SEEDS) -> Choice:
+    """Pick what `default` uses: the house default, left only for a clear win over many groups.
+
+    From 12 groups on, each alternative is compared with the house default by the mean of ρ and
+    NDCG@3 per task group over 5 inner folds; the best one that wins by more than one standard
+    error of the paired difference replaces it.
+    """
+    house = house_default(train.n_groups)
+    if train.n_groups < MIN_GROUPS_TO_CHOOSE:
+        return Choice(house, {})
+    names = tuple(dict.fromkeys((house, *ALTERNATIVES)))
+    scores = out_of_fold(train, names, seed=seed, n_seeds=n_seeds)
+    merit = {name: _merit_by_group(train.table, scores[name]) for name in names}
+    best, best_win = house, 0.0
+    for name in names:
+        difference = merit[name] - merit[house]
+        error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
+        win = float(difference.mean())
+        if win > error and win > best_win:
+            best, best_win = name, win
+    return Choice(best, scores)
+
+
+def _merit_by_group(table: TransferTable, scores: Array) -> Array:
+    """(ρ + NDCG@3)/2 per group, mean over its columns."""
+    merits: dict[str, list[float]] = {}
+    for t, group in enumerate(table.groups):
+        true = table.transfer_scores[:, t]
+        known = np.isfinite(true)
+        if known.sum() < MIN_CANDIDATES:
+            continue
+        a, b = true[known], scores[known, t]
+        merits.setdefault(group, []).append((metrics.spearman(a, b) + metrics.ndcg_at(3, a, b)) / 2)
+    return np.array([np.mean(values) for values in merits.values()])
+
+
+def backtest(
+    table: TransferTable,
+    *,
+    methods: Sequence[str] = tuple(METHODS),
+    seed: int = 0,
+    n_folds: int | None = None,
+    n_seeds: int = 8,
+    inner_seeds: int = INNER_SEEDS,
+    judge_gains: bool = True,
+) -> Backtest:
+    """Rank every task as if it were unseen, by each method and by `default`.
+
+    Args:
+        table: What was measured.
+        methods: Names in METHODS; `default` is always added.
+        seed: Of folds, random ranks, LightGBM and simulated measurements.
+        n_folds: Folds over task groups; None leaves each group out alone.
+        n_seeds: LightGBM models averaged per fit.
+        inner_seeds: The same inside the folds, where methods are compared.
+        judge_gains: Also predict gains and judge their intervals, signs and P(harm): costs an
+            inner cross-validation per fold and method.
+    """
+    names = [*methods, DEFAULT, *table.rivals]
+    judge = _Judge(table, names, seed=seed)
+    scores = {name: np.full(table.scores.shape, np.nan) for name in names}
+    chosen: dict[str, str] = {}
+    gains_known = judge_gains and bool(np.isfinite(table.gains).any())
+    for groups in group_folds(table.groups, n_folds, seed=seed):
+        fold = table.hold_out(groups)
+        train = TrainingSet(fold.table)
+        if train.n_groups == 0:
+            continue
+        choice = choose_method(train, seed=seed, n_seeds=inner_seeds)
+        chosen |= dict.fromkeys(groups, choice.method)
+        rankers = {
+            name: make_ranker(name, seed=seed, n_seeds=n_seeds).fit(train)
+            for name in dict.fromkeys((*methods, choice.method))
+        }
+        models = _gain_models(train, choice, methods, seed=seed) if gains_known else {}
+        rankers[DEFAULT] = rankers[choice.method]
+        for t, query in zip(fold.held, fold.queries, strict=True):
+            for name in names:
+                predicted = _prediction(rankers.get(name), query, name)
+                if predicted is None:
+                    continue
+                scores[name][:, t] = unit_scores(predicted)
+                judge.see(name, t, scores[name][:, t], models.get(name), fold.table)
+    per_target = judge.per_target()
+    return Backtest(
+        methods={name: _means(found) for name, found in per_target.items() if found},
+        per_target=per_target,
+        scores=scores,
+        chosen=Counter(chosen.values()).most_common(1)[0][0] if chosen else house_default(0),
+        chosen_by_group=chosen,
+        n_targets=len(judge.seen),
+        n_groups=len({table.groups[t] for t in judge.seen}),
+    )
+
+
+def _prediction(ranker: Ranker | None, query: Query, name: str) -> Array | None:
+    """A method's or a rival's prediction; None where it has nothing to look at."""
+    if ranker is not None:
+        return ranker.predict(query) if ranker.can_rank(query) else None
+    rival = query.rivals[name]
+    known = np.isfinite(rival)
+    return np.where(known, rival, rival[known].min() - 1.0) if known.any() else None
+
+
+def _gain_models(
+    train: TrainingSet, choice: Choice, methods: Sequence[str], *, seed: int
+) -> dict[str, GainModel]:
+    """Level, slope and residuals of each method, from inner folds of the training table."""
+    wanted = dict.fromkeys((*methods, choice.method))
+    missing = [name for name in wanted if name not in choice.scores]
+    scores = {**choice.scores, **out_of_fold(train, missing, seed=seed)}
+    gains, groups = train.table.gains, train.table.groups
+    models = {name: GainModel().fit(scores[name], gains, groups) for name in wanted}
+    return {**models, DEFAULT: models[choice.method]}
+
+
+class _Judge:
+    """Collects every metric per method and target."""
+
+    def __init__(self, table: TransferTable, names: Sequence[str], *, seed: int) -> None:
+        self.table = table
+        self.seed = seed
+        self.seen: set[int] = set()
+        self._found: dict[str, dict[str, Array]] = {name: {} for name in names}
+
+    def per_target(self) -> dict[str, dict[str, Array]]:
+        """Method → metric → (n_targets,)."""
+        return self._found
+
+    def see(
+        self, name: str, t: int, score: Array, model: GainModel | None, known: TransferTable
+    ) -> None:
+        """Judge one prediction; `known` is the table that it was made from."""
+        true = self.table.transfer_scores[:, t]
+        kept = np.isfinite(true)
+        if kept.sum() < MIN_CANDIDATES:
+            return
+        self.seen.add(t)
+        for metric, value in _ranking_metrics(
+            true[kept], score[kept], points=self.table.unit == "points"
+        ).items():
+            self._note(name, metric, t, value)
+        gains = self.table.gains[:, t]
+        if np.isfinite(gains[kept]).all():
+            self._judge_gains(name, t, kept, score, model, known)
+
+    def _judge_gains(
+        self,
+        name: str,
+        t: int,
+        kept: np.ndarray[tuple[int], np.dtype[np.bool_]],
+        score: Array,
+        model: GainModel | None,
+        known: TransferTable,
+    ) -> None:
+        gains, true = self.table.gains[kept, t], self.table.transfer_scores[kept, t]
+        if self.table.unit == "points":
+            rng = np.random.default_rng([self.seed, t])
+            won = metrics.verified_gain(gains, true, score[kept], rng=rng)
+            self._note(name, "_verified_gain", t, won)
+            self._note(name, "_best_gain", t, float(gains.max()))
+        if model is None or model.n_groups_ == 0:
+            return
+        predicted = model.predict(score)
+        self._note(name, "sign_accuracy", t, metrics.sign_accuracy(gains, predicted.median[kept]))
+        self._note(name, "mae", t, float(np.abs(gains - predicted.median[kept]).mean()))
+        if model.interval_level == 0.8:
+            self._judge_interval(name, t, gains, kept, predicted)
+        if predicted.p_harm is not None:
+            harmed = (gains < 0).astype(np.float64)
+            others = known.gains[np.isfinite(known.gains)]
+            climate = np.full(harmed.shape, float((others < 0).mean()))
+            self._note(name, "brier", t, metrics.brier(harmed, predicted.p_harm[kept]))
+            self._note(name, "_brier_climate", t, metrics.brier(harmed, climate))
+
+    def _judge_interval(
+        self,
+        name: str,
+        t: int,
+        gains: Array,
+        kept: np.ndarray[tuple[int], np.dtype[np.bool_]],
+        predicted: GainPrediction,
+    ) -> None:
+        if predicted.low is None or predicted.high is None:
+            return
+        low, high = predicted.low[kept], predicted.high[kept]
+        self._note(name, "coverage_80", t, metrics.coverage(gains, low, high))
+        self._note(name, "width_80", t, float((high - low).mean()))
+
+    def _note(self, name: str, metric: str, t: int, value: float) -> None:
+        blank = np.full(len(self.table.targets), np.nan)
+        self._found[name].setdefault(metric, blank)[t] = value
+
+
+def _ranking_metrics(true: Array, predicted: Array, *, points: bool) -> dict[str, float]:
+    found = {
+        "spearman_rho": metrics.spearman(true, predicted),
+        "weighted_kendall_tau": metrics.weighted_kendall(true, predicted),
+        "ndcg_at_3": metrics.ndcg_at(3, true, predicted),
+        "ndcg_taskshop": metrics.ndcg_taskshop(true, predicted),
+        "regret_at_1_spread": metrics.regret_at_spread(1, true, predicted),
+        "regret_at_3_spread": metrics.regret_at_spread(3, true, predicted),
+    }
+    if points:
+        found |= {
+            "regret_at_1": metrics.regret_at(1, true, predicted),
+            "regret_at_3": metrics.regret_at(3, true, predicted),
+            "top5_regret_taskshop": metrics.top5_regret_taskshop(true, predicted),
+        }
+    return found
+
+
+def _means(found: Mapping[str, Array]) -> dict[str, float]:
+    """Means over targets; ratios of means where a ratio per target would explode."""
+    means = {
+        metric: float(np.nanmean(values))
+        for metric, values in found.items()
+        if not metric.startswith("_") and np.isfinite(values).any()
+    }
+    if "_best_gain" in found:
+        best = float(np.nansum(found["_best_gain"]))
+        if best > 0:
+            means["verified_share"] = float(np.nansum(found["_verified_gain"])) / best
+    if "_brier_climate" in found:
+        climate = float(np.nansum(found["_brier_climate"]))
+        if climate > 0:
+            means["brier_skill"] = 1.0 - float(np.nansum(found["brier"])) / climate
+    return means

@@ -1,0 +1,270 @@
+"""From a score to a gain: level, slope, interval, P(harm), and what a measurement adds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from adapt_lora.recommender.table import Array, Mask
+
+MIN_GROUPS_FOR_INTERVAL = 3
+"""With two task groups, nothing tells an outlier from the rule."""
+
+_NOMINAL = 0.8
+_TRIM = 0.2
+_HARM_PRIOR = 2.0  # pseudo-cells at the overall harm rate, for adapters measured a few times
+_LOGIT_RIDGE = 1.0
+_NEWTON_STEPS = 25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GainPrediction:
+    """Predicted gains of every source on one target, in the table's unit."""
+
+    median: Array
+    """(n_sources,): predictive median."""
+    low: Array | None
+    """(n_sources,): lower end of the interval; None where too few groups carry one."""
+    high: Array | None
+    """(n_sources,): upper end."""
+    p_harm: Array | None
+    """(n_sources,): probability that the gain is below 0."""
+
+
+class GainModel:
+    """Gain = level + slope × score, with signed residuals by task group.
+
+    Level and slope are 20 % trimmed means over task groups; a residual compares a group's gains
+    with the level and slope of the *other* groups and a score made without it. Level means little
+    for a new target (docs/experiments.md, finding 8), which is why the residuals are wide.
+    """
+
+    def fit(self, scores: Array, gains: Array, groups: Sequence[str]) -> Self:
+        """Learn from out-of-fold scores.
+
+        Args:
+            scores: (n_sources, n_targets) z of predictions made without the column's group.
+            gains: (n_sources, n_targets) measured gains, NaN where not measured.
+            groups: Group of each column.
+        """
+        usable = np.isfinite(scores) & np.isfinite(gains)
+        columns = [t for t in range(len(groups)) if usable[:, t].sum() >= 2]
+        self.groups_ = tuple(dict.fromkeys(groups[t] for t in columns))
+        self.n_groups_ = len(self.groups_)
+        lines = np.array([_line(scores[:, t], gains[:, t], usable[:, t]) for t in columns])
+        member = np.array([groups[t] for t in columns])
+        by_group = [lines[member == group].mean(axis=0) for group in self.groups_]
+        self.lines_ = np.array(by_group).reshape(-1, 2)
+        self.level_, self.slope_ = _pooled(self.lines_)
+        self._keep_residuals(scores, gains, usable, columns, member)
+        return self
+
+    def _keep_residuals(
+        self, scores: Array, gains: Array, usable: Mask, columns: list[int], member: Array
+    ) -> None:
+        """Residuals per column, with weights under which every group counts the same."""
+        values, weights, owner = [], [], []
+        for i, t in enumerate(columns):
+            g = self.groups_.index(str(member[i]))
+            level, slope = _pooled(np.delete(self.lines_, g, axis=0))
+            keep = usable[:, t]
+            residual = gains[keep, t] - (level + slope * scores[keep, t])
+            share = 1.0 / (self.n_groups_ * (member == member[i]).sum())
+            values.append(residual)
+            weights.append(np.full(len(residual), share / len(residual)))
+            owner.append(np.full(len(residual), i))
+        self.residuals_ = np.concatenate(values) if values else np.zeros(0)
+        self.weights_ = np.concatenate(weights) if weights else np.zeros(0)
+        self.column_ = np.concatenate(owner).astype(np.intp) if owner else np.zeros(0, np.intp)
+        self._fit_harm(scores, gains, usable, columns, member)
+
+    @property
+    def interval_level(self) -> float | None:
+        """Nominal level of the interval that so many task groups can carry; None below three.
+
+        K exchangeable groups span at most (K − 1)/(K + 1); from five on the residuals carry 80 %.
+        """
+        k = self.n_groups_
+        if k < MIN_GROUPS_FOR_INTERVAL:
+            return None
+        return _NOMINAL if k >= 5 else (k - 1) / (k + 1)
+
+    @property
+    def tail(self) -> float:
+        """Share of residuals below the lower end: (1 − level)/2 × (1 − 2.5/(K + 1)).
+
+        At 80 % this is .10 − .25/(K + 1): coverage .77-.86 on public matrices (docs/experiments.md, finding 9).
+        """
+        level = self.interval_level or _NOMINAL
+        return (1 - level) / 2 * (1 - 2.5 / (self.n_groups_ + 1))
+
+    def quantile(self, q: float) -> float:
+        """Weighted quantile of the residuals: the smallest with at least q of the weight."""
+        order = np.argsort(self.residuals_)
+        reached = np.cumsum(self.weights_[order])
+        place = int(np.searchsorted(reached, q * reached[-1] - 1e-12))
+        return float(self.residuals_[order][min(place, len(order) - 1)])
+
+    def predict(self, score: Array) -> GainPrediction:
+        """Median, interval and P(harm) for z-scores of one target."""
+        point = self.level_ + self.slope_ * score
+        if self.interval_level is None:
+            return GainPrediction(point, None, None, None)
+        middle = self.quantile(0.5)
+        return GainPrediction(
+            median=point + middle,
+            low=point + self.quantile(self.tail),
+            high=point + self.quantile(1 - self.tail),
+            p_harm=(self._residual_harm(point) + self._logistic_harm(score)) / 2,
+        )
+
+    def draw(self, n_sources: int, n_draws: int, rng: np.random.Generator) -> Array:
+        """Joint residuals, (n_draws, n_sources): a task is drawn, then each source its residual.
+
+        Sources of one draw share the task's level, so they are as correlated as measured ones.
+        """
+        columns = np.unique(self.column_)
+        mass = np.array([self.weights_[self.column_ == c].sum() for c in columns])
+        picked = rng.choice(len(columns), size=n_draws, p=mass / mass.sum())
+        draws = np.empty((n_draws, n_sources))
+        for i, column in enumerate(columns):
+            rows = np.flatnonzero(picked == i)
+            pool = self.residuals_[self.column_ == column]
+            draws[rows] = pool[rng.integers(len(pool), size=(len(rows), n_sources))]
+        return draws
+
+    @property
+    def variances(self) -> tuple[float, float]:
+        """(shared by all sources of a task, each source's own): of the residuals.
+
+        The shared part is shrunken by K/(K + 3) (docs/experiments.md, finding 8).
+        """
+        mean = float(self.weights_ @ self.residuals_)
+        total = float(self.weights_ @ (self.residuals_ - mean) ** 2)
+        within = 0.0
+        for column in np.unique(self.column_):
+            mine = self.column_ == column
+            pool = self.residuals_[mine]
+            within += float(self.weights_[mine].sum()) * float(pool.var())
+        shared = max(total - within, 0.0) * self.n_groups_ / (self.n_groups_ + 3)
+        return shared, max(total - shared, 1e-12)
+
+    def _residual_harm(self, point: Array) -> Array:
+        harmed = (point[:, None] + self.residuals_[None, :]) < 0
+        probability: Array = harmed @ self.weights_
+        return probability
+
+    def _fit_harm(
+        self, scores: Array, gains: Array, usable: Mask, columns: list[int], member: Array
+    ) -> None:
+        """Ridge logistic of harm on the score and the source's harm rate on other groups."""
+        harmed = np.where(usable, gains < 0, np.nan)[:, columns]
+        self.harm_rate_ = _shrunken_rate(harmed)
+        x, y, w = [], [], []
+        for i, t in enumerate(columns):
+            keep = usable[:, t]
+            rate = _shrunken_rate(harmed[:, member != member[i]])
+            x.append(np.column_stack([scores[keep, t], _logit(rate[keep])]))
+            y.append(harmed[keep, i])
+            w.append(np.full(keep.sum(), 1.0 / (keep.sum() * (member == member[i]).sum())))
+        self.logit_ = (
+            _ridge_logistic(np.vstack(x), np.concatenate(y), np.concatenate(w)) if x else None
+        )
+
+    def _logistic_harm(self, score: Array) -> Array:
+        if self.logit_ is None:
+            return self._residual_harm(self.level_ + self.slope_ * score)
+        x = np.column_stack([np.ones(len(score)), score, _logit(self.harm_rate_)])
+        return _sigmoid(x @ self.logit_)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Update:
+    """What measurements on the target itself change."""
+
+    shift: Array
+    """(n_sources,): to be added to the predicted gain."""
+    scale: Array
+    """(n_sources,): of the residual spread, in (0, 1]."""
+    pull: Array
+    """(n_sources, n_measured): how a surprise of each measured adapter moves every source."""
+
+
+def measurement_update(
+    model: GainModel, predicted: Array, measured: Mapping[int, tuple[float, float]]
+) -> Update:
+    """Condition all gains on measured ones, each with its standard error.
+
+    Residuals of one target share a variance (its level) and have their own: the measured adapter
+    moves to a precision-weighted mean of prediction and measurement, which also corrects for
+    having been chosen as the best of several; the others follow by the shared part.
+    """
+    index = np.fromiter(measured, dtype=np.intp)
+    gain = np.array([measured[int(i)][0] for i in index])
+    error = np.array([measured[int(i)][1] for i in index])
+    shared, own = model.variances
+    cross = np.full((len(predicted), len(index)), shared)
+    cross[index, np.arange(len(index))] += own
+    pull = np.linalg.solve(cross[index] + np.diag(error**2), cross.T).T
+    variance = shared + own - (pull * cross).sum(axis=1)
+    return Update(
+        shift=pull @ (gain - predicted[index]),
+        scale=np.sqrt(np.maximum(variance, 0.0) / (shared + own)),
+        pull=pull,
+    )
+
+
+def _line(score: Array, gain: Array, usable: Mask) -> tuple[float, float]:
+    """Gain at score 0 and slope, by least squares; slope 0 where the scores are all equal."""
+    x, y = score[usable], gain[usable]
+    spread = float(((x - x.mean()) ** 2).mean())
+    slope = float(((x - x.mean()) * (y - y.mean())).mean()) / spread if spread > 1e-12 else 0.0
+    return float(y.mean() - slope * x.mean()), slope
+
+
+def _pooled(lines: Array) -> tuple[float, float]:
+    """Trimmed mean level and slope; a negative slope is none, for ranks must not turn round."""
+    if not len(lines):
+        return 0.0, 0.0
+    cut = int(_TRIM * len(lines))
+    ordered = np.sort(lines, axis=0)[cut : len(lines) - cut]
+    level, slope = ordered.mean(axis=0)
+    return float(level), max(float(slope), 0.0)
+
+
+def _shrunken_rate(harmed: Array) -> Array:
+    """Harm rate per source, pulled toward the overall rate by two pseudo-cells."""
+    known = np.isfinite(harmed)
+    n = known.sum(axis=1)
+    hits = np.where(known, harmed, 0.0).sum(axis=1)
+    overall = (hits.sum() + 0.5) / (n.sum() + 1.0)
+    rate: Array = (hits + _HARM_PRIOR * overall) / (n + _HARM_PRIOR)
+    return rate
+
+
+def _logit(p: Array) -> Array:
+    clipped = np.clip(p, 1e-3, 1 - 1e-3)
+    logit: Array = np.log(clipped / (1 - clipped))
+    return logit
+
+
+def _sigmoid(x: Array) -> Array:
+    p: Array = 1.0 / (1.0 + np.exp(-np.clip(x, -30, 30)))
+    return p
+
+
+def _ridge_logistic(x: Array, y: Array, weight: Array) -> Array:
+    """Newton steps with a ridge on all but the intercept; (intercept, coefficients)."""
+    x = np.column_stack([np.ones(len(x)), x])
+    penalty = np.diag([1e-6, *([_LOGIT_RIDGE] * (x.shape[1] - 1))])
+    beta = np.zeros(x.shape[1])
+    for _ in range(_NEWTON_STEPS):
+        p = _sigmoid(x @ beta)
+        gradient = x.T @ (weight * (p - y)) + penalty @ beta
+        curve = (x.T * (weight * np.maximum(p * (1 - p), 1e-6))) @ x + penalty
+        step = np.linalg.solve(curve, gradient)
+        beta = beta - np.clip(step, -5, 5)
+        if np.abs(step).max() < 1e-8:
+            break
+    return beta

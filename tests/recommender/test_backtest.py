@@ -1,0 +1,169 @@
+"""Nothing about a target leaks into what is said about it, by any method."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from adapt_lora.recommender.backtest import (
+    ALTERNATIVES,
+    Backtest,
+    Choice,
+    backtest,
+    choose_method,
+    group_folds,
+    house_default,
+)
+from adapt_lora.recommender.features import TrainingSet, registry_table
+from adapt_lora.recommender.models import METHODS
+from adapt_lora.recommender.table import TransferTable
+from tests.recommender.conftest import MakeMatrix, MakeTable
+
+QUICK = {"n_seeds": 1, "inner_seeds": 1}
+
+
+def full_table(make_matrix: MakeMatrix, *, n_tasks: int = 14, seed: int = 0) -> TransferTable:
+    """Enough groups that trees grow and the method is chosen; twins share a group."""
+    table = registry_table(make_matrix(9, n_tasks, seed=seed), unit="points")
+    return replace(table, groups=(*table.groups[:-1], table.groups[-2]))
+
+
+@pytest.fixture(scope="module")
+def before_and_after(make_matrix: MakeMatrix) -> tuple[list[int], Backtest, Backtest]:
+    """Back-tests by all methods of two tables that differ in the last group's scores alone."""
+    table = full_table(make_matrix)
+    held = [t for t, group in enumerate(table.groups) if group == table.groups[-1]]
+    rng = np.random.default_rng(5)
+    scores, base = table.scores.copy(), table.base_scores.copy()
+    scores[:, held] = rng.random((9, len(held)))
+    base[held] = rng.random(len(held))
+    changed = replace(table, scores=scores, base_scores=base)
+    one, two = (backtest(t, judge_gains=False, **QUICK) for t in (table, changed))
+    return held, one, two
+
+
+@pytest.mark.parametrize("method", [*METHODS, "default"])
+def test_changing_the_held_out_groups_scores_changes_no_prediction_for_it(
+    before_and_after: tuple[list[int], Backtest, Backtest], method: str
+) -> None:
+    held, one, two = before_and_after
+    assert len(held) == 2
+    np.testing.assert_array_equal(one.scores[method][:, held], two.scores[method][:, held])
+    if method not in {"random", "majority", "semantic", "perplexity"}:  # these read no scores
+        assert not np.array_equal(one.scores[method], two.scores[method])
+
+
+def test_the_method_is_chosen_without_the_held_out_group(
+    make_matrix: MakeMatrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = registry_table(make_matrix(8, 6), unit="points")
+    seen: list[set[str]] = []
+
+    def spy(train: TrainingSet, *, seed: int, n_seeds: int) -> Choice:
+        seen.append(set(train.table.groups))
+        return choose_method(train, seed=seed, n_seeds=n_seeds)
+
+    monkeypatch.setattr("adapt_lora.recommender.backtest.choose_method", spy)
+    backtest(table, methods=("popularity",), **QUICK)
+    everything = set(table.groups)
+    assert seen == [everything - {group} for group in table.group_names]
+
+
+def test_intervals_and_harm_do_not_see_the_held_out_gains_either(make_matrix: MakeMatrix) -> None:
+    table = full_table(make_matrix, n_tasks=8)
+    shifted = table.scores.copy()
+    shifted[:, -2:] += 0.001 * np.random.default_rng(0).random((9, 2))  # ranks may change, not fits
+    one = backtest(table, methods=("stack",), **QUICK)
+    two = backtest(replace(table, scores=shifted), methods=("stack",), **QUICK)
+    width = [b.per_target["stack"]["width_80"][-2:] for b in (one, two)]
+    np.testing.assert_array_equal(*width)
+
+
+@pytest.mark.parametrize("method", ["nearest_task", "stack", "trait_regression", "popularity"])
+def test_a_planted_twin_in_the_same_group_does_not_help(make_table: MakeTable, method: str) -> None:
+    """All else is noise: whoever looks at the twin, or at the column itself, ranks perfectly."""
+    rng = np.random.default_rng(0)
+    half = rng.standard_normal((12, 11))
+    scores = np.hstack([half, half])  # column t and t + 11 are twins of one group
+    groups = tuple(f"g{t % 11}" for t in range(22))
+    similarity = np.full((22, 22), 0.1)
+    for t in range(22):
+        similarity[t, t] = similarity[t, (t + 11) % 22] = 1.0
+    honest = make_table(scores, groups=groups, similarity=similarity)
+    leaking = make_table(scores, groups=tuple(f"g{t}" for t in range(22)), similarity=similarity)
+    found = backtest(honest, methods=(method,), judge_gains=False, n_folds=11, **QUICK)
+    assert abs(found.methods[method]["spearman_rho"]) < 0.25
+    if method != "popularity":
+        leak = backtest(leaking, methods=(method,), judge_gains=False, n_folds=11, **QUICK)
+        assert leak.methods[method]["spearman_rho"] > 0.3  # the plant would have been found
+
+
+def test_pure_noise_gives_no_correlation_by_any_method(make_table: MakeTable) -> None:
+    rng = np.random.default_rng(1)
+    vectors = rng.standard_normal((24, 6))
+    table = make_table(
+        rng.random((24, 24)),
+        base=0.5,
+        similarity=vectors @ vectors.T,
+        pair_features={"similarity": rng.random((24, 24)), "size": rng.random((24, 24))},
+        source_features={"perplexity": rng.random(24)},
+    )
+    found = backtest(table, judge_gains=False, n_folds=6, **QUICK)
+    # 24 columns of 24: the standard error of a mean ρ is about .04.
+    rhos = {name: row["spearman_rho"] for name, row in found.methods.items()}
+    assert set(rhos) == {*METHODS, "default"}
+    assert max(abs(rho) for rho in rhos.values()) < 0.15, rhos
+
+
+def test_real_structure_is_found_and_beats_the_null(make_matrix: MakeMatrix) -> None:
+    table = registry_table(make_matrix(12, 12), unit="points")
+    found = backtest(table, **QUICK).methods
+    assert found["majority"]["spearman_rho"] == 0.0
+    assert found["default"]["spearman_rho"] > found["popularity_trimmed"]["spearman_rho"] > 0.4
+    assert found["default"]["regret_at_1_spread"] < found["majority"]["regret_at_1_spread"]
+    assert found["default"]["brier_skill"] > 0.1
+    assert 0.6 < found["default"]["coverage_80"] < 1.0
+
+
+def test_the_house_default_stays_below_twelve_groups(make_matrix: MakeMatrix) -> None:
+    train = TrainingSet(registry_table(make_matrix(8, 11), unit="points"))
+    assert choose_method(train).method == house_default(11) == "mix"
+    assert house_default(9) == "stack"
+
+
+def test_a_clear_winner_replaces_the_house_default(make_table: MakeTable) -> None:
+    """Two kinds of tasks want different adapters, which the half of mix that is linear blurs."""
+    rng = np.random.default_rng(0)
+    skill = rng.standard_normal((10, 2))
+    kind = np.arange(18) % 2
+    scores = skill[:, kind] + 0.1 * rng.standard_normal((10, 18))
+    alike = (kind[:, None] == kind[None, :]) * 1.0
+    choice = choose_method(TrainingSet(make_table(scores, similarity=alike)), n_seeds=1)
+    assert set(choice.scores) == {"mix", *ALTERNATIVES}
+    assert choice.method in ALTERNATIVES
+
+
+def test_folds_share_out_whole_groups_and_repeat_themselves() -> None:
+    groups = ["a", "b", "a", "c", "d", "e"]
+    folds = group_folds(groups, 2, seed=3)
+    assert sorted(name for fold in folds for name in fold) == ["a", "b", "c", "d", "e"]
+    assert folds == group_folds(groups, 2, seed=3)
+    assert group_folds(groups, None, seed=0) == [("a",), ("b",), ("c",), ("d",), ("e",)]
+
+
+def test_rivals_are_judged_but_never_learned_from(make_table: MakeTable) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.random((8, 6))
+    plain = make_table(scores)
+    beside = replace(plain, rivals={"oracle": scores})
+    one = backtest(plain, judge_gains=False, **QUICK).methods
+    two = backtest(beside, judge_gains=False, **QUICK).methods
+    assert two["oracle"]["spearman_rho"] == pytest.approx(1.0)
+    assert {name: two[name] for name in one} == one
+
+
+def test_methods_without_their_ingredients_are_absent(make_table: MakeTable) -> None:
+    table = make_table(np.random.default_rng(0).random((6, 5)))
+    found = backtest(table, **QUICK).methods
+    assert not {"semantic", "perplexity", "nearest_task", "lightgbm"} & set(found)
+    assert {"popularity_trimmed", "stack", "mix", "default"} <= set(found)

@@ -1,0 +1,90 @@
+"""From scores to gains: levels, quantiles, odds, and what a measurement adds."""
+
+import numpy as np
+import pytest
+
+from adapt_lora.recommender.gains import GainModel, measurement_update
+
+
+def shelf(n_groups: int = 10, n_sources: int = 20, *, seed: int = 0) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(seed)
+    scores = rng.standard_normal((n_sources, n_groups))
+    level = 0.05 * rng.standard_normal(n_groups)
+    gains = 0.02 + 0.1 * scores + level + 0.03 * rng.standard_normal(scores.shape)
+    return scores, gains
+
+
+def fitted(n_groups: int = 10, **more: int) -> GainModel:
+    scores, gains = shelf(n_groups, **more)
+    return GainModel().fit(scores, gains, [f"g{t}" for t in range(n_groups)])
+
+
+def test_level_and_slope_are_found() -> None:
+    model = fitted(40)
+    assert model.slope_ == pytest.approx(0.1, abs=0.01)
+    assert model.level_ == pytest.approx(0.02, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("n_groups", "level"), [(2, None), (3, 0.5), (4, 0.6), (5, 0.8), (30, 0.8)]
+)
+def test_the_level_is_what_the_number_of_groups_can_carry(
+    n_groups: int, level: float | None
+) -> None:
+    assert fitted(n_groups).interval_level == level
+
+
+def test_the_tail_at_eighty_per_cent_is_the_published_one() -> None:
+    assert fitted(9).tail == pytest.approx(0.10 - 0.25 / 10)
+
+
+def test_intervals_cover_new_targets_about_as_often_as_they_say() -> None:
+    inside = []
+    for seed in range(30):
+        scores, gains = shelf(13, seed=seed)
+        model = GainModel().fit(scores[:, :12], gains[:, :12], [f"g{t}" for t in range(12)])
+        predicted = model.predict(scores[:, 12])
+        assert predicted.low is not None
+        assert predicted.high is not None
+        assert (predicted.low <= predicted.median).all()
+        assert (predicted.median <= predicted.high).all()
+        hit = (gains[:, 12] >= predicted.low) & (gains[:, 12] <= predicted.high)
+        inside.append(hit.mean())
+    assert 0.7 < np.mean(inside) < 0.92
+
+
+def test_every_group_weighs_the_same_however_many_columns_it_has() -> None:
+    scores, gains = shelf(6)
+    groups = ["a", "a", "a", "b", "c", "d"]
+    model = GainModel().fit(scores, gains, groups)
+    for group in "abcd":
+        mine = [i for i, name in enumerate(groups) if name == group]
+        weight = sum(model.weights_[model.column_ == i].sum() for i in mine)
+        assert weight == pytest.approx(0.25)
+
+
+def test_harm_is_likelier_at_the_bottom() -> None:
+    model = fitted(12)
+    predicted = model.predict(np.linspace(-2, 2, 20))
+    assert predicted.p_harm is not None
+    assert predicted.p_harm[0] > 0.8
+    assert predicted.p_harm[-1] < 0.2
+
+
+def test_an_exact_measurement_is_believed_and_a_vague_one_ignored() -> None:
+    model = fitted(12)
+    predicted = model.predict(np.zeros(20)).median
+    exact = measurement_update(model, predicted, {3: (0.5, 1e-9)})
+    assert predicted[3] + exact.shift[3] == pytest.approx(0.5)
+    assert exact.scale[3] == pytest.approx(0.0, abs=1e-4)
+    vague = measurement_update(model, predicted, {3: (0.5, 100.0)})
+    np.testing.assert_allclose(vague.shift, 0.0, atol=1e-4)
+
+
+def test_others_follow_a_measurement_by_the_shared_part() -> None:
+    model = fitted(30)
+    shared, own = model.variances
+    predicted = model.predict(np.zeros(20)).median
+    update = measurement_update(model, predicted, {0: (float(predicted[0]) + 0.1, 0.0)})
+    assert update.shift[1] == pytest.approx(0.1 * shared / (shared + own))
+    assert update.shift[1] == pytest.approx(update.shift[19])
