@@ -22,7 +22,7 @@ DEFAULT = "default"
 """The row that stands for the choice itself."""
 
 MIN_GROUPS_TO_CHOOSE = 12
-"""Below this, free model selection loses more often than the fixed stack (docs/experiments.md, finding 6)."""
+"""Below this, free choice loses more often than the fixed stack (docs/experiments.md, 6)."""
 
 MIN_CANDIDATES = 3
 """A target with fewer measured candidates has no ranking to judge."""
@@ -66,7 +66,7 @@ class Backtest:
 
 
 def house_default(n_groups: int) -> str:
-    """The stack, joined by LightGBM where the data carry it (docs/experiments.md, finding 4-5)."""
+    """The stack, joined by LightGBM where the data carry it (docs/experiments.md, 4-5)."""
     return "mix" if n_groups >= MIN_GROUPS_FOR_TREES else "stack"
 
 

@@ -34,7 +34,7 @@ TARGET_NAME = "(target)"
 """Name of the column that stands for the unseen target in a table made for it."""
 
 TRIM = 0.2
-"""Share of a source's z-scores cut from each end before averaging (docs/experiments.md, finding 1)."""
+"""Share of a source's z-scores cut from each end before averaging (experiments.md, finding 1)."""
 
 _MAX_WEIGHT_RATIO = 20.0  # one near-twin must not be the only neighbour that counts
 _Z_CLIP = 2.0  # one runaway cell must not carry a neighbour's whole column
@@ -61,7 +61,7 @@ class Feature:
     """More of it is never held against an adapter; False: the data say which way it works."""
 
 
-_S = "docs/experiments.md, findings 1-4"
+_S = "experiments.md, findings 1-4"
 _KRISHNA_LENGTH = "Krishna et al. 2025, §5.3"
 _KRISHNA_LABELS = "Krishna et al. 2025, §5.4"
 _HARADA = "Harada et al. 2025, RQ2"
@@ -81,7 +81,7 @@ FEATURES: Mapping[str, Feature] = {
             "similarity",
             "pair",
             "given similarity, else mean cosine of the embeddings, centred over the known tasks",
-            "Poth et al. 2021, arXiv:2104.08247; docs/experiments.md, finding 2",
+            "Poth et al. 2021, arXiv:2104.08247; experiments.md, finding 2",
             "its training data resembles the target",
             "its training data is unlike the target",
         ),
@@ -90,7 +90,7 @@ FEATURES: Mapping[str, Feature] = {
             "pair",
             "neighbour-weighted minus plain mean z; weights exp(z of task similarity), at most "
             "20 × the median, z clipped to ±2",
-            "docs/experiments.md, finding 3",
+            "experiments.md, finding 3",
             "it does better on the tasks nearest to the target than elsewhere",
             "it does worse on the tasks nearest to the target than elsewhere",
         ),

@@ -37,7 +37,7 @@ class GainModel:
 
     Level and slope are 20 % trimmed means over task groups; a residual compares a group's gains
     with the level and slope of the *other* groups and a score made without it. Level means little
-    for a new target (docs/experiments.md, finding 8), which is why the residuals are wide.
+    for a new target (docs/experiments.md, 8), which is why the residuals are wide.
     """
 
     def fit(self, scores: Array, gains: Array, groups: Sequence[str]) -> Self:
@@ -94,7 +94,8 @@ class GainModel:
     def tail(self) -> float:
         """Share of residuals below the lower end: (1 − level)/2 × (1 − 2.5/(K + 1)).
 
-        At 80 % this is .10 − .25/(K + 1): coverage .77-.86 on public matrices (docs/experiments.md, finding 9).
+        At 80 % this is .10 − .25/(K + 1): coverage .77-.86 on public
+        matrices (docs/experiments.md, 9).
         """
         level = self.interval_level or _NOMINAL
         return (1 - level) / 2 * (1 - 2.5 / (self.n_groups_ + 1))
@@ -138,7 +139,7 @@ class GainModel:
     def variances(self) -> tuple[float, float]:
         """(shared by all sources of a task, each source's own): of the residuals.
 
-        The shared part is shrunken by K/(K + 3) (docs/experiments.md, finding 8).
+        The shared part is shrunken by K/(K + 3) (docs/experiments.md, 8).
         """
         mean = float(self.weights_ @ self.residuals_)
         total = float(self.weights_ @ (self.residuals_ - mean) ** 2)

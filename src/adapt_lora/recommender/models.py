@@ -25,10 +25,10 @@ from adapt_lora.recommender.table import Array, Query
 from adapt_lora.recommender.traits import impute, principal_components
 
 STACK_PRIOR: Mapping[str, float] = {"popularity": 0.4, "similarity": 0.15, "neighbours": 0.1}
-"""Weights that the stack starts from (docs/experiments.md, finding 4); all other features start from 0."""
+"""Weights that the stack starts from (docs/experiments.md, 4); all other features start from 0."""
 
 MIN_GROUPS_FOR_TREES = 10
-"""Below this many task groups LightGBM learns the tasks by heart (docs/experiments.md, finding 5)."""
+"""Below this many task groups LightGBM learns the tasks by heart (docs/experiments.md, 5)."""
 
 _MANY_GROUPS, _MANY_CELLS = 20, 1_000
 
@@ -305,7 +305,8 @@ class StackRanker(Ranker):
 class BoostRanker(Ranker):
     """LightGBM on the stack's features, averaged over seeds.
 
-    80 trees of 4 leaves; 200 of 16 from 1,000 cells and 20 task groups on (docs/experiments.md, finding 5).
+    80 trees of 4 leaves; 200 of 16 from 1,000 cells and 20 task groups on (finding 5 of
+    docs/experiments.md).
     """
 
     def __init__(self, n_seeds: int = 8, random_state: int = 0) -> None:
