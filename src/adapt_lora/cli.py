@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
 import tomllib
 import webbrowser
@@ -642,9 +643,13 @@ def ui(
         webbrowser.open(page.link)
     if page.process is not None:
         _say("The server runs until you press Ctrl-C.")
+        # A plain kill must take the server along, too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
             page.process.wait()
         except KeyboardInterrupt:
+            pass
+        finally:
             page.process.terminate()
             page.process.wait()
 

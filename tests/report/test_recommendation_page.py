@@ -52,3 +52,12 @@ def test_every_strip_stays_within_its_width(recommendation, gains):
     ]
     assert places
     assert all(0 <= place <= 180 for place in places)
+
+
+def test_a_ranking_without_gains_or_intervals_is_still_a_page():
+    entry = {"rank": 1, "adapter": "first", "reasons": [{"text": "registered first"}]}
+    page = recommendation_html(
+        {"ranking": [entry], "base": {"recommended": False}, "warnings": ["too little is measured"]}
+    )
+    assert "first comes first, but too little is measured to say more" in page
+    assert "No back-test was possible" in page

@@ -163,3 +163,13 @@ def shown(renderable: RenderableType, *, colour: bool = False) -> str:
     with console.capture() as capture:
         console.print(renderable)
     return capture.get()
+
+
+def test_a_ranking_without_gains_or_intervals_shows_gaps():
+    entry = {"rank": 1, "adapter": "first", "reasons": [{"text": "registered first"}]}
+    only_gain = {**entry, "rank": 2, "adapter": "second", "predicted_gain": 0.031}
+    content = {"ranking": [entry, only_gain], "base": {"recommended": False}}
+    text = shown(recommendation_table(content))
+    assert "first" in text
+    assert "+3.1" in text
+    assert "·" in text

@@ -26,8 +26,8 @@ def recommendation_html(recommendation: Mapping[str, Any]) -> str:
     target = recommendation.get("target", {})
     model = recommendation.get("model", {})
     ranking: Sequence[Mapping[str, Any]] = recommendation.get("ranking", ())
-    spans = [_span(entry) for entry in ranking]
-    bars = interval_bars(spans, unit)
+    spans = [_span(entry) for entry in ranking if "predicted_gain" in entry]
+    bars = iter(interval_bars(spans, unit))
     levels = {entry["interval_level"] for entry in ranking if "interval_level" in entry}
     return page(
         "recommendation.html",
@@ -37,7 +37,10 @@ def recommendation_html(recommendation: Mapping[str, Any]) -> str:
         unit=UNIT_WORDS[unit],
         key_facts=_key_facts(recommendation, unit),
         warnings=list(recommendation.get("warnings", ())),
-        rows=[_row(entry, bar, unit) for entry, bar in zip(ranking, bars, strict=True)],
+        rows=[
+            _row(entry, next(bars) if "predicted_gain" in entry else None, unit)
+            for entry in ranking
+        ],
         interval_head=f"{share_text(levels.pop())} interval" if len(levels) == 1 else "interval",
         verified=any("measured" in entry for entry in ranking),
         model=one_line(str(model.get("name", "unknown"))),
@@ -50,9 +53,12 @@ def recommendation_html(recommendation: Mapping[str, Any]) -> str:
 
 
 def _span(entry: Mapping[str, Any]) -> GainSpan:
-    low, high = entry["interval"]
     measured = entry.get("measured")
-    return GainSpan(entry["predicted_gain"], (low, high), measured["gain"] if measured else None)
+    return GainSpan(
+        entry["predicted_gain"],
+        tuple(entry["interval"]) if "interval" in entry else None,
+        measured["gain"] if measured else None,
+    )
 
 
 def _headline(recommendation: Mapping[str, Any], unit: Unit) -> str:
@@ -63,7 +69,9 @@ def _headline(recommendation: Mapping[str, Any], unit: Unit) -> str:
         return "No adapter could be ranked"
     first = ranking[0]
     # What was measured on the target itself outranks what was predicted for it.
-    gain = first.get("measured", {}).get("gain", first["predicted_gain"])
+    gain = first.get("measured", {}).get("gain", first.get("predicted_gain"))
+    if gain is None:
+        return f"{one_line(first['adapter'])} comes first, but too little is measured to say more"
     said = "measured" if "measured" in first else "predicted"
     return f"{one_line(first['adapter'])}: {gain_text(gain, unit)} {UNIT_WORDS[unit]} {said}"
 
@@ -86,16 +94,16 @@ def _key_facts(recommendation: Mapping[str, Any], unit: Unit) -> list[tuple[str,
     return facts
 
 
-def _row(entry: Mapping[str, Any], bar: IntervalBar, unit: Unit) -> dict[str, Any]:
+def _row(entry: Mapping[str, Any], bar: IntervalBar | None, unit: Unit) -> dict[str, Any]:
     measured = entry.get("measured")
     return {
         "rank": entry["rank"],
         "adapter": one_line(entry["adapter"]),
         "adapter_id": entry.get("adapter_id", ""),
-        "gain": gain_text(entry["predicted_gain"], unit),
+        "gain": gain_text(entry["predicted_gain"], unit) if bar else "",
         "bar": bar,
-        "p_harm": share_text(entry["p_harm"]),
-        "p_best": share_text(entry["p_best"]),
+        "p_harm": share_text(entry["p_harm"]) if "p_harm" in entry else "",
+        "p_best": share_text(entry["p_best"]) if "p_best" in entry else "",
         "measured": _measured_words(measured, unit) if measured else "",
         "reasons": [one_line(reason["text"]) for reason in entry.get("reasons", ())],
         "evidence": [_evidence_words(item, unit) for item in entry.get("evidence", ())],

@@ -230,15 +230,13 @@ def side_effects_table(result: Mapping[str, Any]) -> RenderableType:
 def _ranking_row(
     entry: Mapping[str, Any], unit: Unit, *, verified: bool
 ) -> list[RenderableType | None]:
-    low, high = entry["interval"]
-    gain, p_harm = entry["predicted_gain"], entry["p_harm"]
+    p_harm = entry.get("p_harm")
     row: list[RenderableType | None] = [
         str(entry["rank"]),
         _name(entry["adapter"]),
-        Text(gain_text(gain, unit), style=_gain_style(gain, sure=low > 0 or high < 0)),
-        f"{gain_text(low, unit)} to {gain_text(high, unit)}",
-        Text(share_text(p_harm), style=_HARMS if p_harm >= 0.5 else ""),
-        share_text(entry["p_best"]),
+        *_predicted(entry, unit),
+        Text(_share_or_gap(p_harm), style=_HARMS if (p_harm or 0.0) >= 0.5 else ""),
+        _share_or_gap(entry.get("p_best")),
     ]
     if verified:
         measured = entry.get("measured")
@@ -250,8 +248,26 @@ def _ranking_row(
     return row
 
 
+def _predicted(entry: Mapping[str, Any], unit: Unit) -> tuple[Text, Text]:
+    """Gain and interval; gaps where too few tasks are measured to know them."""
+    low, high = entry.get("interval", (None, None))
+    if "predicted_gain" not in entry:
+        return Text(GAP, style=_QUIET), Text(GAP, style=_QUIET)
+    gain = entry["predicted_gain"]
+    if low is None or high is None:
+        style = _gain_style(gain, sure=False)
+        return Text(gain_text(gain, unit), style=style), Text(GAP, style=_QUIET)
+    style = _gain_style(gain, sure=low > 0 or high < 0)
+    span = f"{gain_text(low, unit)} to {gain_text(high, unit)}"
+    return Text(gain_text(gain, unit), style=style), Text(span)
+
+
+def _share_or_gap(share: float | None) -> str:
+    return GAP if share is None else share_text(share)
+
+
 def _base_row(base: Mapping[str, Any], unit: Unit, *, verified: bool) -> list[RenderableType]:
-    best = share_text(base["p_best"]) if "p_best" in base else GAP
+    best = _share_or_gap(base.get("p_best"))
     why = "the best choice: no adapter is likely to help" if base.get("recommended") else ""
     if "score" in base:
         error = f" ± {score_text(base['se'], unit)}" if "se" in base else ""
