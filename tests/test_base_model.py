@@ -165,3 +165,50 @@ def test_dtype_auto_is_one_of_the_two_and_a_wrong_name_is_an_error():
     assert pick_dtype("float16") is torch.float16
     with pytest.raises(BaseModelError, match="dtype 'int3' is unknown"):
         pick_dtype("int3")
+
+
+@pytest.mark.parametrize(
+    ("attention_bias", "changes"),
+    [
+        # PEFT loads trained biases over the base's own
+        (True, {"bias": "all", "target_modules": ["q_proj"]}),
+        (True, {"lora_bias": True, "target_modules": ["q_proj"]}),
+        # the head shares its matrix with the embeddings
+        (False, {"target_modules": ["lm_head"]}),
+        (False, {"target_modules": ["embed_tokens"]}),
+        (False, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+        (False, {"target_modules": ["q_proj", "v_proj"], "use_dora": True}),
+    ],
+    ids=["bias", "lora_bias", "tied head", "embeddings", "saved head", "dora"],
+)
+def test_odd_adapters_score_as_peft_does_and_leave_no_bit_behind(
+    tiny_base_dir, tmp_path, attention_bias, changes
+):
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    config = AutoModelForCausalLM.from_pretrained(tiny_base_dir).config
+    config.attention_bias = attention_bias
+    home, folder = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(tiny_base_dir, home)
+    LlamaForCausalLM(config).save_pretrained(home)
+    adapter = LoraConfig(r=2, lora_alpha=4, task_type="CAUSAL_LM", **changes)
+    trained = get_peft_model(AutoModelForCausalLM.from_pretrained(home), adapter)
+    for parameter in trained.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    trained.save_pretrained(folder)
+    base = load_base_model(home, dtype="float32", device="cpu")
+    ids = torch.tensor([base.tokenizer("the film was good")["input_ids"]])
+    with torch.inference_mode():
+        bare = base.model(ids).logits
+        with base.adapted(folder):
+            ours = base.model(ids).logits
+        after = base.model(ids).logits
+        rival = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(home), folder)
+        theirs = rival.eval()(ids).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(ours, bare, atol=1e-2)
+    assert torch.equal(bare, after)
+    assert base.model.lm_head.weight is base.model.model.embed_tokens.weight

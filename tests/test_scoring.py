@@ -116,3 +116,13 @@ def test_without_a_chat_template_the_plain_template_is_used(tiny_base_dir, tmp_p
     assert base.template == "plain"
     assert base.tokenizer.decode(row.prompt_ids) == "good\n"
     assert base.tokenizer.decode(row.response_ids) == "bad<|im_end|>"
+
+
+def test_generation_is_greedy_whatever_the_models_own_settings_say(tiny_base):
+    plain = generate(tiny_base, PROMPTS[:2], max_new_tokens=8)
+    settings = tiny_base.model.generation_config
+    tiny_base.model.generation_config = type(settings)(repetition_penalty=1.8, eos_token_id=2)
+    try:
+        assert generate(tiny_base, PROMPTS[:2], max_new_tokens=8) == plain
+    finally:
+        tiny_base.model.generation_config = settings

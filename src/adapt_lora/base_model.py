@@ -165,23 +165,24 @@ class BaseModel:
             )
         modules = dict(self.model.named_modules())
         children = _child_table(self.model)
-        saved: dict[str, torch.Tensor] = {}
+        parameters = [(module, dict(module._parameters)) for module in modules.values()]
         try:
-            self._merge(Path(adapter_dir), modules, saved)
+            self._merge(Path(adapter_dir), modules)
             self.adapter_digest = _adapter_key(Path(adapter_dir))
             yield self
         finally:
-            self._restore(modules, children, saved)
+            self._restore(children, parameters)
             self.adapter_digest = None
 
-    def _merge(
-        self, folder: Path, modules: dict[str, Any], saved: dict[str, "torch.Tensor"]
-    ) -> None:
+    def _merge(self, folder: Path, modules: dict[str, Any]) -> None:
         import warnings
 
         from peft import PeftConfig, PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
 
+        # PEFT may load trained biases over the base's own.
+        for module in modules.values():
+            _swap_in_copy(module, "bias")
         try:
             config = PeftConfig.from_pretrained(str(folder))
             config.inference_mode = True
@@ -191,42 +192,48 @@ class BaseModel:
                 loaded = wrapped.load_adapter(
                     str(folder), "default", low_cpu_mem_usage=True, torch_device=self.device
                 )
-        except AdapterError:
-            raise
         # PEFT raises KeyError, RuntimeError, ValueError, OSError and safetensors' own error here.
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise AdapterError(
                 f"{folder}: PEFT can't put this adapter on {self.identity.name}: {reason[:300]}"
             ) from error
-        stray = [*loaded.missing_keys, *loaded.unexpected_keys]
-        stray = [key for key in stray if "lora_" in key or key in loaded.unexpected_keys]
+        stray = [key for key in loaded.missing_keys if "lora_" in key] + loaded.unexpected_keys
         if stray:
             raise AdapterError(
                 f"{folder}: {len(stray)} tensor names do not fit {self.identity.name} "
                 f"(first: {stray[0]}); the adapter was made for another model."
             )
+        # The update goes into copies: the base's own tensors are never written, and a head that
+        # shares its matrix with the embeddings does not drag them along.
         for name, module in modules.items():
-            weight = getattr(module, "weight", None)
-            if _is_wrapped(self.model, name, BaseTunerLayer) and weight is not None:
-                saved[name] = weight.detach().clone()
+            if _is_wrapped(self.model, name, BaseTunerLayer):
+                _swap_in_copy(module, "weight")
         wrapped.eval()
         wrapped.merge_adapter()
 
     def _restore(
         self,
-        modules: dict[str, Any],
         children: Sequence[tuple[Any, str, Any]],
-        saved: dict[str, "torch.Tensor"],
+        parameters: Sequence[tuple[Any, dict[str, Any]]],
     ) -> None:
         for parent, name, child in children:
             parent._modules[name] = child
-        for name, weight in saved.items():
-            modules[name].weight.data.copy_(weight)
+        for module, own in parameters:
+            module._parameters.update(own)
         for attribute in ("peft_config", "active_adapter"):
             if attribute in self.model.__dict__:
                 delattr(self.model, attribute)
         self.model.requires_grad_(False)
+
+
+def _swap_in_copy(module: Any, name: str) -> None:
+    import torch
+
+    value = module._parameters.get(name)
+    if value is not None:
+        copy = torch.nn.Parameter(value.detach().clone(), requires_grad=False)
+        module._parameters[name] = copy
 
 
 def load_base_model(
@@ -376,8 +383,15 @@ def _wheel_file(wheel: ModelWheel) -> Path | None:
 
 def _hub_snapshot(name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(name, "config.json")
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except HFValidationError as error:
+        raise BaseModelError(
+            f"{name}: not a Hub id of the form org/name ({str(error).splitlines()[0][:150]}), and "
+            "no such file or folder."
+        ) from error
     if not isinstance(found, str):
         return None
     folder = Path(found).parent

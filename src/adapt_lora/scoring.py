@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
+from transformers import GenerationConfig
 
 from adapt_lora.base_model import BaseModel
 from adapt_lora.errors import ScoringError
@@ -456,19 +457,23 @@ def _generate_batch(
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     stops = {base.tokenizer.eos_token_id, *_template_ids(base)[2][:1]} - {None}
-    with torch.inference_mode():
-        out = base.model.generate(
-            ids.to(base.model.device),
-            attention_mask=mask.to(base.model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            eos_token_id=sorted(int(stop) for stop in stops),
-            pad_token_id=pad,
-        )
+    # The model's own settings may hold penalties that no protocol mentions, and `generate` fills
+    # what a given config leaves open from them: so ours stands in their place.
+    greedy = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=sorted(int(stop) for stop in stops),
+        pad_token_id=pad,
+    )
+    own, base.model.generation_config = base.model.generation_config, greedy
+    try:
+        with torch.inference_mode():
+            out = base.model.generate(
+                ids.to(base.model.device), attention_mask=mask.to(base.model.device)
+            )
+    finally:
+        base.model.generation_config = own
     texts = base.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
     return [str(text).strip() for text in texts]
 
