@@ -852,3 +852,40 @@ def test_mydata_is_a_balanced_labelled_target():
     dataset = read_dataset(EXAMPLES / "mydata.jsonl")
     assert dataset.labels == ("negative", "positive")
     assert sum(row.label == "positive" for row in dataset.rows) == len(dataset.rows) / 2 == 100
+
+
+def test_a_label_that_stands_for_one_response_takes_its_name(tmp_path):
+    path = tmp_path / "coded.jsonl"
+    said = {0: "negative", 1: "positive"}
+    rows = [{"prompt": f"text {i}", "response": said[i % 2], "label": i % 2} for i in range(12)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = read_dataset(path)
+    assert dataset.labels == ("negative", "positive")
+    assert {row.label for row in dataset.rows} == {"negative", "positive"}
+    assert "each label stands for one response" in dataset.describe()
+
+
+def test_labels_that_do_not_match_responses_one_to_one_stay_as_they_are(tmp_path):
+    path = tmp_path / "reasons.jsonl"
+    rows = [{"prompt": f"text {i}", "response": f"because {i}", "label": i % 2} for i in range(12)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_dataset(path).labels == ("0", "1")
+
+
+def test_sentences_in_a_label_field_are_no_labels(tmp_path):
+    path = tmp_path / "letters.jsonl"
+    rows = [{"prompt": f"letter {i}", "label": f"Dear Mr Smith {i}, your bill"} for i in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = read_dataset(path)
+    assert dataset.labels == ()
+    assert "free text, not labels" in dataset.describe()
+
+
+def test_a_stray_quotation_mark_does_not_swallow_the_rest_of_a_csv(tmp_path):
+    path = tmp_path / "stray.csv"
+    lines = [f"row {i} is fine,{'pos' if i % 2 else 'neg'}" for i in range(1000)]
+    lines[2] = '"row 2 opens a quote,pos'
+    path.write_text("text,label\n" + "\n".join(lines) + "\n")
+    dataset = read_dataset(path)
+    assert len(dataset.rows) == 1000
+    assert dataset.rows[2].prompt == '"row 2 opens a quote'

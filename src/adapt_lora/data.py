@@ -110,8 +110,10 @@ _EVIDENCE_MAX_LABELS = 50
 _EVIDENCE_MAX_NUMBERS = 10
 _EVIDENCE_MAX_CHARS = 60
 _EVIDENCE_MAX_DISTINCT_SHARE = 0.2
-# A label field with more values than this, most of them on one row only, holds free text.
-_MAX_LABELS = 100
+# A label field with more values than this, most of them on one row only, holds free text; so does
+# one with a value longer than this.
+_FEW_LABELS = 20
+_MAX_LABEL_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -631,10 +633,13 @@ def _read_delimited(text: str, suffix: str) -> _Table:
     limit = csv.field_size_limit(sys.maxsize)
     try:
         table = _delimited_table(text, delimiter, quoting=csv.QUOTE_MINIMAL)
-        if delimiter == "\t" and table.skipped:
+        if table.skipped:
             # Many TSV files know no quoting: there a quotation mark is a character like any other.
+            # Elsewhere a stray one shows by the lines that it swallows, up to the next mark.
             plain = _delimited_table(text, delimiter, quoting=csv.QUOTE_NONE)
-            table = min(plain, table, key=lambda candidate: len(candidate.skipped))
+            swallowed = plain.n_read > table.n_read
+            if swallowed or (delimiter == "\t" and len(plain.skipped) < len(table.skipped)):
+                table = plain
     finally:
         csv.field_size_limit(limit)
     return table
@@ -1060,8 +1065,9 @@ def _settle_labels(draft: _Draft, fields: _Fields, meta: _Meta) -> tuple[str, ..
     if meta.labels is not None:
         return _labels_of_meta(draft, meta.labels, has_field=has_field)
     if has_field:
+        _name_labels_by_responses(draft)
         distinct = {row.label for row in draft.rows if row.label is not None}
-        if len(distinct) <= max(_MAX_LABELS, len(draft.rows) // 2):
+        if not _is_free_text(distinct, len(draft.rows)):
             return tuple(sorted(distinct))
         draft.rows = [replace(row, label=None) for row in draft.rows]
         draft.notes.append(f"'{fields.label}' has {len(distinct):,} values: free text, not labels")
@@ -1071,6 +1077,30 @@ def _settle_labels(draft: _Draft, fields: _Fields, meta: _Meta) -> tuple[str, ..
         draft.rows = [_labelled_by_response(row) for row in draft.rows]
         draft.notes.append("the labels are the responses: a small closed set, each one repeated")
     return labels
+
+
+def _is_free_text(labels: set[str], n_rows: int) -> bool:
+    """Whether a label field holds texts rather than labels: they would be kept as names."""
+    if any(len(label) > _MAX_LABEL_CHARS for label in labels):
+        return True
+    return len(labels) > _FEW_LABELS and 2 * len(labels) > n_rows
+
+
+def _name_labels_by_responses(draft: _Draft) -> None:
+    """Take "positive" for a label where the label field says 1 and the response "positive".
+
+    What a model is trained to say, and is scored on, is the response.
+    """
+    pairs = {(row.label, (row.response or "").strip()) for row in draft.rows}
+    labels, responses = {label for label, _ in pairs}, {response for _, response in pairs}
+    one_to_one = len(pairs) == len(labels) == len(responses)
+    # Pairs that never repeat are no evidence that the one stands for the other.
+    if labels == responses or not one_to_one or not 2 <= len(pairs) <= len(draft.rows) // 2:
+        return
+    if "" in responses or _is_free_text(responses, len(draft.rows)):
+        return
+    draft.rows = [_labelled_by_response(row) for row in draft.rows]
+    draft.notes.append("each label stands for one response, which is used as its name")
 
 
 def _labels_of_meta(draft: _Draft, labels: tuple[str, ...], *, has_field: bool) -> tuple[str, ...]:
