@@ -72,9 +72,10 @@ def test_many_labels_keep_no_mean_length_each():
     assert "21" in part.notes[0]
 
 
-def test_keys_of_labels_hold_only_what_mlflow_takes():
-    part = label_length_part(["ça va? 50%", "b"], np.array([1, 2]))
-    assert "label_prompt_tokens_mean/_a_va__50_" in part.values
+def test_labels_that_differ_in_odd_letters_alone_keep_their_own_keys():
+    part = label_length_part(["正面", "负面"], np.array([1, 2]))
+    assert part.values["label_prompt_tokens_mean/正面"] == 1
+    assert part.values["label_prompt_tokens_mean/负面"] == 2
 
 
 LOG_LIKELIHOOD = np.log(np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.3, 0.7]]))

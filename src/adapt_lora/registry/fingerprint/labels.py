@@ -70,7 +70,7 @@ def label_length_part(gold: Sequence[str | None], lengths: Counts) -> Fingerprin
         )
         return Fingerprint(values=values, notes=(note,))
     for name, group in groups.items():
-        values[f"label_prompt_tokens_mean/{_key(name)}"] = float(group.mean())
+        values[f"label_prompt_tokens_mean/{name}"] = float(group.mean())
     return Fingerprint(values=values)
 
 
@@ -131,8 +131,3 @@ def _base_scores(log_likelihood: NDArray[np.float64], truth: NDArray[np.int64]) 
         "base_label_cross_entropy": float((log_total - log_likelihood[np.arange(n), truth]).mean()),
         "base_label_tv": total_variation(base_shares.tolist(), (n_gold / n).tolist()),
     }
-
-
-def _key(label: str) -> str:
-    # MLflow takes letters, digits and _-. in a metric's name.
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "_" for c in label)[:60]
