@@ -325,7 +325,7 @@ def test_figures_without_files_can_be_kept_but_not_pulled(
 def test_mlflow_sources_are_fetched(register, registry, adapter_folder, tmp_path):
     adapter = register("sst2")
     client = _client(registry)
-    place = (tmp_path / "foreign").as_uri()
+    place = (tmp_path / "artifacts-elsewhere").as_uri()
     foreign = client.create_run(client.create_experiment("foreign", artifact_location=place))
     folder = adapter_folder("foreign", seed=77)
     (folder / "training_args.bin").write_bytes(b"pickle")
