@@ -60,8 +60,11 @@ fix: install ## mend what ruff can mend
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-bench: install ## run every benchmark; each ends with one RESULT line
-	@set -e; for script in benchmarks/*.py; do \
+# benchmarks/held_out.py needs a registry and targets of yours, so it is not among these.
+BENCHMARKS := $(filter-out benchmarks/held_out.py,$(wildcard benchmarks/*.py))
+
+bench: install ## run the benchmarks; each ends with one RESULT line
+	@set -e; for script in $(BENCHMARKS); do \
 		echo "== $$script"; $(BIN)/python "$$script"; done
 
 clean: ## remove caches and builds; .venv and demo stay
