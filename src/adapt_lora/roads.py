@@ -8,7 +8,7 @@ import functools
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from adapt_lora.base_model import BaseIdentity, cache_dir, find_base_model, load
 from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import BaseModelError, DatasetError, NotFoundError, RecommendError
 from adapt_lora.registry import Registry
+from adapt_lora.registry.layout import registered_name
 from adapt_lora.registry.records import (
     BASE_ID,
     AdapterRecord,
@@ -65,6 +66,28 @@ class Evaluation:
     """Cells measured, skipped and failed."""
     matrix: TransferMatrix
     """The transfer matrix as it stands now."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about the base model's weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """What `import_results` did."""
+
+    source: str
+    """Whose results they are, e.g. "massive-sft"."""
+    bases: tuple[str, ...]
+    """Base models of the file."""
+    n_adapters: int
+    """Adapters that were new."""
+    n_cells: int
+    """Cells that were new."""
+    n_known_adapters: int
+    """Adapters that were there already."""
+    warnings: tuple[str, ...]
+    """What looks wrong in the file, one sentence each; nothing of it was changed."""
+    seconds: float
+    """Wall-clock time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +157,7 @@ def register(
     Raises:
         AdapterError: A check failed; nothing was written.
     """
+    legal_name = registered_name(name or _entry_name(str(source)))
     rows = None
     if dataset is not None:
         rows = read_dataset(dataset, mapping=mapping, group=group, split="train")
@@ -144,7 +168,7 @@ def register(
             registry=registry,
             dataset=rows,
             group=group,
-            name=name or _entry_name(str(source)),
+            name=legal_name,
             base_model=base_model,
             progress=progress,
         )
@@ -175,19 +199,23 @@ def train(
         output: Folder for the PEFT files; needed without a registry.
         mapping: Field names, as for `read_dataset`.
         group: What twins of the dataset share.
-        progress: Told (“train”, tokens or rows done, in all).
+        progress: Told (“train NAME”, steps done, in all), then about the fingerprint.
 
     Raises:
         TrainingError: Training can't start or had to stop.
     """
     from adapt_lora.trainer import train_adapter
 
+    if registry is not None:
+        name = registered_name(name)
     rows = read_dataset(dataset, mapping=mapping, group=group, split="train")
     if registry is not None:
         known = _same_training(registry, name, rows, recipe, base_model)
         if known is not None:
-            return Training(None, known, None, rows)
-    base = load_base_model(base_model)
+            if output is not None and not output.exists():
+                registry.pull(f"{known.name}/{known.version}", output, known.base)
+            return Training(output, known, None, rows)
+    base = load_base_model(base_model, dtype=recipe.dtype)
     with _workshop(output) as folder:
         result = train_adapter(
             base, rows.rows, recipe=recipe, out=folder, progress=_named(progress, f"train {name}")
@@ -241,7 +269,7 @@ def evaluate(
     datasets = [read_dataset(task, mapping=mapping) for task in tasks]
     made = [make_task(rows, metric=metric, max_rows=max_rows, seed=seed) for rows in datasets]
     base = load_base_model(base_model)
-    registry.ensure_base(base.identity)
+    warning = registry.ensure_base(base.identity)
     chosen = _choose_adapters(registry, base.identity, adapters)
     described = [
         _describe_task(task, rows, registry, base, progress)
@@ -250,36 +278,137 @@ def evaluate(
     report = _measure(base, registry, chosen, described, progress)
     matrix = registry.transfer_matrix(base.identity)
     registry.update_scores(base.identity)
+    _renew_cards(registry, matrix, {cell.adapter_id for cell in report.cells})
     registry.ensure_views(base.identity)
-    return Evaluation(report, matrix)
+    return Evaluation(report, matrix, (warning,) if warning else ())
+
+
+def import_results(
+    path: str | Path, *, registry: Registry, progress: Progress | None = None
+) -> Import:
+    """File published results as adapters whose weights live elsewhere, with their scores.
+
+    What the registry has already is left as it is, so an import that was cut off can be repeated.
+
+    Args:
+        path: A results file; `read_published` says which form.
+        registry: Where it goes; each base model of the file gets a matrix of its own.
+        progress: Told (“import BASE”, adapters written, in all) per base model.
+
+    Raises:
+        MatrixError: The file can't be read; nothing was written.
+    """
+    from adapt_lora.registry.published import read_published
+
+    started = time.perf_counter()
+    published = read_published(path)
+    added = []
+    for matrix in published.matrices:
+        added.append(
+            registry.add_matrix(matrix, progress=_named(progress, f"import {matrix.base.name}"))
+        )
+        registry.ensure_views(matrix.base)
+    n_new = sum(addition.n_adapters for addition in added)
+    return Import(
+        source=published.source,
+        bases=tuple(matrix.base.name for matrix in published.matrices),
+        n_adapters=n_new,
+        n_cells=sum(addition.n_cells for addition in added),
+        n_known_adapters=sum(len(matrix.adapters) for matrix in published.matrices) - n_new,
+        warnings=published.warnings,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def which_base(registry: Registry, base_model: str | None) -> BaseIdentity:
+    """The base model that a name means: one on this disk, or one known by published scores only.
+
+    Raises:
+        BaseModelError: It is neither.
+    """
+    if base_model is not None:
+        for identity in registry.bases():
+            if identity.name == base_model and not identity.weights:
+                return identity
+    return find_base_model(base_model)
 
 
 def fit_traits(
-    *, registry: Registry, base_model: str | None = None, n_components: int = 4
+    *,
+    registry: Registry,
+    base_model: str | None = None,
+    n_components: int = 4,
+    names: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> "Traits":
     """Fit traits on the registry's transfer matrix and write each adapter's scores back.
 
+    The fit is kept on the bare base's run, with a picture of the loadings, and the next one is
+    matched to it; every adapter's run gets its scores, their errors and a picture of its profile.
+
+    Args:
+        registry: Where the matrix is.
+        base_model: As for `load_base_model`.
+        n_components: How many traits.
+        names: Key ("T1", …) → name; remembered. An empty name goes back to the automatic one.
+        progress: Told (“draw traits”, pictures done, in all).
+
     Raises:
         MatrixError: Fewer than two rows or two tasks are measured.
+        ConfigError: A name is for a trait that there is not.
     """
-    from adapt_lora.recommender.scores import measured_scores, unique_names
+    from adapt_lora.recommender.scores import measured_scores
+    from adapt_lora.recommender.traits import TraitMemory
     from adapt_lora.recommender.traits import fit_traits as fit
 
-    identity = find_base_model(base_model)
+    identity = which_base(registry, base_model)
     matrix = registry.transfer_matrix(identity)
     table = measured_scores(matrix)
-    traits = fit(table.values, n_components=n_components, adapters=table.rows, tasks=table.tasks)
-    # MLflow can't take a metric away, so keys must not change with the names of a later fit.
-    keys = [f"T{number}" for number in range(1, len(traits.names) + 1)]
-    names = unique_names(matrix.adapters)
-    scores = {
-        adapter_id: dict(zip(keys, traits.scores[name], strict=True))
-        for adapter_id, name in names.items()
-        if name in traits.scores
-    }
-    registry.set_traits(identity, scores)
+    kept = registry.trait_fit(identity)
+    traits = fit(
+        table.values,
+        n_components=n_components,
+        adapters=table.rows,
+        tasks=table.tasks,
+        last=None if kept is None else TraitMemory.from_json(kept["memory"]),
+        names=names,
+    )
+    _keep_traits(registry, matrix, traits, progress)
     registry.ensure_views(identity)
     return traits
+
+
+def _keep_traits(
+    registry: Registry, matrix: TransferMatrix, traits: "Traits", progress: Progress | None
+) -> None:
+    from adapt_lora.recommender.scores import BASE_ROW, unique_names
+    from adapt_lora.report.plots import plot_trait_profiles, plot_traits
+    from adapt_lora.report.traits_page import traits_markdown
+
+    content = traits.to_json()
+    rows = {BASE_ID: BASE_ROW, **unique_names(matrix.adapters)}
+    rows = {adapter_id: name for adapter_id, name in rows.items() if name in traits.scores}
+    scores = {adapter_id: _trait_figures(traits, name) for adapter_id, name in rows.items()}
+    with tempfile.TemporaryDirectory(prefix="adapt-traits-") as scratch:
+        drawn = _named(progress, "draw traits")
+        profiles = plot_trait_profiles(content, Path(scratch) / "profiles", progress=drawn)
+        heat_map = plot_traits(content, Path(scratch) / "loadings.png")
+        plots = {adapter_id: profiles[name] for adapter_id, name in rows.items()}
+        registry.set_traits(matrix.base, scores, plots=plots)
+        # The fit goes last: a later one must be matched to what the adapters' runs say.
+        registry.set_trait_fit(
+            matrix.base,
+            {**content, "memory": traits.memory.to_json()},
+            note=traits_markdown(content),
+            plots={"trait_loadings.png": heat_map},
+        )
+
+
+def _trait_figures(traits: "Traits", row: str) -> dict[str, float]:
+    """Scores and errors by key: MLflow can't take a metric away, so keys never bear a name."""
+    figures = dict(zip(traits.keys, traits.scores[row], strict=True))
+    errors = zip(traits.keys, traits.standard_errors.get(row, ()), strict=False)
+    return figures | {f"{key}_se": error for key, error in errors}
 
 
 def recommend(
@@ -314,6 +443,7 @@ def recommend(
     Raises:
         RecommendError: There is no adapter to rank.
     """
+    from adapt_lora.evaluator import make_task
     from adapt_lora.recommender import rank_adapters
     from adapt_lora.registry.fingerprint import fingerprint_dataset
 
@@ -343,10 +473,18 @@ def recommend(
         method=method,
         seed=seed,
     )
-    ranking = rank(base_score=_base_score(fingerprint))
+    ranking = rank(base_score=_base_score(fingerprint, chosen_metric))
     clock.lap("rank")
     if verify > 0:
-        checked = _verify(rows, ranking, verify, base, registry, chosen_metric, max_rows, progress)
+        if not (rows.is_labelled or rows.has_responses):
+            raise DatasetError(
+                f"{rows.source}: --verify measures adapters on the target's own answers, but its "
+                "rows have none. Add a response or label to each row, or use --verify 0."
+            )
+        task = make_task(rows, metric=chosen_metric, max_rows=max_rows, seed=seed)
+        task = _describe_task(task, rows, registry, base, progress)
+        top = {item.adapter_id for item in ranking.top(verify).ranking}
+        checked = _verify(task, top, base, registry, progress)
         ranking = rank(base_score=checked.base_score, measured=checked.cells)
         clock.lap("verify")
     warning = registry.base_warning(base.identity)
@@ -370,31 +508,29 @@ class _Verified:
 
 
 def _verify(
-    rows: Dataset,
-    ranking: "Recommendation",
-    k: int,
+    task: "Task",
+    adapter_ids: Collection[str],
     base: "BaseModel",
     registry: Registry,
-    metric: str,
-    max_rows: int,
     progress: Progress | None,
 ) -> _Verified:
-    """Measure the base and the top k on the target's own rows."""
-    from adapt_lora.evaluator import make_task
-
-    if not (rows.is_labelled or rows.has_responses):
-        raise DatasetError(
-            f"{rows.source}: --verify measures adapters on the target's own answers, but its rows "
-            "have none. Add a response or label to each row, or use --verify 0."
+    """Measure the base and these adapters on the target's own rows; what was measured stays."""
+    known = registry.adapters(base.identity)
+    records = [r for r in known if r.adapter_id in adapter_ids and r.has_weights]
+    report = _measure(base, registry, records, [task], progress, selected=True)
+    protocol, name = report.protocols[task.record.name], task.record.name
+    found: dict[str, Cell] = {}
+    for adapter_id in (BASE_ID, *adapter_ids):
+        cell = registry.cell(base.identity, adapter_id, name, protocol)
+        if cell is not None:
+            found[adapter_id] = cell
+    bare = found.get(BASE_ID)
+    if bare is None or bare.se is None:
+        raise RecommendError(
+            f"{name}: the base model could not be measured on the target "
+            f"({report.failures[0].reason}); use --verify 0."
         )
-    top = [item.adapter_id for item in ranking.top(k).ranking]
-    records = [r for r in registry.adapters(base.identity) if r.adapter_id in top and r.has_weights]
-    task = make_task(rows, metric=metric, max_rows=max_rows)
-    _measure(base, registry, records, [task], progress, selected=True)
-    matrix = registry.transfer_matrix(base.identity)
-    cells = {cell.adapter_id: cell for cell in matrix.cells if cell.task == task.record.name}
-    bare = cells[BASE_ID]
-    measured = {r.adapter_id: cells[r.adapter_id] for r in records if r.adapter_id in cells}
+    measured = {key: cell for key, cell in found.items() if key in adapter_ids}
     return _Verified((bare.score, bare.se), measured)
 
 
@@ -410,7 +546,11 @@ def _fetch(source: str, registry: Registry, scratch: Path) -> Path:
 
 
 def _entry_name(source: str) -> str:
-    return source.rstrip("/").rsplit("/", 1)[-1].split("@")[0]
+    """The name that a source suggests: of the folder, the Hub repository, the registered model."""
+    if source.startswith("models:/"):
+        return source.removeprefix("models:/").lstrip("/").split("/")[0].split("@")[0]
+    path = Path(source).expanduser()
+    return path.resolve().name if path.is_dir() else source.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _file_adapter(
@@ -432,7 +572,7 @@ def _file_adapter(
     if base is None and base_model is not None:
         base = load_base_model(base_model)
     adapter = read_adapter(folder, base_model=base.identity.name if base else None)
-    known = registry.find(adapter.adapter_id)
+    known = registry.find(adapter.adapter_id, base.identity if base else None)
     if known is not None:
         return known
     tags = dict(adapter.tags)
@@ -451,7 +591,7 @@ def _file_adapter(
         params=_params(adapter.config, recipe),
         metrics=_training_metrics(training),
         tags=tags,
-        warnings=adapter.warnings,
+        warnings=(*adapter.warnings, *_base_warnings(registry, base)),
     )
     answers: Sequence[Mapping[str, str]] = ()
     if base is not None:
@@ -518,7 +658,10 @@ def _fingerprinted(
     fingerprint = record.fingerprint
     if dataset is not None:
         fingerprint = fingerprint_dataset(
-            dataset, base=base, progress=_named(progress, f"fingerprint {dataset.name}")
+            dataset,
+            base=base,
+            linguistics="auto",
+            progress=_named(progress, f"fingerprint {dataset.name}"),
         )
     filled = replace(
         record,
@@ -526,9 +669,15 @@ def _fingerprinted(
         weights=fingerprint_weights(adapter, base.folder, cache_dir()),
         behaviour=behaviour.values,
         behaviour_vector=behaviour.vector,
+        behaviour_vector_mid=behaviour.vector_mid,
         tags={**record.tags, "effect_check": "passed"},
     )
     return filled, behaviour.answers
+
+
+def _base_warnings(registry: Registry, base: "BaseModel | None") -> tuple[str, ...]:
+    warning = registry.base_warning(base.identity) if base is not None else None
+    return (warning,) if warning else ()
 
 
 def _unseen_base(registry: Registry, name: str) -> BaseIdentity:
@@ -566,6 +715,10 @@ def _training_metrics(training: "TrainingResult | None") -> dict[str, float]:
     figures = {
         "train/final_loss": training.train_loss,
         "train/held_out_loss": training.held_out_loss,
+        "train/held_out_loss_base": training.held_out_loss_base,
+        "train/n_rows": float(training.n_rows),
+        "train/n_rows_too_long": float(training.n_too_long),
+        "train/n_rows_without_response": float(training.n_without_response),
         "train/n_tokens": float(training.n_tokens),
         "train/seconds": training.seconds,
     }
@@ -576,10 +729,11 @@ def _same_training(
     registry: Registry, name: str, rows: Dataset, recipe: "Recipe", base_model: str | None
 ) -> AdapterRecord | None:
     identity = find_base_model(base_model)
-    wanted = recipe.params
     for record in registry.adapters(identity):
         same_rows = record.dataset is not None and record.dataset.digest == rows.digest
-        same_recipe = all(record.params.get(key) == value for key, value in wanted.items())
+        # Settings that are off have no param: an absent one differs from one that is there.
+        settings = {k: v for k, v in record.params.items() if k.startswith("recipe/")}
+        same_recipe = settings == recipe.params
         if record.name == name and same_rows and same_recipe:
             return record
     return None
@@ -673,6 +827,21 @@ def _weights(registry: Registry, record: AdapterRecord) -> Path:
     return folder
 
 
+def _renew_cards(registry: Registry, matrix: TransferMatrix, adapter_ids: Collection[str]) -> None:
+    """Put the measured gains on the cards of these adapters."""
+    from adapt_lora.report.card import adapter_card_html, adapter_card_markdown
+    from adapt_lora.report.gains import adapter_gains
+
+    for record in matrix.adapters:
+        if record.adapter_id in adapter_ids:
+            gains = adapter_gains(matrix, record)
+            registry.set_card(
+                record,
+                markdown=adapter_card_markdown(record, gains),
+                html=adapter_card_html(record, gains),
+            )
+
+
 def _check_adapters(matrix: TransferMatrix, identity: BaseIdentity) -> None:
     if not matrix.adapters:
         raise RecommendError(
@@ -694,9 +863,10 @@ def _target_metric(rows: Dataset, metric: str) -> str:
     return "balanced_accuracy"
 
 
-def _base_score(fingerprint: Fingerprint) -> tuple[float, float] | None:
+def _base_score(fingerprint: Fingerprint, metric: str) -> tuple[float, float] | None:
+    """The base's score from the target's pass, which knows balanced accuracy alone."""
     values = fingerprint.values
-    if "base_score" not in values or "base_score_se" not in values:
+    if metric != "balanced_accuracy" or not {"base_score", "base_score_se"} <= values.keys():
         return None
     return values["base_score"], values["base_score_se"]
 
@@ -722,12 +892,15 @@ class _Clock:
 
 __all__ = [
     "Evaluation",
+    "Import",
     "Progress",
     "TargetRanking",
     "Training",
     "evaluate",
     "fit_traits",
+    "import_results",
     "recommend",
     "register",
     "train",
+    "which_base",
 ]

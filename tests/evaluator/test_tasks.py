@@ -63,6 +63,11 @@ def test_an_unknown_metric_is_an_error_that_lists_the_known(make_dataset):
         make_task(make_dataset(), metric="bleu")
 
 
+def test_a_published_measure_cant_be_measured_here(make_dataset):
+    with pytest.raises(TaskError, match="no metric 'published_score'"):
+        make_task(make_dataset(), metric="published_score")
+
+
 def test_a_label_metric_without_labels_is_an_error(make_dataset):
     dataset = make_dataset(responses=["12"], labels=())
     with pytest.raises(TaskError, match=r"12 of 12 rows have no label.*--map label="):

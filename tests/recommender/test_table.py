@@ -39,6 +39,16 @@ def test_the_majority_row_is_no_candidate(make_matrix: MakeMatrix) -> None:
     assert table.sources == ("id-a0", "id-a1", "id-a2")
 
 
+def test_a_score_that_came_without_error_is_used_and_its_error_is_nan(
+    make_matrix: MakeMatrix,
+) -> None:
+    matrix = make_matrix(3, 3)
+    cells = tuple(replace(c, se=None, n=None) for c in matrix.cells)
+    table = table_from_matrix(replace(matrix, cells=cells), unit="points")
+    assert np.isnan(table.errors).all()
+    np.testing.assert_array_equal(table.scores, table_from_matrix(matrix, unit="points").scores)
+
+
 def test_points_and_nats_are_never_pooled(make_matrix: MakeMatrix) -> None:
     points, nats = make_matrix(3, 3), make_matrix(3, 2, metric="answer_log_likelihood")
     renamed = {"t0": "u0", "t1": "u1"}

@@ -287,6 +287,41 @@ def test_traits_are_seen_by_readers_that_had_read_before(register, registry, ope
     assert reader.adapters(base)[0].traits == {"trait (1)": 0.5}
 
 
+def test_the_base_row_and_pictures_of_traits_are_kept_too(register, registry, base, tmp_path):
+    adapter = register("sst2")
+    picture = tmp_path / "any.png"
+    picture.write_bytes(b"png")
+    scores = {BASE_ID: {"T1": 0.25, "T1_se": 0.5}, adapter.adapter_id: {"T1": -1.0}}
+    registry.set_traits(base, scores, plots={adapter.adapter_id: picture})
+    client = _client(registry)
+    (row,) = client.search_runs(
+        [client.get_run(adapter.run_id).info.experiment_id], "tags.`adapt.kind` = 'base'"
+    )
+    assert row.data.metrics["trait/T1"] == 0.25
+    assert row.data.metrics["trait/T1_se"] == 0.5
+    assert [f.path for f in client.list_artifacts(adapter.run_id, "plots")] == ["plots/traits.png"]
+    assert client.list_artifacts(row.info.run_id, "plots") == []
+
+
+def test_the_last_fit_of_traits_is_kept_on_the_bases_run(
+    register, registry, open_registry, base, tmp_path
+):
+    assert registry.trait_fit(base) is None  # a base nobody knows yet
+    register("sst2")
+    assert registry.trait_fit(base) is None
+    picture = tmp_path / "any.png"
+    picture.write_bytes(b"png")
+    for number in (1, 2):
+        registry.set_trait_fit(base, {"n": number}, note="| T1 |", plots={"heat.png": picture})
+        assert open_registry().trait_fit(base) == {"n": number}
+    client = _client(registry)
+    experiments = [client.get_experiment_by_name(f"adapters/{base.name}").experiment_id]
+    (row,) = client.search_runs(experiments, "tags.`adapt.kind` = 'base'")
+    assert row.data.tags["mlflow.note.content"] == "| T1 |"
+    paths = {f.path for f in client.list_artifacts(row.info.run_id)}
+    assert paths == {"traits.json", "plots"}
+
+
 def test_pulling_gives_back_the_same_adapter(register, registry, tmp_path):
     adapter = register("sst2")
     pulled = registry.pull("sst2", tmp_path / "out")

@@ -28,6 +28,19 @@ def test_the_note_of_an_adapter_without_data_invents_none(record):
     assert "adapt pull" not in note
 
 
+def test_scores_that_came_without_error_and_rows_show_gaps(matrix, record):
+    cells = tuple(replace(cell, se=None, n=None) for cell in matrix.cells)
+    published = replace(record, params={"method": "full"}, has_weights=False)
+    gains = adapter_gains(replace(matrix, cells=cells), published)
+    note = adapter_card_markdown(published, gains)
+    assert "| sst2-test (own) | balanced accuracy | 51.2 | 88.3 | +37.1 | · | · |" in note
+    assert "Full fine-tune for" in note
+    html = adapter_card_html(published, gains)
+    assert "+37.1" in html
+    assert "Full fine-tune for" in html
+    assert "LoRA adapter" not in html
+
+
 def test_hostile_names_stay_text_in_the_note(record):
     hostile = replace(
         record,

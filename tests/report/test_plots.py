@@ -13,6 +13,7 @@ from adapt_lora.report.plots import (
     plot_loss,
     plot_matrix,
     plot_predicted_vs_measured,
+    plot_trait_profiles,
     plot_traits,
 )
 
@@ -97,6 +98,51 @@ def test_traits_are_drawn(tmp_path):
         "names": ["PC1", "PC2"],
     }
     assert_picture(plot_traits(traits, tmp_path / "a.png"))
+
+
+TRAITS = {
+    "explained_variance_ratio": [0.6, 0.3],
+    "loadings": {"snli": [0.7, -0.001], "a$b$": [0.0, 0.9]},
+    "scores": {"base": [0.2, -0.1], "a/b": [1.5, -0.4], "a b": [0.0, 0.0]},
+    "standard_errors": {"base": [0.1, 0.1], "a/b": [0.1, 0.1], "a b": [0.6, 0.4]},
+    "keys": ["T1", "T2"],
+    "names": ["rea$on", "T2 a-b"],
+    "poles": [{"high": ["snli"], "low": []}, {"high": ["a$b$"], "low": ["x\ny"]}],
+}
+
+
+def test_traits_are_drawn_with_names_and_poles(tmp_path):
+    assert_picture(plot_traits(TRAITS, tmp_path / "a.png"))
+
+
+def test_every_adapter_gets_a_profile_of_its_own(tmp_path):
+    told = []
+    paths = plot_trait_profiles(
+        TRAITS, tmp_path / "profiles", progress=lambda done, n: told.append((done, n))
+    )
+    assert list(paths) == ["base", "a/b", "a b"]
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    for path in paths.values():
+        assert_picture(path)
+    assert len({path.read_bytes() for path in paths.values()}) == 3
+    assert {path.name for path in paths.values()} == {"base.png", "a-b.png", "a-b~2.png"}
+
+
+def test_profiles_need_no_errors_no_poles_and_no_base(tmp_path):
+    (path,) = plot_trait_profiles({"scores": {"a": [1.0]}, "names": ["T1"]}, tmp_path).values()
+    assert_picture(path)
+
+
+def test_a_page_is_the_same_whatever_was_drawn_before_it(tmp_path):
+    together = plot_trait_profiles(TRAITS, tmp_path / "all")["a b"]
+    order = dict(reversed(TRAITS["scores"].items()))
+    first = plot_trait_profiles({**TRAITS, "scores": order}, tmp_path / "turned")["a b"]
+    assert together.read_bytes() == first.read_bytes()
+
+
+def test_profiles_without_scores_are_refused(tmp_path):
+    with pytest.raises(MatrixError, match="no trait scores"):
+        plot_trait_profiles({"loadings": {}}, tmp_path)
 
 
 def test_traits_without_loadings_are_refused(tmp_path):

@@ -18,8 +18,9 @@ from tests.report.conftest import BASE
 def test_a_recommendation_shows_gain_interval_and_reasons(recommendation):
     lines = shown(recommendation_table(recommendation)).splitlines()
     first = next(line for line in lines if "sentiment-lora" in line)
-    for words in ("+8.2", "+1.0 to +16.0", "7 %", "55 %", "+7.0 ± 3.0", "helps most tasks"):
+    for words in ("+8.2", "+1.0 to +16.0", "7 %", "55 %", "+7.0 ± 3.0"):
         assert words in first
+    assert any("sentiment-lora: " in line and "helps most tasks" in line for line in lines)
     assert any("Shares 12 rows" in line for line in lines)
     assert any("regret@1 0.12" in line for line in lines)
 
@@ -90,6 +91,29 @@ def test_traits_show_variance_loadings_and_scores():
         assert words in text
 
 
+def test_traits_show_poles_errors_stability_and_notes():
+    traits = {
+        "explained_variance_ratio": [0.3, 0.2],
+        "loadings": {"GSM8K": [0.27, -0.001]},
+        "scores": {"base": [0.85, -0.37], "new": [1.0, 1.0]},
+        "standard_errors": {"base": [0.5, 0.5], "new": [0.9, 1.1]},
+        "keys": ["T1", "T3"],
+        "names": ["reasoning", "T3 Goat vs IMDB"],
+        "poles": [{"high": ["GSM8K"], "low": []}, {"high": ["Goat"], "low": ["IMDB", "PAWS"]}],
+        "stability": [
+            {"median": 0.98, "min": 0.8, "row": "base"},
+            {"median": 0.9, "min": 0.4, "row": "new"},
+        ],
+        "notes": ["1 of 20 cells was not measured."],
+    }
+    text = shown(traits_table(traits))
+    for words in ("IMDB, PAWS", "0.90 (0.40 without new)", "+1.00 ± 1.10", "1 of 20 cells", "T3"):
+        assert words in text
+    assert "reasoning" in text
+    assert "Goat vs IMDB" not in text  # an automatic name only repeats the poles
+    assert "−0.00" not in text
+
+
 def test_the_best_method_is_bold_by_the_metrics_direction():
     bench = {
         "matrices": {
@@ -153,9 +177,10 @@ def test_side_effects_show_best_and_worst_tasks():
 
 
 def order(recommendation: dict) -> list[str]:
-    lines = shown(recommendation_table(recommendation)).splitlines()
-    names = ("sentiment-lora", "base model")
-    return [name for line in lines for name in names if name in line]
+    """The table's rows, without what stands below it."""
+    text = shown(recommendation_table(recommendation))
+    names = re.findall(r"sentiment-lora|base model", text)
+    return list(dict.fromkeys(names))
 
 
 def shown(renderable: RenderableType, *, colour: bool = False) -> str:

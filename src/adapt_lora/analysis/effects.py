@@ -29,8 +29,8 @@ class Effect:
     """Name of the task."""
     gain: float
     """Score minus base score, in `unit`."""
-    se: float
-    """Standard error of the gain."""
+    se: float | None
+    """Standard error of the gain; None where unknown."""
     unit: Unit
     """What the gain is counted in."""
     outcome: Outcome
@@ -153,7 +153,7 @@ def _by_adapter(
     found = []
     for adapter_id, own in members.items():
         # Points and nats meet here, so gains are ordered by their error bars, which have no unit.
-        ranked = sorted(own, key=_strength, reverse=True)
+        ranked = sorted(own, key=lambda pair: (_strength(pair), pair.gain), reverse=True)
         effects = [
             Effect(p.task.name, p.gain, p.se, p.unit, _outcome(p, n_standard_errors))
             for p in ranked
@@ -172,7 +172,7 @@ def _by_adapter(
 
 def _strength(pair: TransferPair) -> float:
     """The gain in standard errors; a score without error counts as sure."""
-    if pair.se > 0:
+    if pair.se:
         return pair.gain / pair.se
     return math.copysign(math.inf, pair.gain) if pair.gain else 0.0
 
@@ -234,10 +234,11 @@ def _kinship_json(count: KinshipCount) -> dict[str, Any]:
 
 
 def _effect_json(effect: Effect) -> dict[str, Any]:
+    error = {} if effect.se is None else {"se": effect.se}
     return {
         "task": effect.task,
         "gain": effect.gain,
-        "se": effect.se,
+        **error,
         "unit": effect.unit,
         "outcome": effect.outcome,
     }

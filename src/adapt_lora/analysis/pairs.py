@@ -26,9 +26,9 @@ class TransferPair:
     """The task."""
     gain: float
     """Score minus base score, in the task's unit."""
-    se: float
+    se: float | None
     """Standard error of the gain, as if the two scores were independent: for scores on the same
-    rows this errs on the wide side."""
+    rows this errs on the wide side. None where a score came without."""
 
     @property
     def unit(self) -> Unit:
@@ -51,8 +51,8 @@ def transfer_pairs(matrix: TransferMatrix) -> tuple[TransferPair, ...]:
             if cell is None or base is None:
                 continue
             if (cell.metric, cell.protocol) == (base.metric, base.protocol):
-                error = math.hypot(cell.se, base.se)
-                pairs.append(TransferPair(adapter, task, cell.score - base.score, error))
+                gain = cell.score - base.score
+                pairs.append(TransferPair(adapter, task, gain, cell.gain_se(base)))
     return tuple(pairs)
 
 

@@ -566,7 +566,7 @@ def total_variation(a: Mapping[str, float], b: Mapping[str, float]) -> float:
 def _source_features(adapters: Sequence[AdapterRecord]) -> dict[str, Array]:
     data = [adapter.fingerprint for adapter in adapters]
     rows = np.array(
-        [float(a.dataset.n_rows) if a.dataset is not None else np.nan for a in adapters]
+        [a.dataset.n_rows if a.dataset is not None else np.nan for a in adapters], dtype=np.float64
     )
     features = {
         "perplexity": -_logs(_values(data, "response_ppl")),

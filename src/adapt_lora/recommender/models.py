@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from adapt_lora.recommender.components import impute, principal_components
 from adapt_lora.recommender.features import (
     TRIM,
     Cells,
@@ -22,7 +23,6 @@ from adapt_lora.recommender.features import (
     standardise,
 )
 from adapt_lora.recommender.table import Array, Query
-from adapt_lora.recommender.traits import impute, principal_components
 
 STACK_PRIOR: Mapping[str, float] = {"popularity": 0.4, "similarity": 0.15, "neighbours": 0.1}
 """Weights that the stack starts from (docs/experiments.md, 4); all other features start from 0."""

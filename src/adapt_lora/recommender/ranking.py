@@ -437,7 +437,8 @@ def _measured_gains(
             gain=cell.score - base_score[0], se=float(np.hypot(cell.se, base_score[1])), n=cell.n
         )
         for name, cell in measured.items()
-        if name in row
+        # A score without its error can't be weighed against a prediction.
+        if name in row and cell.se is not None and cell.n is not None
     }
 
 

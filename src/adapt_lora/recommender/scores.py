@@ -11,6 +11,9 @@ from adapt_lora.errors import MatrixError
 from adapt_lora.recommender.table import Array
 from adapt_lora.registry.records import BASE_ID, AdapterRecord, TransferMatrix
 
+BASE_ROW = "base"
+"""Name of the bare base model's row."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreTable:
@@ -25,29 +28,23 @@ class ScoreTable:
 
 
 def measured_scores(matrix: TransferMatrix) -> ScoreTable:
-    """The scores of a registry's base and adapters; what nobody measured is left out.
+    """The scores of a registry's base and adapters, also of those that nobody measured yet.
 
     The majority label's row stays out: it is no model.
     """
-    names = {BASE_ID: "base", **unique_names(matrix.adapters)}
+    names = {BASE_ID: BASE_ROW, **unique_names(matrix.adapters)}
     row_of = {adapter_id: i for i, adapter_id in enumerate(names)}
     column_of = {task.name: i for i, task in enumerate(matrix.tasks)}
     values = np.full((len(names), len(column_of)), np.nan)
     for cell in matrix.cells:
         if cell.adapter_id in row_of:
             values[row_of[cell.adapter_id], column_of[cell.task]] = cell.score
-    known = np.isfinite(values)
-    rows, columns = known.any(axis=1), known.any(axis=0)
-    return ScoreTable(
-        tuple(name for name, kept in zip(names.values(), rows, strict=True) if kept),
-        tuple(name for name, kept in zip(column_of, columns, strict=True) if kept),
-        values[rows][:, columns],
-    )
+    return ScoreTable(tuple(names.values()), tuple(column_of), values)
 
 
 def unique_names(adapters: tuple[AdapterRecord, ...]) -> dict[str, str]:
-    """Adapter id to name; to name/version where several versions share a name."""
-    uses = Counter(record.name for record in adapters)
+    """Adapter id to name; to name/version where several rows would share a name."""
+    uses = Counter([BASE_ROW, *(record.name for record in adapters)])
     return {
         record.adapter_id: record.name
         if uses[record.name] == 1

@@ -1,18 +1,23 @@
 """The transfer matrix as arrays: the one door through which "not measured" becomes NaN."""
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from adapt_lora.errors import MatrixError
+from adapt_lora.registry.published import (
+    BARE,
+    RUN_COLUMNS,
+    is_results_header,
+    read_meta,
+    score_scale,
+)
 from adapt_lora.registry.records import (
     BASE_ID,
     MAJORITY_ID,
@@ -28,8 +33,6 @@ Mask = npt.NDArray[np.bool_]
 
 COMPANIONS = ("_pairs", "_targets", "_meta")
 """Endings of the files that stand beside a pivot and belong to it."""
-
-_RESULTS_KEYS = ("model_name", "data_name", "lora", "epoch", "data_size", "lr_strategy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +193,8 @@ def table_from_matrix(matrix: TransferMatrix, *, unit: Unit) -> TransferTable:
             base_scores[column[cell.task]] = cell.score
         elif cell.adapter_id != MAJORITY_ID and cell.adapter_id in row:
             scores[row[cell.adapter_id], column[cell.task]] = cell.score
-            errors[row[cell.adapter_id], column[cell.task]] = cell.se
+            error = float("nan") if cell.se is None else cell.se
+            errors[row[cell.adapter_id], column[cell.task]] = error
     groups = tuple(task.group for task in tasks)
     own = np.array(
         [[_is_own(adapter, group) for group in groups] for adapter in matrix.adapters], dtype=bool
@@ -285,16 +289,14 @@ def read_results_file(path: str | Path) -> dict[str, TransferTable]:
     header = rows[0]
     records = [dict(zip(header, row, strict=False)) for row in rows[1:]]
     metrics = [
-        name
-        for name in header[1:]
-        if name not in _RESULTS_KEYS and not name.startswith("LongBench")
+        name for name in header[1:] if name not in RUN_COLUMNS and not name.startswith("LongBench")
     ]
     stem = place.stem.removesuffix("_evaluation_result")
-    scale = np.array([_results_scale(name) for name in metrics])
+    scale = np.array([score_scale(name) for name in metrics])
     tables: dict[str, TransferTable] = {}
     for base in sorted({record["model_name"] for record in records}):
         mine = [record for record in records if record["model_name"] == base]
-        bare = [record for record in mine if record["data_name"] == "pretrain"][:1]
+        bare = [record for record in mine if record["data_name"] == BARE][:1]
         for kind, flag in (("lora", "true"), ("full", "false")):
             runs = [r for r in mine if r["lora"].lower() == flag and _is_main_run(r)]
             runs = list({record["data_name"]: record for record in runs}.values())
@@ -317,7 +319,7 @@ def _pivot_table(
     base: str | None = None,
 ) -> TransferTable:
     """Make the table of a pivot and its companions; `base` names a cut of a results file."""
-    meta = _read_meta(stem)
+    meta = read_meta(stem)
     finite = values[np.isfinite(values)]
     unit: Unit = "nats" if finite.size and finite.min() < 0 else "points"
     if base is None and unit == "points" and finite.size and finite.max() > 1.5:
@@ -359,7 +361,7 @@ def _read_rows(path: Path) -> list[list[str]]:
 
 
 def _is_results_file(path: Path) -> bool:
-    return set(_RESULTS_KEYS) <= set(_read_rows(path)[0])
+    return is_results_header(_read_rows(path)[0])
 
 
 def _numbers(path: Path, line: int, fields: Sequence[str]) -> list[float]:
@@ -373,34 +375,15 @@ def _number(text: str) -> float:
     return float(text) if text.strip() else float("nan")
 
 
-def _results_scale(metric: str) -> float:
-    if metric.startswith("mtbench"):
-        return 0.1
-    return 1.0 if metric.startswith("Truthful_QA") else 0.01
-
-
 def _is_main_run(record: Mapping[str, str]) -> bool:
     rows = 10_000 if record["data_name"] == "all" else 1_000
     return (
         record["lr_strategy"] == "cosine"
         and float(record["epoch"]) == 10
         and _number(record["data_size"]) == rows
-        and record["data_name"] != "pretrain"
+        and record["data_name"] != BARE
         and not record["data_name"].startswith("w/o")
     )
-
-
-def _read_meta(stem: Path) -> dict[str, Any]:
-    path = stem.with_name(stem.name + "_meta.json")
-    if not path.exists():
-        return {}
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MatrixError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(meta, dict):
-        raise MatrixError(f"{path} must hold a JSON object, not a {type(meta).__name__}.")
-    return meta
 
 
 def _read_pairs(stem: Path, sources: Sequence[str], targets: Sequence[str]) -> dict[str, Array]:

@@ -13,6 +13,11 @@ def compare_bases(registered: BaseIdentity, given: BaseIdentity) -> str | None:
     Raises:
         BaseModelMismatch: The architecture or the tokenizer differs.
     """
+    if not registered.architecture or not given.architecture:
+        return (
+            f"{given.name}: the registry's entries or this model lack a digest, since the weights "
+            "were not at hand; that they belong together is taken from the name."
+        )
     if registered.architecture != given.architecture:
         raise BaseModelMismatch(
             f"{given.name} has another architecture or tokenizer "
@@ -35,6 +40,10 @@ def find_base(registered: list[BaseIdentity], given: BaseIdentity) -> BaseIdenti
         if base.name == given.name:
             return base
     for base in registered:
-        if (base.architecture, base.weights) == (given.architecture, given.weights):
+        # Without digests (a base known by name alone) nothing tells two models apart but names.
+        if base.architecture and (base.architecture, base.weights) == (
+            given.architecture,
+            given.weights,
+        ):
             return base
     return None

@@ -149,8 +149,8 @@ def _score_table(record: AdapterRecord, cells: Sequence[Cell]) -> list[str]:
     for cell in own:
         base = f"{of_base[cell.task].score:.3f}" if cell.task in of_base else ""
         lines.append(
-            f"| {cell.task} | {cell.metric} | {cell.n} | {base} | {cell.score:.3f} | "
-            f"{cell.se:.3f} |"
+            f"| {cell.task} | {cell.metric} | {cell.n or ''} | {base} | {cell.score:.3f} | "
+            f"{'' if cell.se is None else f'{cell.se:.3f}'} |"
         )
     return lines
 

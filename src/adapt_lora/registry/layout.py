@@ -41,12 +41,15 @@ TASK_ID = "adapt.task_id"
 MODEL_ID = "adapt.model_id"
 VERSION = "adapt.version"
 TRAITS = "adapt.traits"
+TRAIT_FIT = "adapt.trait_fit"
+"""Tag of the bare base's run: it keeps a fit of the traits in TRAITS_FILE."""
 NOTE = "mlflow.note.content"
 
 RECORD_FILE = "record.json"
 FINGERPRINT_FILE = "fingerprint.json"
+TRAITS_FILE = "traits.json"
 
-_PARAM_LIMIT, _TAG_LIMIT, _KEY_LIMIT = 6000, 8000, 250
+_PARAM_LIMIT, TAG_LIMIT, _KEY_LIMIT = 6000, 8000, 250
 # Bytes, not characters, count on some backends; ASCII JSON makes them the same.
 _CHUNK = 7500
 _CELL = "adapt.cell/"
@@ -132,7 +135,7 @@ def adapter_items(record: AdapterRecord) -> RunItems:
     return RunItems(
         name=record.name,
         params={legal_key(key): value[:_PARAM_LIMIT] for key, value in record.params.items()},
-        tags={key: value[:_TAG_LIMIT] for key, value in tags.items()},
+        tags={key: value[:TAG_LIMIT] for key, value in tags.items()},
         metrics=metrics,
         artifacts={
             RECORD_FILE: _dumps(plain),
@@ -169,14 +172,15 @@ def task_items(task: TaskRecord, base: BaseIdentity) -> RunItems:
     """A task's entry; the inverse of `task_record`."""
     plain = to_plain(task)
     del plain["fingerprint"]
+    n_rows = task.dataset.n_rows
     return RunItems(
         name=task.name,
         params={
             "task/metric": task.metric,
             "task/group": task.group[:_PARAM_LIMIT],
             "task/family": task.family[:_PARAM_LIMIT],
-            "task/rows": str(task.dataset.n_rows),
             "task/labels": ", ".join(task.labels)[:_PARAM_LIMIT],
+            **({} if n_rows is None else {"task/rows": str(n_rows)}),
         },
         tags={KIND: "task", TASK_ID: task_id(task), **_base_tags(base)},
         metrics=_section("fingerprint", task.fingerprint.values),
@@ -247,7 +251,9 @@ def cells_of(tags: Mapping[str, str]) -> list[StoredCell]:
 def cell_metrics(cell: Cell) -> dict[str, float]:
     """A cell's figures as metrics of its run: "<metric>/<task>", "se/<task>"."""
     task = legal_key(cell.task)
-    values = {**cell.metrics, cell.metric: cell.score, "se": cell.se}
+    values = {**cell.metrics, cell.metric: cell.score}
+    if cell.se is not None:
+        values["se"] = cell.se
     return {
         legal_key(f"{legal_key(name)}/{task}"): value for name, value in _finite(values).items()
     }
@@ -270,7 +276,9 @@ def trait_tag(traits: Mapping[str, float]) -> str:
 
 def dataset_item(dataset: DatasetRecord, context: str) -> DatasetItem:
     """A dataset as a run's input: counts and names, never rows."""
-    profile = {"num_rows": dataset.n_rows, "group": dataset.group, "sha256": dataset.digest}
+    profile: dict[str, Any] = {"group": dataset.group, "sha256": dataset.digest}
+    if dataset.n_rows is not None:
+        profile["num_rows"] = dataset.n_rows
     return DatasetItem(
         name=dataset.name[:500],
         digest=dataset.digest[:36],
@@ -345,17 +353,18 @@ def legal_key(name: str) -> str:
 
 def card_markdown(record: AdapterRecord) -> str:
     """A short page about an adapter, for MLflow's description field."""
-    lines = [f"LoRA adapter of `{_plain(record.base.name)}`", ""]
+    lines = [f"{record.kind} of `{_plain(record.base.name)}`", ""]
     if record.dataset is None:
         lines.append("Training data: not known.")
     else:
         data = record.dataset
-        lines.append(f"Trained on **{_plain(data.name)}**, {data.n_rows:,} rows.")
+        rows = "" if data.n_rows is None else f", {data.n_rows:,} rows"
+        lines.append(f"Trained on **{_plain(data.name)}**{rows}.")
     lines += [f"> {_plain(warning)}" for warning in record.warnings]
     lines += ["", "| setting | value |", "|---|---|"]
     lines += [f"| {_plain(key)} | {_plain(value)[:200]} |" for key, value in record.params.items()]
     lines += [f"| {_plain(key)} | {value:.4g} |" for key, value in record.metrics.items()]
-    return "\n".join(lines)[:_TAG_LIMIT]
+    return "\n".join(lines)[:TAG_LIMIT]
 
 
 def saved_view(name: str, *, now_ms: int) -> str:
@@ -416,6 +425,7 @@ def adapter_from_plain(plain: Mapping[str, Any]) -> AdapterRecord:
             "dataset": _dataset(plain.get("dataset")),
             "fingerprint": fingerprint_from_plain(plain["fingerprint"]),
             "behaviour_vector": tuple(plain["behaviour_vector"]),
+            "behaviour_vector_mid": tuple(plain.get("behaviour_vector_mid", ())),
             "warnings": tuple(plain["warnings"]),
         }
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import hypot
 from typing import Literal
 
 from adapt_lora.base_model import BaseIdentity
@@ -15,6 +16,9 @@ MAJORITY_ID = "majority label"
 Unit = Literal["points", "nats"]
 Regime = Literal["zeroshot", "intermediate"]
 
+PUBLISHED_METRIC = "published_score"
+"""A benchmark's own measure as others published it, as a share of its scale; not measured here."""
+
 METRIC_UNITS: Mapping[str, Unit] = {
     "balanced_accuracy": "points",
     "accuracy": "points",
@@ -22,6 +26,7 @@ METRIC_UNITS: Mapping[str, Unit] = {
     "exact_match": "points",
     "numeric_match": "points",
     "answer_log_likelihood": "nats",
+    PUBLISHED_METRIC: "points",
 }
 """Metrics that rule a cell, and what a gain in them is counted in; the two are never pooled."""
 
@@ -68,8 +73,8 @@ class DatasetRecord:
     """sha256 (hex) of the normalised rows."""
     group: str
     """What twins share: train and test of one benchmark, a balanced copy and its parent."""
-    n_rows: int
-    """Rows used."""
+    n_rows: int | None
+    """Rows used; None where nobody says."""
     source: str = ""
     """Where it came from: a file name or Hub id; never an absolute path."""
 
@@ -104,6 +109,8 @@ class AdapterRecord:
     """Fingerprint of the behaviour on the probe prompts (flat keys)."""
     behaviour_vector: tuple[float, ...] = ()
     """Mean shift of the last hidden state on the probe prompts ("delta activations")."""
+    behaviour_vector_mid: tuple[float, ...] = ()
+    """The same at relative depth 0.6."""
     traits: Mapping[str, float] = field(default_factory=dict)
     """Trait scores of the last fit, by trait name."""
     params: Mapping[str, str] = field(default_factory=dict)
@@ -116,6 +123,11 @@ class AdapterRecord:
     """Sentences to show beside the adapter."""
     has_weights: bool = True
     """Whether the files can be pulled; False for records of figures only."""
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words: published results hold full fine-tunes too."""
+        return "Full fine-tune" if self.params.get("method") == "full" else "LoRA adapter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +177,10 @@ class Cell:
     """The metric that `score` is in."""
     score: float
     """The metric; higher is better. In [0, 1] for points, nats per token for log-likelihood."""
-    se: float
-    """Standard error of `score`, same unit."""
-    n: int
-    """Rows scored."""
+    se: float | None
+    """Standard error of `score`, same unit; None for published scores, which come without."""
+    n: int | None
+    """Rows scored; None where nobody says."""
     protocol: str
     """Digest of all else that decides the score."""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -177,6 +189,10 @@ class Cell:
     """Share of rows per predicted label; empty for generation tasks."""
     selected: bool = False
     """True when the cell was measured because a ranking had chosen it (verification)."""
+
+    def gain_se(self, base: "Cell") -> float | None:
+        """Standard error of the gain over the base's cell, as if the two were independent."""
+        return None if self.se is None or base.se is None else hypot(self.se, base.se)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -87,6 +87,16 @@ class _Shelving:
         if kind == "adapter":
             return self.adapters_id, f"{self.adapters_id}-{self.adapters_born_ms}"
         return self.evaluations_id, f"{self.evaluations_id}-{self.evaluations_born_ms}"
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixAddition:
+    """What `add_matrix` wrote."""
+
+    n_adapters: int
+    """Adapters that were new."""
+    n_cells: int
+    """Cells that were new, the base's among them."""
 
 
 def _in_words(
@@ -271,24 +281,77 @@ class Registry:
 
     @_in_words
     def set_traits(
-        self, base: BaseIdentity, traits: Mapping[str, Mapping[str, float]]
+        self,
+        base: BaseIdentity,
+        traits: Mapping[str, Mapping[str, float]],
+        *,
+        plots: Mapping[str, Path] | None = None,
     ) -> list[AdapterRecord]:
         """Write trait scores (by adapter id, then trait name) to the adapters' runs.
+
+        Args:
+            base: Their base model; its own scores go by BASE_ID.
+            traits: Replace what was there.
+            plots: A picture of each adapter's traits, by adapter id.
 
         Returns:
             The adapters as they are now.
         """
-        for record in self.adapters(base):
-            scores = traits.get(record.adapter_id)
-            if scores is None:
-                continue
+        shelving = self._made_shelving(base)
+        runs = {record.adapter_id: record.run_id for record in self.adapters(base)}
+        runs[BASE_ID] = self._base_run(shelving).info.run_id
+        for adapter_id in runs.keys() & traits.keys():
+            scores, run_id = traits[adapter_id], runs[adapter_id]
             self._log(
-                record.run_id,
+                run_id,
                 metrics=layout.trait_metrics(scores),
                 tags={layout.TRAITS: layout.trait_tag(scores)},
             )
-            self._touch(record.run_id)
+            if plots and adapter_id in plots:
+                self._log_plots(run_id, {"traits.png": plots[adapter_id]})
+            self._touch(run_id)
         return self.adapters(base)
+
+    @_in_words
+    def trait_fit(self, base: BaseIdentity) -> dict[str, Any] | None:
+        """What `set_trait_fit` kept last for this base model; None before the first fit.
+
+        Raises:
+            RegistryError: It was kept, but can't be read.
+        """
+        shelving = self._shelving(base)
+        if shelving is None:
+            return None
+        run = self._base_run(shelving)
+        if layout.TRAIT_FIT not in run.data.tags:
+            return None
+        try:
+            fit: dict[str, Any] = json.loads(self._read_artifact(run, layout.TRAITS_FILE))
+        except ValueError as error:
+            raise RegistryError(
+                f"The last fit of traits is damaged ({layout.TRAITS_FILE} of run "
+                f"{run.info.run_id}: {error}). Take the tag {layout.TRAIT_FIT} off that run to "
+                "start afresh."
+            ) from error
+        return fit
+
+    @_in_words
+    def set_trait_fit(
+        self, base: BaseIdentity, fit: Mapping[str, Any], *, note: str, plots: Mapping[str, Path]
+    ) -> None:
+        """Keep a fit of the traits on the bare base's run.
+
+        Args:
+            base: The base model it is about.
+            fit: Plain values, for the next fit to be matched to.
+            note: Markdown that heads the run's page.
+            plots: Pictures by file name.
+        """
+        run_id = self._base_run(self._made_shelving(base)).info.run_id
+        self._client.log_text(run_id, json.dumps(fit, indent=1), layout.TRAITS_FILE)
+        self._log_plots(run_id, plots)
+        self._log(run_id, tags={layout.NOTE: note[: layout.TAG_LIMIT], layout.TRAIT_FIT: "kept"})
+        self._touch(run_id)
 
     @_in_words
     def update_scores(self, base: BaseIdentity) -> None:
@@ -329,8 +392,21 @@ class Registry:
                     f"The files of {record.name} in {self.tracking_uri} are not the ones that were "
                     "registered; remove it and register it again."
                 )
-            _copy_allowed(fetched, dest)
+            # In one step: whoever finds the folder finds it whole.
+            ready = Path(scratch) / "ready"
+            _copy_allowed(fetched, ready)
+            ready.replace(dest)
         return dest
+
+    @_in_words
+    def set_card(self, record: AdapterRecord, *, markdown: str, html: str) -> None:
+        """Renew what MLflow shows as an adapter's description, and its page."""
+        self._client.set_tag(record.run_id, layout.NOTE, markdown[: layout.TAG_LIMIT])
+        if record.model_id:
+            note = {layout.NOTE: markdown[: layout.TAG_LIMIT]}
+            self._client.set_logged_model_tags(record.model_id, note)
+        self._client.log_text(record.run_id, html, "card.html")
+        self._touch(record.run_id)
 
     @_in_words
     def fetch(self, source: str, dest: Path) -> Path:
@@ -409,23 +485,47 @@ class Registry:
         if not cells:
             return
         shelving = self._made_shelving(base)
-        self._ensure_task(shelving, task)
-        adapter_id, name, model_id = _row(adapter, shelving)
-        if any(cell.adapter_id != adapter_id or cell.task != task.name for cell in cells):
-            raise RegistryError(f"These cells are not all of {name} on {task.name}.")
-        run_id = self._job_run(shelving, adapter_id, name)
-        now = _now_ms()
-        tags: dict[str, str] = {}
-        metrics: list[Any] = []
-        for cell in cells:
-            item = layout.task_dataset_item(task, cell.protocol)
-            self._log_dataset(run_id, item, model_id=model_id)
-            metrics += self._cell_metrics(
-                cell, run_id=run_id, model_id=model_id, item=item, now=now
-            )
-            tags |= layout.cell_tags(StoredCell(cell, task.dataset.digest, now))
-        self._log(run_id, raw_metrics=metrics, tags=tags)
-        self._touch(run_id)
+        self._ensure_tasks(shelving, [task])
+        self._write_cells(shelving, adapter, [(task, cell) for cell in cells])
+
+    @_in_words
+    def add_matrix(
+        self, matrix: TransferMatrix, *, progress: Callable[[int, int], None] | None = None
+    ) -> MatrixAddition:
+        """Write adapters without files, tasks and cells at once; what is there is left out.
+
+        Args:
+            matrix: The adapters' `adapter_id` says what is there already.
+            progress: Called with (rows written, rows in all), a row being an adapter or the base.
+
+        Returns:
+            What was new.
+        """
+        shelving = self._made_shelving(matrix.base)
+        tasks = {task.name: task for task in matrix.tasks}
+        of_base = {c.task: c.score for c in matrix.cells if c.adapter_id == BASE_ID}
+        measured = self.measured(matrix.base)
+        rows: dict[str, list[Cell]] = {BASE_ID: []}
+        for cell in matrix.cells:
+            rows.setdefault(cell.adapter_id, []).append(cell)
+        n_adapters = n_cells = 0
+        # One lock for all: nobody else can be half-way through a registration meanwhile.
+        with self._writing():
+            self._ensure_tasks(shelving, matrix.tasks)
+            known = {record.adapter_id: record for record in self.adapters(matrix.base)}
+            self._sweep_unready(shelving, known)
+            for done, record in enumerate(matrix.adapters, start=1):
+                cells = rows.get(record.adapter_id, [])
+                if record.adapter_id not in known:
+                    known[record.adapter_id] = self._write_row(shelving, record, cells, of_base)
+                    n_adapters += 1
+                n_cells += self._write_new_cells(
+                    shelving, known[record.adapter_id], tasks, cells, measured
+                )
+                if progress is not None:
+                    progress(done, len(matrix.adapters))
+            n_cells += self._write_new_cells(shelving, BASE_ID, tasks, rows[BASE_ID], measured)
+        return MatrixAddition(n_adapters, n_cells)
 
     @_in_words
     def cell(self, base: BaseIdentity, adapter_id: str, task: str, protocol: str) -> Cell | None:
@@ -438,6 +538,7 @@ class Registry:
         ]
         return max(found, key=lambda stored: stored.measured_ms).cell if found else None
 
+    @_in_words
     def measured(self, base: BaseIdentity) -> frozenset[tuple[str, str, str]]:
         """(adapter_id, task, protocol) of every cell there is."""
         cells = [stored.cell for stored in self._stored_cells(base)]
@@ -744,7 +845,7 @@ class Registry:
             run_id, metrics=items.metrics, params=items.params, tags=items.tags, model_id=model_id
         )
         if items.dataset is not None:
-            self._log_dataset(run_id, items.dataset)
+            self._log_datasets(run_id, [items.dataset])
         if model_id is not None:
             self._client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
         with tempfile.TemporaryDirectory(prefix="adapt-items-") as scratch:
@@ -769,10 +870,7 @@ class Registry:
             table = json.dumps([{"path": "probes.json", "type": "table"}])
             self._client.set_tag(record.run_id, "mlflow.loggedArtifacts", table)
         if plots:
-            with tempfile.TemporaryDirectory(prefix="adapt-plots-") as scratch:
-                for name, path in plots.items():
-                    shutil.copyfile(path, Path(scratch) / name)
-                self._client.log_artifacts(record.run_id, scratch, "plots")
+            self._log_plots(record.run_id, plots)
         now = _now_ms()
         curves = [
             Metric(layout.legal_key(key), value, now, step.step)
@@ -782,6 +880,86 @@ class Registry:
         # MLflow takes 1,000 metrics at once.
         for start in range(0, len(curves), 1000):
             self._client.log_batch(record.run_id, metrics=curves[start : start + 1000])
+
+    def _write_row(
+        self,
+        shelving: _Shelving,
+        record: AdapterRecord,
+        cells: Sequence[Cell],
+        of_base: Mapping[str, float],
+    ) -> AdapterRecord:
+        """An adapter without files, its scores and gains beside its fingerprint."""
+        stored = self._write_adapter(
+            shelving, replace(record, name=layout.registered_name(record.name)), None
+        )
+        scores = {cell.task: cell.score for cell in cells}
+        gains = {task: score - of_base[task] for task, score in scores.items() if task in of_base}
+        self._log(
+            stored.run_id,
+            metrics=layout.summary_metrics(scores, gains),
+            tags={layout.STATUS: layout.READY},
+        )
+        self._touch(stored.run_id)
+        return stored
+
+    def _write_new_cells(
+        self,
+        shelving: _Shelving,
+        adapter: AdapterRecord | str,
+        tasks: Mapping[str, TaskRecord],
+        cells: Sequence[Cell],
+        measured: frozenset[tuple[str, str, str]],
+    ) -> int:
+        fresh = [
+            (tasks[cell.task], cell)
+            for cell in cells
+            if (cell.adapter_id, cell.task, cell.protocol) not in measured
+        ]
+        if fresh:
+            self._write_cells(shelving, adapter, fresh)
+        return len(fresh)
+
+    def _write_cells(
+        self,
+        shelving: _Shelving,
+        adapter: AdapterRecord | str,
+        cells: Sequence[tuple[TaskRecord, Cell]],
+    ) -> None:
+        """Cells of one adapter as metrics and tags of its job's run, in one batch."""
+        adapter_id, name, model_id = _row(adapter, shelving)
+        if any(cell.adapter_id != adapter_id or cell.task != task.name for task, cell in cells):
+            tasks = ", ".join(dict.fromkeys(task.name for task, _ in cells))
+            raise RegistryError(f"These cells are not all of {name} on {tasks}.")
+        run_id = self._job_run(shelving, adapter_id, name)
+        now = _now_ms()
+        tags: dict[str, str] = {}
+        metrics: list[Any] = []
+        items = [layout.task_dataset_item(task, cell.protocol) for task, cell in cells]
+        self._log_datasets(run_id, list(dict.fromkeys(items)), model_id=model_id)
+        for (task, cell), item in zip(cells, items, strict=True):
+            metrics += self._cell_metrics(
+                cell, run_id=run_id, model_id=model_id, item=item, now=now
+            )
+            tags |= layout.cell_tags(StoredCell(cell, task.dataset.digest, now))
+        self._log(run_id, raw_metrics=metrics, tags=tags)
+        self._touch(run_id)
+
+    def _log_plots(self, run_id: str, plots: Mapping[str, Path]) -> None:
+        with tempfile.TemporaryDirectory(prefix="adapt-plots-") as scratch:
+            for name, path in plots.items():
+                shutil.copyfile(path, Path(scratch) / name)
+            self._client.log_artifacts(run_id, scratch, "plots")
+
+    def _base_run(self, shelving: _Shelving) -> "Run":
+        model = self._client.get_logged_model(shelving.base_model_id)
+        return self._client.get_run(str(model.source_run_id))
+
+    def _sweep_unready(self, shelving: _Shelving, known: Collection[str]) -> None:
+        """Delete what crashed registrations left behind."""
+        found = self._search(shelving.adapters_id, f"tags.`{layout.KIND}` = 'adapter'")
+        lost = {run.data.tags.get(layout.ADAPTER_ID, "") for run in found} - {*known, ""}
+        for adapter_id in sorted(lost):
+            self._sweep(shelving, adapter_id)
 
     def _sweep(self, shelving: _Shelving, adapter_id: str) -> None:
         """Delete what a crashed registration of this adapter left behind."""
@@ -840,18 +1018,23 @@ class Registry:
         found = next((e.content for e in entries if e.content["adapter_id"] == adapter_id), None)
         return None if found is None else layout.adapter_from_plain(found)
 
-    def _ensure_task(self, shelving: _Shelving, task: TaskRecord) -> None:
-        wanted = layout.task_id(task)
-        known = self._sync(shelving, "task").entries.values()
-        if any(layout.task_id(layout.task_from_plain(e.content)) == wanted for e in known):
-            return
-        items = layout.task_items(task, shelving.base)
-        run = self._client.create_run(
-            shelving.evaluations_id, run_name=items.name, tags={layout.KIND: "task"}
-        )
-        self._write_items(run, items)
-        self._client.set_tag(run.info.run_id, layout.STATUS, layout.READY)
-        self._touch(run.info.run_id)
+    def _ensure_tasks(self, shelving: _Shelving, tasks: Sequence[TaskRecord]) -> None:
+        entries = self._sync(shelving, "task").entries.values()
+        stored = [layout.task_from_plain(entry.content) for entry in entries]
+        known = {layout.task_id(task): bool(task.fingerprint.values) for task in stored}
+        for task in tasks:
+            # A task may be known without its fingerprint; then it is written again, with it.
+            if layout.task_id(task) in known and (
+                known[layout.task_id(task)] or not task.fingerprint.values
+            ):
+                continue
+            items = layout.task_items(task, shelving.base)
+            run = self._client.create_run(
+                shelving.evaluations_id, run_name=items.name, tags={layout.KIND: "task"}
+            )
+            self._write_items(run, items)
+            self._client.set_tag(run.info.run_id, layout.STATUS, layout.READY)
+            self._touch(run.info.run_id)
 
     def _job_run(self, shelving: _Shelving, adapter_id: str, name: str) -> str:
         key = (shelving.evaluations_id, adapter_id)
@@ -885,17 +1068,21 @@ class Registry:
         )
         return [*metrics, of_model]
 
-    def _log_dataset(
-        self, run_id: str, item: layout.DatasetItem, *, model_id: str | None = None
+    def _log_datasets(
+        self, run_id: str, items: Sequence[layout.DatasetItem], *, model_id: str | None = None
     ) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
 
-        dataset = Dataset(
-            item.name, item.digest, "local", json.dumps({"uri": item.source}), profile=item.profile
-        )
+        datasets = [
+            Dataset(i.name, i.digest, "local", json.dumps({"uri": i.source}), profile=i.profile)
+            for i in items
+        ]
         self._client.log_inputs(
             run_id,
-            datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", item.context)])],
+            datasets=[
+                DatasetInput(dataset, [InputTag("mlflow.data.context", item.context)])
+                for dataset, item in zip(datasets, items, strict=True)
+            ],
             models=[LoggedModelInput(model_id)] if model_id else None,
         )
 

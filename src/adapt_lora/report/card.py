@@ -15,7 +15,15 @@ from adapt_lora.report.pages import (
     interval_bars,
     page,
 )
-from adapt_lora.report.wording import UNIT_WORDS, gain_text, number_text, one_line, score_text
+from adapt_lora.report.wording import (
+    GAP,
+    UNIT_WORDS,
+    count_text,
+    gain_text,
+    number_text,
+    one_line,
+    score_text,
+)
 
 # What CommonMark and GitHub's dialect read as more than text; a backslash makes each plain again.
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~&$!])")
@@ -44,14 +52,14 @@ def adapter_card_markdown(record: AdapterRecord, gains: Sequence[TaskGain] = ())
     Names come from users: all are escaped, so that none is read as markup.
     """
     data = record.dataset
-    lines = [f"# {_plain(record.name)}", "", f"LoRA adapter for {_plain(record.base.name)}."]
+    lines = [f"# {_plain(record.name)}", "", f"{record.kind} for {_plain(record.base.name)}."]
     lines += [f"\n> **Warning:** {_plain(warning)}" for warning in record.warnings]
     lines += ["", "## Training data", ""]
     if data is None:
         lines.append("Unknown: registered without its training data.")
     else:
         source = f", from {_plain(data.source)}" if data.source else ""
-        lines.append(f"{_plain(data.name)}: {data.n_rows:,} rows{source}.")
+        lines.append(f"{_plain(data.name)}: {count_text(data.n_rows)} rows{source}.")
     values = record.fingerprint.values
     statistics = [
         (words, number_text(values[key])) for key, words in _KEY_STATISTICS.items() if key in values
@@ -78,6 +86,7 @@ def adapter_card_html(record: AdapterRecord, gains: Sequence[TaskGain] = ()) -> 
     return page(
         "card.html",
         name=one_line(record.name),
+        kind=record.kind,
         base_model=one_line(record.base.name),
         version=record.version,
         key_facts=_key_facts(record, gains),
@@ -122,7 +131,7 @@ def _key_facts(record: AdapterRecord, gains: Sequence[TaskGain]) -> list[tuple[s
     values = record.fingerprint.values
     facts = [("trained on", one_line(data.name) if data else "unknown data")]
     if data:
-        facts.append(("training rows", f"{data.n_rows:,}"))
+        facts.append(("training rows", count_text(data.n_rows)))
     if "lora/r" in record.params:
         facts.append(("LoRA rank", record.params["lora/r"]))
     if "response_ppl" in values:
@@ -139,7 +148,7 @@ def _gain_blocks(gains: Sequence[TaskGain]) -> list[dict[str, Any]]:
     blocks = []
     for unit, words in UNIT_WORDS.items():
         ranked = _by_gain(gain for gain in gains if gain.unit == unit)
-        spans = [GainSpan(g.gain, (g.gain - _Z_95 * g.se, g.gain + _Z_95 * g.se)) for g in ranked]
+        spans = [GainSpan(gain.gain, _interval(gain)) for gain in ranked]
         rows = [
             {
                 "task": one_line(gain.task),
@@ -147,7 +156,7 @@ def _gain_blocks(gains: Sequence[TaskGain]) -> list[dict[str, Any]]:
                 "base_score": score_text(gain.base_score, unit),
                 "score": score_text(gain.score, unit),
                 "gain": gain_text(gain.gain, unit),
-                "n": f"{gain.n:,}",
+                "n": count_text(gain.n),
                 "own": gain.own,
                 "bar": bar,
             }
@@ -158,6 +167,12 @@ def _gain_blocks(gains: Sequence[TaskGain]) -> list[dict[str, Any]]:
     return blocks
 
 
+def _interval(gain: TaskGain) -> tuple[float, float] | None:
+    if gain.se is None:
+        return None
+    return gain.gain - _Z_95 * gain.se, gain.gain + _Z_95 * gain.se
+
+
 def _gain_row(gain: TaskGain) -> tuple[str, ...]:
     return (
         _plain(gain.task) + (" (own)" if gain.own else ""),
@@ -165,8 +180,8 @@ def _gain_row(gain: TaskGain) -> tuple[str, ...]:
         score_text(gain.base_score, gain.unit),
         score_text(gain.score, gain.unit),
         gain_text(gain.gain, gain.unit),
-        score_text(gain.se, gain.unit),
-        f"{gain.n:,}",
+        GAP if gain.se is None else score_text(gain.se, gain.unit),
+        count_text(gain.n),
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import hypot
 
 from adapt_lora.registry.records import (
     BASE_ID,
@@ -27,11 +26,11 @@ class TaskGain:
     """With the adapter; in [0, 1] for points, nats per token for log-likelihood."""
     base_score: float
     """Base model alone."""
-    se: float
+    se: float | None
     """Standard error of the gain, as if the two scores were independent: for scores on the same
-    rows this errs on the wide side."""
-    n: int
-    """Rows scored."""
+    rows this errs on the wide side. None where a score came without."""
+    n: int | None
+    """Rows scored; None where nobody says."""
     own: bool = False
     """Whether adapter and task are of one group, so that the gain says nothing about transfer."""
 
@@ -81,7 +80,7 @@ def gain_of(
         metric=cell.metric,
         score=cell.score,
         base_score=base.score,
-        se=hypot(cell.se, base.se),
+        se=cell.gain_se(base),
         n=cell.n,
         own=own,
     )

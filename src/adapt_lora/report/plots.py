@@ -4,7 +4,8 @@ Figures are built without pyplot: no global state, no display, safe in threads. 
 and Ito's, which people with any common colour blindness tell apart.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -28,10 +29,13 @@ from adapt_lora.report.wording import (
     number_text,
     one_line,
     score_text,
+    share_text,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.container import Container
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
@@ -59,7 +63,10 @@ _ABOVE_RIGHT: dict[str, Any] = {
     "ncols": 2,
     "borderpad": 0,
 }
+_INTERVAL_LOOK: dict[str, Any] = {"fmt": "none", "ecolor": _INK, "capsize": 3, "linewidth": 1.2}
 _DPI = 150
+_BASE_ROW = "base"
+_NORMAL_90 = 1.2816  # 80 % of a normal distribution lie within this many standard errors
 # Above this many cells the numbers in them are too small to read and only cost time.
 _MAX_WRITTEN_CELLS = 600
 # Above this many points their names lie on top of each other.
@@ -202,9 +209,11 @@ def plot_matrix(matrix: TransferMatrix, path: str | Path, *, values: MatrixValue
 def plot_traits(traits: Mapping[str, Any], path: str | Path) -> Path:
     """Draw task loadings as a heat map and the variance each trait explains as bars.
 
+    Under each trait stand the tasks at its poles.
+
     Args:
         traits: What `traits --json` prints: "explained_variance_ratio", "loadings" by task,
-            "names" of the traits.
+            "names" of the traits; "keys" and "poles" where there are any.
         path: Where the PNG goes.
 
     Raises:
@@ -214,12 +223,15 @@ def plot_traits(traits: Mapping[str, Any], path: str | Path) -> Path:
     ratios: Sequence[float] = traits.get("explained_variance_ratio") or ()
     if not loadings or not ratios:
         raise MatrixError("There are no trait loadings to draw.")
-    given: Sequence[str] = traits.get("names") or ()
-    names = list(given) or [f"trait {i + 1}" for i in range(len(ratios))]
+    heads = [
+        "\n".join((*head, *below)) for head, below in _trait_heads(traits, len(ratios), limit=16)
+    ]
     table = np.array([list(row) for row in loadings.values()], dtype=float)  # (n_tasks, n_traits)
-    figure = _figure(2.6 + 1.15 * len(names), 3.0 + 0.34 * len(loadings))
+    n_lines = max(head.count("\n") + 1 for head in heads)
+    height = 2.3 + 0.14 * n_lines + 0.34 * len(loadings)
+    figure = _figure(3.4 + 1.3 * len(heads), height)
     bars, heat = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 0.6 + 0.34 * len(loadings)))
-    places = np.arange(len(names))
+    places = np.arange(len(heads))
     bars.bar(places, [100 * ratio for ratio in ratios], color=_BLUE, width=0.6)
     for place, ratio in zip(places, ratios, strict=True):
         bars.annotate(
@@ -234,15 +246,63 @@ def plot_traits(traits: Mapping[str, Any], path: str | Path) -> Path:
     bars.set_ylabel("variance (%)")
     bars.set_title("Latent traits", loc="left", fontweight="bold")
     _plain_frame(bars)
+    bars.tick_params(axis="x", length=0)
     limit = float(np.nanmax(np.abs(table))) or 1.0
     image = heat.imshow(table, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
-    words = [[f"{value:+.2f}".replace("-", MINUS) for value in row] for row in table]
+    # Adding 0 takes the sign off a zero.
+    words = [[f"{round(v, 2) + 0.0:+.2f}".replace("-", MINUS) for v in row] for row in table]
     _write_cells(heat, table, words, limit)
     heat.set_yticks(range(len(loadings)), [_safe(task, 28) for task in loadings])
-    heat.set_xticks(places, [_safe(name, 18) for name in names], rotation=25, ha="right")
+    heat.set_xticks(places, heads, fontsize=7.5)
     _no_ticks(heat)
+    heat.tick_params(axis="x", labelsize=7.5)
     _colour_bar(image, heat, "loading", table=table, limit=limit)
     return _saved(figure, path)
+
+
+def plot_trait_profiles(
+    traits: Mapping[str, Any],
+    folder: str | Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Path]:
+    """Draw one page per adapter: its score on each trait between the two poles, with intervals.
+
+    All pages have one scale; ticks show where the other adapters are, a diamond the bare base.
+
+    Args:
+        traits: What `traits --json` prints, "scores" and "names" at least.
+        folder: Where the PNGs go; the files are called after the adapters.
+        progress: Told (pages done, in all).
+
+    Returns:
+        Adapter → its PNG, the base among them.
+
+    Raises:
+        MatrixError: There are no scores.
+    """
+    scores: Mapping[str, Sequence[float]] = traits.get("scores") or {}
+    if not scores:
+        raise MatrixError("There are no trait scores to draw.")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    heads = _trait_heads(traits, len(next(iter(scores.values()))), limit=50)
+    figure = _figure(8.2, 1.35 + 0.95 * len(heads), layout=None)
+    axes = figure.subplots()
+    _draw_profile_frame(axes, traits, heads)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    # One frame under all pages: drawing it anew would take nearly all of the time.
+    frame = canvas.copy_from_bbox(figure.bbox)
+    names = _file_names(scores)
+    paths = {}
+    for number, adapter in enumerate(scores, start=1):
+        canvas.restore_region(frame)
+        _draw_profile(axes, traits, adapter)
+        paths[adapter] = _saved_pixels(canvas, Path(folder) / f"{names[adapter]}.png")
+        if progress is not None:
+            progress(number, len(scores))
+    return paths
 
 
 def plot_predicted_vs_measured(points: Sequence[PredictedMeasured], path: str | Path) -> Path:
@@ -293,6 +353,105 @@ def plot_predicted_vs_measured(points: Sequence[PredictedMeasured], path: str | 
         figure.legend(frameon=False, loc="outside right upper", fontsize=8)
     _plain_frame(axes)
     return _saved(figure, path)
+
+
+def _trait_heads(
+    traits: Mapping[str, Any], n: int, *, limit: int
+) -> list[tuple[list[str], list[str]]]:
+    """Per trait its key and name, and the tasks at its poles, as lines of `limit` characters."""
+    names: Sequence[str] = traits.get("names") or [f"trait {i + 1}" for i in range(n)]
+    keys: Sequence[str] = traits.get("keys") or names
+    poles: Sequence[Mapping[str, Sequence[str]]] = traits.get("poles") or [{}] * n
+    heads = []
+    for key, name, pole in zip(keys, names, poles, strict=True):
+        # A name that nobody gave says the poles once more.
+        own = [] if name == key or (pole and name.startswith(f"{key} ")) else [_safe(name, limit)]
+        high, low = (
+            [_safe(task, limit) for task in pole.get(side, ())] for side in ("high", "low")
+        )
+        below = [*(f"+ {task}" for task in high), *(f"{MINUS} {task}" for task in low)]
+        heads.append(([_safe(key, limit), *own], below))
+    return heads
+
+
+def _draw_profile_frame(
+    axes: "Axes", traits: Mapping[str, Any], heads: Sequence[tuple[list[str], list[str]]]
+) -> None:
+    """What all profiles share: poles on either side, traits between, one scale, everybody."""
+    scores = np.array(list(traits["scores"].values()), dtype=float)  # (n_adapters, n_traits)
+    n = len(heads)
+    height = 1.35 + 0.95 * n
+    axes.figure.subplots_adjust(left=0.21, right=0.79, top=1 - 0.45 / height, bottom=0.75 / height)
+    known = traits.get("standard_errors") or {}
+    errors = np.array([known.get(adapter, [0.0] * n) for adapter in traits["scores"]], dtype=float)
+    limit = 1.05 * float((np.abs(scores) + _NORMAL_90 * errors).max()) or 1.0
+    axes.set(xlim=(-limit, limit), ylim=(n - 0.4, -0.6))
+    axes.axvline(0, color=_QUIET, linewidth=0.8)
+    poles: Sequence[Mapping[str, Sequence[str]]] = traits.get("poles") or [{}] * n
+    ratios: Sequence[float] = traits.get("explained_variance_ratio") or ()
+    for row, ((head, _), pole) in enumerate(zip(heads, poles, strict=True)):
+        share = f", {share_text(ratios[row])} of the variance" if ratios else ""
+        axes.text(-limit, row - 0.32, f"{' '.join(head)}{share}", fontsize=8, fontweight="bold")
+        axes.plot(scores[:, row], np.full(len(scores), row + 0.3), "|", color=_QUIET, markersize=5)
+        for side, place, align in (("low", -0.02, "right"), ("high", 1.02, "left")):
+            axes.text(
+                place,
+                row,
+                "\n".join(_safe(task, 20) for task in pole.get(side, ())),
+                transform=axes.get_yaxis_transform(),
+                ha=align,
+                va="center",
+                fontsize=8,
+            )
+    base = traits["scores"].get(_BASE_ROW)
+    if base is not None:
+        look: dict[str, Any] = {"color": _INK, "markerfacecolor": "white", "markersize": 5}
+        axes.plot(base, np.arange(n) + 0.3, "D", label="base model", zorder=4, **look)
+    axes.plot([], [], "|", color=_QUIET, label="all rows")
+    if known:
+        axes.errorbar([np.nan], [0.0], xerr=[0.0], label="80 % interval", **_INTERVAL_LOOK)
+    axes.legend(
+        frameon=False,
+        fontsize=8,
+        ncols=3,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.38 / n),
+    )
+    axes.set_yticks([])
+    axes.set_xlabel(
+        "← better at the tasks on the left      score      better at those on the right →",
+        fontsize=8,
+    )
+    _plain_frame(axes)
+    axes.spines["left"].set_visible(False)
+
+
+def _draw_profile(axes: "Axes", traits: Mapping[str, Any], adapter: str) -> None:
+    """One adapter's name, bars and intervals onto what is drawn already."""
+    scores = np.array(traits["scores"][adapter], dtype=float)
+    places = np.arange(len(scores))
+    colours = [_BLUE if score >= 0 else _VERMILION for score in scores]
+    drawn: list[Container] = [axes.barh(places, scores, 0.26, color=colours)]
+    errors = (traits.get("standard_errors") or {}).get(adapter)
+    if errors is not None:
+        reach = _NORMAL_90 * np.array(errors, dtype=float)
+        drawn.append(axes.errorbar(scores, places, xerr=reach, **_INTERVAL_LOOK))
+    name = "the base model" if adapter == _BASE_ROW else _safe(adapter, 60)
+    axes.draw_artist(axes.set_title(f"Traits of {name}", loc="left", fontweight="bold"))
+    for container in drawn:
+        for mark in container.get_children():
+            axes.draw_artist(mark)
+        container.remove()
+
+
+def _file_names(adapters: Iterable[str]) -> dict[str, str]:
+    """A file name without suffix for each adapter, none twice."""
+    names: dict[str, str] = {}
+    for adapter in adapters:
+        stem = re.sub(r"[^\w.-]+", "-", adapter).strip("-.") or "adapter"
+        again = sum(name == stem or name.startswith(f"{stem}~") for name in names.values())
+        names[adapter] = f"{stem}~{again + 1}" if again else stem
+    return names
 
 
 def _draw_histogram(
@@ -435,7 +594,12 @@ def _colour_bar(
     below = limit is not None and bool(np.nanmin(table, initial=0) < -limit)
     ends = {(True, True): "both", (True, False): "max", (False, True): "min"}
     bar = figure.colorbar(
-        image, ax=axes, shrink=0.8, pad=0.03, extend=ends.get((above, below), "neither")
+        image,
+        ax=axes,
+        shrink=0.8,
+        pad=0.03,
+        aspect=max(20, len(table)),
+        extend=ends.get((above, below), "neither"),
     )
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)
@@ -538,11 +702,13 @@ def _smoothed(losses: np.ndarray) -> np.ndarray:
     )
 
 
-def _figure(width: float, height: float) -> "Figure":
-    """A figure of `width` × `height` inches at most 40 wide and high, laid out by constraints."""
+def _figure(
+    width: float, height: float, *, layout: Literal["constrained"] | None = "constrained"
+) -> "Figure":
+    """A figure of `width` × `height` inches, at most 40 wide and high."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(min(width, 40), min(height, 40)), dpi=_DPI, layout="constrained")
+    return Figure(figsize=(min(width, 40), min(height, 40)), dpi=_DPI, layout=layout)
 
 
 def _saved(figure: "Figure", path: str | Path) -> Path:
@@ -550,6 +716,15 @@ def _saved(figure: "Figure", path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", facecolor="white")
+    return path
+
+
+def _saved_pixels(canvas: "FigureCanvasAgg", path: Path) -> Path:
+    """Write what the canvas shows now, without drawing the figure again."""
+    from matplotlib.image import imsave
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imsave(path, canvas.buffer_rgba(), format="png")
     return path
 
 

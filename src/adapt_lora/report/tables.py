@@ -18,8 +18,10 @@ from adapt_lora.registry.records import (
 )
 from adapt_lora.report.gains import cells_by_place, gain_of, is_own_cell
 from adapt_lora.report.wording import (
+    GAP,
     MINUS,
     UNIT_WORDS,
+    count_text,
     gain_text,
     number_text,
     one_line,
@@ -28,13 +30,11 @@ from adapt_lora.report.wording import (
     share_text,
 )
 
-GAP = "·"
-"""What stands where nothing was measured."""
-
 OWN_MARK = "°"
 """What follows a gain on the adapter's own training data."""
 
 _HELPS, _HARMS, _QUIET = "green", "red", "dim"
+_POLES = ("high", "low")
 
 
 def recommendation_table(recommendation: Mapping[str, Any]) -> RenderableType:
@@ -54,7 +54,6 @@ def recommendation_table(recommendation: Mapping[str, Any]) -> RenderableType:
     table.add_column("P(best)", justify="right")
     if verified:
         table.add_column("measured", justify="right")
-    table.add_column("why", overflow="fold", ratio=1)
     base = recommendation.get("base", {})
     if base.get("recommended"):
         table.add_row(*_base_row(base, unit, verified=verified), style="bold")
@@ -62,7 +61,8 @@ def recommendation_table(recommendation: Mapping[str, Any]) -> RenderableType:
         table.add_row(*_ranking_row(entry, unit, verified=verified))
     if base and not base.get("recommended"):
         table.add_row(*_base_row(base, unit, verified=verified), style=_QUIET)
-    return Group(table, *_recommendation_notes(recommendation))
+    why = [line for entry in ranking for line in _why(entry)]
+    return Group(table, *why, *_recommendation_notes(recommendation))
 
 
 def matrix_table(matrix: TransferMatrix) -> RenderableType:
@@ -73,7 +73,8 @@ def matrix_table(matrix: TransferMatrix) -> RenderableType:
     table = _table(f"Transfer on {one_line(matrix.base.name, limit=60)}")
     table.add_column("adapter", overflow="fold")
     for task in matrix.tasks:
-        table.add_column(Text(one_line(task.name, limit=20)), justify="right", overflow="fold")
+        head = Text(one_line(task.name, limit=20))
+        table.add_column(head, justify="right", overflow="fold", min_width=6)
     cells = cells_by_place(matrix)
     for name, scored in (("base model (score)", BASE_ID), (f"{MAJORITY_ID} (score)", MAJORITY_ID)):
         scores = [cells.get((scored, task.name)) for task in matrix.tasks]
@@ -89,7 +90,8 @@ def matrix_table(matrix: TransferMatrix) -> RenderableType:
                 row_cells.append(Text(GAP, style=_QUIET))
                 continue
             mark = OWN_MARK if is_own_cell(adapter, task) else ""
-            style = _gain_style(gain.gain, sure=abs(gain.gain) > 2 * gain.se)
+            sure = gain.se is not None and abs(gain.gain) > 2 * gain.se
+            style = _gain_style(gain.gain, sure=sure)
             row_cells.append(Text(gain_text(gain.gain, gain.unit) + mark, style=style))
         table.add_row(_name(adapter.name), *row_cells)
     units = [unit for unit in UNIT_WORDS if any(task.unit == unit for task in matrix.tasks)]
@@ -118,7 +120,7 @@ def adapters_table(records: Sequence[AdapterRecord]) -> RenderableType:
             str(record.version) if record.version else GAP,
             _name(record.base.name),
             _name(record.dataset.name) if record.dataset else Text("unknown", style=_QUIET),
-            f"{record.dataset.n_rows:,}" if record.dataset else GAP,
+            count_text(record.dataset.n_rows if record.dataset else None),
             GAP if perplexity is None else number_text(perplexity),
             _name(record.params.get("lora/r", GAP)),
             _date_text(record.created_ms) if record.created_ms else GAP,
@@ -132,28 +134,59 @@ def adapters_table(records: Sequence[AdapterRecord]) -> RenderableType:
 
 
 def traits_table(traits: Mapping[str, Any]) -> RenderableType:
-    """Traits as `traits --json` gives them: explained variance, task loadings, adapter scores."""
+    """Traits as `traits --json` gives them: poles, task loadings, adapter scores, notes."""
     ratios: Sequence[float] = traits["explained_variance_ratio"]
     names: Sequence[str] = traits.get("names") or [f"trait {i + 1}" for i in range(len(ratios))]
-    tables = []
+    heads: Sequence[str] = traits.get("keys") or names
+    errors: Mapping[str, Sequence[float]] = traits.get("standard_errors", {})
+    tables: list[RenderableType] = []
+    if "poles" in traits:
+        tables.append(_trait_names(traits))
     for title, head, rows in (
         ("Latent traits: loadings of tasks", "task", traits.get("loadings", {})),
-        ("Scores of adapters", "adapter", traits.get("scores", {})),
+        (f"Scores of adapters{' ± standard error' if errors else ''}", "adapter", traits["scores"])
+        if "scores" in traits
+        else ("", "", {}),
     ):
         if not rows:
             continue
         table = _table(title)
         table.add_column(head, overflow="fold")
-        for name in names:
+        for name in heads:
             table.add_column(Text(one_line(str(name), limit=24)), justify="right")
         if head == "task":
             shares = [f"{100 * ratio:.1f} %" for ratio in ratios]
             table.add_row("explained variance", *shares, style="bold", end_section=True)
         for name, row in rows.items():
-            table.add_row(_name(str(name)), *(_signed(value) for value in row))
+            words = [_signed(value) for value in row]
+            if head == "adapter" and name in errors:
+                words = [f"{w} ± {e:.2f}" for w, e in zip(words, errors[name], strict=True)]
+            table.add_row(_name(str(name)), *words)
         tables.append(table)
     total = Text(f"Together {100 * sum(ratios):.1f} % of the variance.", style=_QUIET)
-    return Group(*tables, total)
+    notes = [Text(one_line(note), style=_QUIET) for note in traits.get("notes", ())]
+    return Group(*tables, total, *notes)
+
+
+def _trait_names(traits: Mapping[str, Any]) -> RenderableType:
+    """Which trait is which: its name, the tasks at its poles, how steady it is."""
+    table = _table("Latent traits")
+    for head in ("", "name", "high scores: good at", "low scores: good at"):
+        table.add_column(head, overflow="fold")
+    stability: Sequence[Mapping[str, Any]] = traits.get("stability", ())
+    if stability:
+        table.add_column("steady without a row (least)", overflow="fold")
+    for number, key in enumerate(traits["keys"]):
+        name, pole = traits["names"][number], traits["poles"][number]
+        # An automatic name says the poles once more.
+        own = GAP if name.startswith(f"{key} ") else one_line(name, limit=40)
+        cells = [key, own, *(", ".join(map(one_line, pole[side])) or GAP for side in _POLES)]
+        if stability:
+            one = stability[number]
+            least = f"{one['min']:.2f} without {one_line(one['row'], limit=30)}"
+            cells.append(f"{one['median']:.2f} ({least})")
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def bench_table(bench: Mapping[str, Any]) -> RenderableType:
@@ -241,11 +274,16 @@ def _ranking_row(
     if verified:
         measured = entry.get("measured")
         row.append(_measured_text(measured, unit) if measured else Text(GAP, style=_QUIET))
-    why = Text("; ".join(one_line(reason["text"]) for reason in entry["reasons"][:2]))
-    for warning in entry.get("warnings", ()):
-        why.append(f"\n! {one_line(warning)}", style="yellow")
-    row.append(why)
     return row
+
+
+def _why(entry: Mapping[str, Any]) -> list[Text]:
+    """The two largest reasons of one adapter, and its warnings, for below the table."""
+    reasons = "; ".join(one_line(reason["text"]) for reason in entry["reasons"][:2])
+    lines = [Text(f"{entry['rank']:>3}  {one_line(entry['adapter'], limit=40)}: {reasons}")]
+    return lines + [
+        Text(f"     ! {one_line(warning)}", style="yellow") for warning in entry.get("warnings", ())
+    ]
 
 
 def _predicted(entry: Mapping[str, Any], unit: Unit) -> tuple[Text, Text]:
@@ -268,17 +306,21 @@ def _share_or_gap(share: float | None) -> str:
 
 def _base_row(base: Mapping[str, Any], unit: Unit, *, verified: bool) -> list[RenderableType]:
     best = _share_or_gap(base.get("p_best"))
-    why = "the best choice: no adapter is likely to help" if base.get("recommended") else ""
+    row: list[RenderableType] = ["", "base model", gain_text(0.0, unit), "", "", best]
+    return [*row, *([""] if verified else [])]
+
+
+def _base_note(base: Mapping[str, Any], unit: Unit) -> list[Text]:
+    said = "Use the base model: no adapter is likely to help. " if base.get("recommended") else ""
     if "score" in base:
         error = f" ± {score_text(base['se'], unit)}" if "se" in base else ""
-        why = f"{why}{'; ' if why else ''}scores {score_text(base['score'], unit)}{error}"
-    row: list[RenderableType] = ["", "base model", gain_text(0.0, unit), "", "", best]
-    return [*row, *([""] if verified else []), why]
+        said += f"The base model scores {score_text(base['score'], unit)}{error} on the target."
+    return [Text(said.strip(), style="bold" if base.get("recommended") else "")] if said else []
 
 
 def _recommendation_notes(recommendation: Mapping[str, Any]) -> list[Text]:
     model = recommendation.get("model", {})
-    notes = []
+    notes = _base_note(recommendation.get("base", {}), recommendation_unit(recommendation))
     if model:
         backtest = ", ".join(
             f"{key.replace('_at_', '@').replace('_', ' ')} {number_text(value)}"
@@ -315,8 +357,8 @@ def _measured_text(measured: Mapping[str, Any], unit: Unit) -> Text:
 
 def _effect_text(effect: Mapping[str, Any]) -> str:
     unit: Unit = effect["unit"]
-    error = score_text(effect["se"], unit)
-    return f"{one_line(effect['task'], limit=24)} {gain_text(effect['gain'], unit)} ± {error}"
+    error = f" ± {score_text(effect['se'], unit)}" if "se" in effect else ""
+    return f"{one_line(effect['task'], limit=24)} {gain_text(effect['gain'], unit)}{error}"
 
 
 def _bench_cell(value: float | None, *, best: float | None) -> Text:
@@ -342,7 +384,8 @@ def _gain_style(gain: float, *, sure: bool) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", MINUS)
+    # Adding 0 takes the sign off a zero.
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", MINUS)
 
 
 def _date_text(created_ms: int) -> str:

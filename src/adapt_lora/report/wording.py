@@ -15,6 +15,10 @@ MINUS = "\u2212"
 """The sign for negative numbers: as wide as a digit, so that columns stay straight."""
 
 
+GAP = "·"
+"""What stands where nothing was measured."""
+
+
 def gain_text(gain: float, unit: Unit = "points") -> str:
     """A signed gain: points of 100 with one decimal ("+9.4"), nats with three ("−0.120")."""
     digits = 1 if unit == "points" else 3
@@ -52,6 +56,11 @@ def number_text(value: float) -> str:
         return f"{value:,.0f}".replace("-", MINUS)
     text = f"{value:.{max(0, 2 - math.floor(math.log10(size)))}f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", MINUS)
+
+
+def count_text(count: int | None) -> str:
+    """A number of rows: "1,234", or a gap where nobody says."""
+    return GAP if count is None else f"{count:,}"
 
 
 def one_line(text: str, *, limit: int = 0) -> str:

@@ -18,6 +18,7 @@ from adapt_lora.registry.fingerprint.labels import (
 )
 from adapt_lora.registry.fingerprint.language import language_part
 from adapt_lora.registry.fingerprint.lengths import length_part, token_counts
+from adapt_lora.registry.fingerprint.linguistics import english_pipeline, linguistics_part
 from adapt_lora.registry.fingerprint.perplexity import perplexity_part, total_perplexity_part
 from adapt_lora.registry.records import Fingerprint
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from adapt_lora.scoring import Encoded, PassResult
 
 EncoderChoice = Literal["auto", "none"]
+LinguisticsChoice = Literal["auto", "none"]
 
 # Lengths and language: more rows would hardly change them, and these take a second.
 _MAX_TEXT_ROWS = 2_000
@@ -46,6 +48,7 @@ def fingerprint_dataset(
     max_tokens: int = 8_000,
     seed: int = 0,
     encoder: EncoderChoice = "auto",
+    linguistics: LinguisticsChoice = "none",
     progress: Callable[[int, int], None] | None = None,
 ) -> Fingerprint:
     """Statistics of a dataset; those relative to a base model come from one pass over a sample.
@@ -57,6 +60,8 @@ def fingerprint_dataset(
             always read, each cut to an eighth of this.
         seed: Of the shuffle whose first rows are the sample.
         encoder: "auto" adds the MiniLM centroid where that encoder is on disk, "none" never.
+        linguistics: "auto" adds parts of speech and dependencies where spaCy has an English
+            pipeline; a second or two then.
         progress: Called with (rows read, rows to read) by the base model's pass.
 
     Returns:
@@ -83,6 +88,8 @@ def fingerprint_dataset(
         )
     if encoder == "auto":
         parts.append(minilm_part([row.prompt for row in rows]))
+    if linguistics == "auto":
+        parts.append(linguistics_part(*_texts(rows), pipeline=english_pipeline()))
     return replace(_join(parts), base=base.identity if base else None)
 
 
