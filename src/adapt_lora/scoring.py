@@ -9,7 +9,7 @@ pass, as branches that see the prompt and themselves.
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,10 @@ _HEAD_ROWS = 512
 # Up to this size an fp32 copy of the head is kept: bf16 logits of size 20 are rounded to 1/8 nat.
 _HEAD_COPY_BYTES = 512 * 2**20
 _SENTINEL = "\u241fprompt\u241f"
+
+TemplateName = Literal["base", "plain", "question-answer"]
+"""How a prompt is wrapped: the base's own chat template where it has one; a bare newline between
+prompt and answer; massive-sft's "###Question: …" and "###Answer: …" (its App. D)."""
 
 FloatArray = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -78,9 +82,11 @@ class LabelScores:
     """(n_labels,) tokens summed over, closing token included."""
 
 
-def encode_row(base: BaseModel, prompt: str, response: str | None) -> Encoded:
-    """Token ids of one row under the base's template."""
-    before, after, closing = _template_ids(base)
+def encode_row(
+    base: BaseModel, prompt: str, response: str | None, *, template: TemplateName = "base"
+) -> Encoded:
+    """Token ids of one row under a template; scores are always made under the base's own."""
+    before, after, closing = _template_ids(base, template)
     content = _ids(base, prompt)
     start = len(before)
     answer = () if response is None else (*_ids(base, response), *closing)
@@ -92,14 +98,16 @@ def encode_row(base: BaseModel, prompt: str, response: str | None) -> Encoded:
     )
 
 
-def encode_rows(base: BaseModel, rows: "Sequence[Row]") -> list[Encoded]:
+def encode_rows(
+    base: BaseModel, rows: "Sequence[Row]", *, template: TemplateName = "base"
+) -> list[Encoded]:
     """Token ids of rows, in their order."""
-    return [encode_row(base, row.prompt, row.response) for row in rows]
+    return [encode_row(base, row.prompt, row.response, template=template) for row in rows]
 
 
 def label_ids(base: BaseModel, labels: Sequence[str]) -> list[tuple[int, ...]]:
     """Token ids of each label as a whole answer, closing token included."""
-    closing = _template_ids(base)[2]
+    closing = _template_ids(base, "base")[2]
     return [(*_ids(base, label), *closing) for label in labels]
 
 
@@ -456,7 +464,7 @@ def _generate_batch(
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
-    stops = {base.tokenizer.eos_token_id, *_template_ids(base)[2][:1]} - {None}
+    stops = {base.tokenizer.eos_token_id, *_template_ids(base, "base")[2][:1]} - {None}
     # The model's own settings may hold penalties that no protocol mentions, and `generate` fills
     # what a given config leaves open from them: so ours stands in their place.
     greedy = GenerationConfig(
@@ -494,18 +502,23 @@ def _ids(base: BaseModel, text: str) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def _template_ids(base: BaseModel) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def _template_ids(
+    base: BaseModel, template: TemplateName
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Token ids before the user's text, between it and the answer, and after the answer."""
-    before, after, closing = _template_texts(base)
+    before, after, closing = _template_texts(base, template)
     end = _ids(base, closing)
     # Templates close a turn by a token and perhaps a newline; only the token ends the answer.
     return _ids(base, before), _ids(base, after), end[:1]
 
 
-def _template_texts(base: BaseModel) -> tuple[str, str, str]:
+def _template_texts(base: BaseModel, template: TemplateName) -> tuple[str, str, str]:
     tokenizer = base.tokenizer
-    if base.template == "plain":
-        return tokenizer.bos_token or "", "\n", tokenizer.eos_token or "\n"
+    start, end = tokenizer.bos_token or "", tokenizer.eos_token or "\n"
+    if template == "question-answer":
+        return f"{start}###Question: ", "\n###Answer: ", end
+    if template == "plain" or base.template == "plain":
+        return start, "\n", end
     user = [{"role": "user", "content": _SENTINEL}]
     opened = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)
     before, _, after = str(opened).partition(_SENTINEL)

@@ -1,4 +1,7 @@
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,7 +11,8 @@ from adapt_lora import scoring
 from adapt_lora.data import Row
 from adapt_lora.errors import TrainingError
 from adapt_lora.trainer import loop, train_adapter
-from adapt_lora.trainer.loop import ADAPTER_FILES, epoch_batches
+from adapt_lora.trainer.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from adapt_lora.trainer.loop import ADAPTER_FILES, epoch_batches, epoch_folder
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +288,264 @@ def test_lora_weights_are_trained_in_float32_on_a_bfloat16_base(
         kinds = {tensors.get_tensor(key).dtype for key in tensors.keys()}  # noqa: SIM118
     assert kinds == {torch.float32}
     assert all(torch.equal(before[k], v) for k, v in _state(base).items())
+
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+from adapt_lora.base_model import load_base_model
+from adapt_lora.data import Row
+from adapt_lora.trainer import Recipe, train_adapter
+base = load_base_model(sys.argv[1], dtype="float32", device="cpu")
+rows = eval(sys.argv[3])
+recipe = eval(sys.argv[4])
+def die(step):
+    if step.step == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+home = Path(sys.argv[2])
+train_adapter(base, rows, recipe=recipe, out=home / "adapter", checkpoint=home / "checkpoint",
+              checkpoint_every_s=0, on_step=die)
+"""
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_and_ends_the_same(
+    tiny_base, tiny_base_dir, sentiment_rows, fast_recipe, tmp_path
+):
+    recipe = replace(fast_recipe, lora_dropout=0.2, keep_epochs=True)
+    whole = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "whole")
+    home = tmp_path / "killed"
+    arguments = [str(tiny_base_dir), str(home), repr(sentiment_rows), repr(recipe)]
+    dead = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments], check=False)
+    assert dead.returncode == -signal.SIGKILL
+    assert not (home / "adapter").exists()
+    (kept,) = (home / "checkpoint").iterdir()
+    assert sorted(path.name for path in kept.iterdir()) == ["state.json", "state.safetensors"]
+    said = []
+    resumed = train_adapter(
+        tiny_base,
+        sentiment_rows,
+        recipe=recipe,
+        out=home / "adapter",
+        checkpoint=home / "checkpoint",
+        say=said.append,
+    )
+    assert resumed.resumed_at == 13
+    assert said == ["Training goes on after step 13 of 18, where it stopped."]
+    assert [step.loss for step in resumed.history] == pytest.approx(
+        [step.loss for step in whole.history], rel=1e-5
+    )
+    assert resumed.held_out_loss == pytest.approx(whole.held_out_loss, rel=1e-5)
+    assert resumed.train_loss == pytest.approx(whole.train_loss, rel=1e-5)
+    assert resumed.epochs[0].folder == epoch_folder(home / "adapter", 1)
+    assert sorted(p.name for p in resumed.folder.iterdir()) == sorted(ADAPTER_FILES)
+
+
+def test_another_recipe_never_goes_on_from_a_checkpoint(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    place = tmp_path / "checkpoint"
+    train_adapter(
+        tiny_base, sentiment_rows, recipe=fast_recipe, out=tmp_path / "one", checkpoint=place
+    )
+    other = train_adapter(
+        tiny_base,
+        sentiment_rows,
+        recipe=replace(fast_recipe, seed=7),
+        out=tmp_path / "two",
+        checkpoint=place,
+    )
+    assert other.resumed_at == 0
+
+
+def test_a_broken_checkpoint_means_an_earlier_one(tmp_path):
+    weights = {"weights/a": torch.ones(2)}
+    write_checkpoint(tmp_path, Checkpoint("key", 4, weights, {"before": 1.0}))
+    broken = tmp_path / "step-00000009"
+    broken.mkdir()
+    (broken / "state.json").write_text("{")
+    found = read_checkpoint(tmp_path, "key")
+    assert found is not None
+    assert (found.step, found.figures) == (4, {"before": 1.0})
+    assert torch.equal(found.tensors["weights/a"], weights["weights/a"])
+    assert read_checkpoint(tmp_path, "another") is None
+
+
+def test_a_full_disk_costs_the_checkpoints_and_not_the_training(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    result = train_adapter(
+        tiny_base,
+        sentiment_rows,
+        recipe=fast_recipe,
+        out=tmp_path / "adapter",
+        checkpoint=in_the_way / "checkpoint",
+        checkpoint_every_s=0,
+    )
+    (note,) = result.notes
+    assert "no checkpoint can be written" in note
+    assert result.folder.is_dir()
+
+
+def test_a_disk_that_fills_up_while_weights_are_written_is_a_sentence(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path, monkeypatch
+):
+    from safetensors import SafetensorError
+
+    def disk_is_full(*_args, **_kwargs):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(loop, "save_file", disk_is_full)
+    recipe = replace(fast_recipe, epochs=1)
+    _fails(tiny_base, sentiment_rows, recipe, tmp_path / "a", "can't be written.*No space left")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+    ids=["gpu", "python", "cpu"],
+)
+def test_out_of_memory_halves_the_rows_at_a_time_and_learns_the_same(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path, monkeypatch, error
+):
+    recipe = replace(fast_recipe, epochs=1)
+    whole = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "whole")
+    real, sizes = loop._response_nll, []
+
+    def holds_two_rows(base, rows):
+        if base.model.training:
+            sizes.append(len(rows))
+            if len(rows) > 2:
+                raise error
+        return real(base, rows)
+
+    monkeypatch.setattr(loop, "_response_nll", holds_two_rows)
+    said = []
+    result = train_adapter(
+        tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "halved", say=said.append
+    )
+    assert sizes == [4] + [2] * 18
+    assert said == list(result.notes)
+    assert "Out of memory at step 1 with 4 rows at a time: going on with 2" in said[0]
+    assert [step.loss for step in result.history] == pytest.approx(
+        [step.loss for step in whole.history], rel=1e-4
+    )
+
+
+def test_memory_that_does_not_hold_one_row_is_a_sentence(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path, monkeypatch
+):
+    real = loop._response_nll
+
+    def holds_nothing(base, rows):
+        if base.model.training:
+            raise torch.OutOfMemoryError
+        return real(base, rows)
+
+    monkeypatch.setattr(loop, "_response_nll", holds_nothing)
+    out = tmp_path / "adapter"
+    _fails(tiny_base, sentiment_rows, fast_recipe, out, "one row at a time.*gradient_checkpointing")
+
+
+def test_a_label_that_no_trained_row_has_is_said(tiny_base, sentiment_rows, fast_recipe, tmp_path):
+    rare = Row("the film " * 60, "neutral", "neutral", 99)
+    result = train_adapter(
+        tiny_base,
+        [*sentiment_rows, rare],
+        recipe=replace(fast_recipe, max_length=80, epochs=1),
+        labels=("positive", "negative", "neutral", "mixed"),
+        out=tmp_path / "adapter",
+    )
+    (note,) = result.notes
+    assert "has the label 'neutral', 'mixed' (2 of 4 labels)" in note
+
+
+def test_data_shorter_than_the_recipe_are_used_whole_and_it_is_said(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    recipe = replace(fast_recipe, max_rows=10_000, epochs=1)
+    result = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "adapter")
+    assert result.n_rows + result.n_held_out == 40
+    (note,) = result.notes
+    assert "up to 10,000 rows; the data have 40, so all are used: 36 to train on" in note
+
+
+def test_every_epoch_can_be_kept(tiny_base, sentiment_rows, fast_recipe, tmp_path):
+    recipe = replace(fast_recipe, epochs=3, keep_epochs=True)
+    out = tmp_path / "adapter"
+    result = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=out)
+    assert [epoch.folder for epoch in result.epochs] == [
+        tmp_path / "adapter-epoch-1",
+        tmp_path / "adapter-epoch-2",
+        None,
+    ]
+    losses = [epoch.held_out_loss for epoch in result.epochs]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] == result.held_out_loss
+    _fails(tiny_base, sentiment_rows, recipe, tmp_path / "adapter", "exists already")
+
+
+@pytest.mark.parametrize("field", ["use_rslora", "use_dora", "gradient_checkpointing"])
+def test_variants_of_lora_train_and_load_and_leave_the_base_alone(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path, field
+):
+    before = _state(tiny_base)
+    recipe = replace(fast_recipe, **{field: True})
+    result = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / field)
+    assert result.held_out_loss < 0.8 * result.held_out_loss_base
+    config = json.loads((result.folder / "adapter_config.json").read_text())
+    if field.startswith("use_"):
+        assert config[field] is True
+    encoded = scoring.encode_rows(tiny_base, sentiment_rows[:4])
+    with tiny_base.adapted(result.folder):
+        merged = scoring.read_pass(tiny_base, encoded, hidden=False).response_nll
+    plain = scoring.read_pass(tiny_base, encoded, hidden=False).response_nll
+    assert sum(row.sum() for row in merged) < sum(row.sum() for row in plain)
+    assert all(torch.equal(before[name], value) for name, value in _state(tiny_base).items())
+    assert not tiny_base.model.is_gradient_checkpointing
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_losses(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    runs = [
+        train_adapter(
+            tiny_base,
+            sentiment_rows,
+            recipe=replace(fast_recipe, epochs=1, gradient_checkpointing=on),
+            out=tmp_path / str(on),
+        )
+        for on in (False, True)
+    ]
+    assert [s.loss for s in runs[1].history] == pytest.approx(
+        [s.loss for s in runs[0].history], rel=1e-4
+    )
+
+
+def test_smaller_passes_sum_up_to_the_same_steps(tiny_base, sentiment_rows, fast_recipe, tmp_path):
+    whole = train_adapter(tiny_base, sentiment_rows, recipe=fast_recipe, out=tmp_path / "whole")
+    recipe = replace(fast_recipe, micro_batch_size=3)
+    parts = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "parts")
+    assert [s.loss for s in parts.history] == pytest.approx(
+        [s.loss for s in whole.history], rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [
+        ("base", "<|im_start|>user\nthe film<|im_end|>\n<|im_start|>assistant\ngood<|im_end|>"),
+        ("plain", "the film\ngood<|im_end|>"),
+        # massive-sft, App. D
+        ("question-answer", "###Question: the film\n###Answer: good<|im_end|>"),
+    ],
+)
+def test_a_row_is_written_as_its_template_says(tiny_base, template, wanted):
+    (row,) = scoring.encode_rows(tiny_base, [Row("the film", "good", None, 1)], template=template)
+    text = tiny_base.tokenizer.decode([*row.prompt_ids, *row.response_ids])
+    assert text == wanted

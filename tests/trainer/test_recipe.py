@@ -3,7 +3,15 @@ from dataclasses import replace
 import pytest
 
 from adapt_lora.errors import ConfigError
-from adapt_lora.trainer import RECIPES, Recipe, find_recipe, override_recipe
+from adapt_lora.trainer import (
+    RECIPES,
+    Recipe,
+    find_recipe,
+    override_recipe,
+    read_recipe,
+    recipe_from_params,
+)
+from adapt_lora.trainer.recipe import OURS, SOURCES
 
 
 def test_quick_is_rank_8_on_the_seven_projections_with_a_bounded_cost():
@@ -12,6 +20,74 @@ def test_quick_is_rank_8_on_the_seven_projections_with_a_bounded_cost():
     assert len(quick.target_modules) == 7
     assert quick.max_rows == 320
     assert quick.max_tokens is not None
+
+
+def test_latent_traits_is_what_the_paper_says():
+    recipe = find_recipe("latent-traits")
+    assert (recipe.r, recipe.lora_alpha, recipe.max_rows) == (64, 32, 10_000)
+    assert len(recipe.target_modules) == 7
+    assert recipe.lr_schedule == "cosine"
+    assert recipe.gradient_checkpointing
+    assert recipe.sources["r"] == "Krishna et al. 2025, §4 and A.2"
+    assert recipe.sources["learning_rate"] == OURS
+
+
+def test_massive_sft_is_what_the_paper_says():
+    recipe = find_recipe("massive-sft")
+    assert (recipe.learning_rate, recipe.batch_size, recipe.weight_decay) == (2e-6, 128, 0.0)
+    assert (recipe.epochs, recipe.keep_epochs, recipe.max_rows) == (10, True, 1_000)
+    assert (recipe.lr_schedule, recipe.template) == ("cosine", "question-answer")
+    assert recipe.sources["r"] == OURS
+
+
+def test_a_setting_that_the_user_changed_no_longer_cites_the_paper():
+    sources = find_recipe("latent-traits", {"r": 32}).sources
+    assert sources["r"] == "set by the user"
+    assert sources["lora_alpha"].startswith("Krishna")
+
+
+def test_sources_name_only_settings_that_exist():
+    for name, said in SOURCES.items():
+        assert said.keys() <= RECIPES[name].sources.keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_comes_back_whole_from_its_params(name):
+    recipe = find_recipe(name, {"use_dora": "true", "target_modules": "q_proj,v_proj"})
+    assert recipe_from_params({**recipe.params, "lora/r": "8"}) == recipe
+
+
+def test_params_without_a_recipe_say_that_nothing_was_trained_here():
+    with pytest.raises(ConfigError, match="registered, not trained here"):
+        recipe_from_params({"lora/r": "8"})
+
+
+def test_a_toml_file_starts_from_a_recipe_and_overrides_its_fields(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'recipe = "massive-sft"\nepochs = 3\nuse_rslora = true\ntarget_modules = ["q_proj"]\n'
+    )
+    wanted = {"epochs": 3, "use_rslora": True, "target_modules": ("q_proj",)}
+    assert read_recipe(path, "quick") == replace(RECIPES["massive-sft"], **wanted)
+    path.write_text("seed = 4\n")
+    assert read_recipe(path, "quick") == replace(RECIPES["quick"], seed=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epochs = ", "not readable as TOML"),
+        ("epoch = 3", "no setting 'epoch'.*'epochs'"),
+        ('recipe = "slow"', "no recipe 'slow'"),
+        ('use_dora = "maybe"', "use_dora is 'maybe', but must be true or false"),
+        ("use_dora = 1", "use_dora is 1, but must be true or false"),
+    ],
+)
+def test_a_toml_file_that_cannot_be_used_is_named_in_the_error(tmp_path, text, words):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"mine.toml: .*{words}"):
+        read_recipe(path, "quick")
 
 
 def test_every_recipe_is_listed_under_its_own_name():
@@ -36,6 +112,9 @@ def test_a_misspelt_setting_is_an_error_that_guesses_the_right_one():
         ("target_modules", "q_proj, v_proj", ("q_proj", "v_proj")),
         ("max_rows", "none", None),
         ("lr_schedule", "constant", "constant"),
+        ("use_dora", "True", True),
+        ("keep_epochs", "no", False),
+        ("micro_batch_size", "4", 4),
     ],
 )
 def test_overrides_given_as_text_are_read_as_the_fields_type(key, text, value):
@@ -63,6 +142,8 @@ def test_an_override_leaves_the_other_fields_alone():
         ("dtype", "float16", "'auto' or 'float32' or 'bfloat16'"),
         ("target_modules", (), "at least one layer name"),
         ("batch_size", 0, "at least one row"),
+        ("micro_batch_size", 0, "at least one row"),
+        ("template", "alpaca", "'base' or 'plain' or 'question-answer'"),
         ("max_rows", 0, "at least one row"),
         ("max_tokens", -1, "at least one token"),
         ("seed", -1, "0 or more"),

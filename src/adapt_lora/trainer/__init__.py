@@ -1,14 +1,26 @@
 """Training: rows and a recipe in, a plain PEFT folder out."""
 
-from adapt_lora.trainer.loop import StepMetrics, TrainingResult, train_adapter
-from adapt_lora.trainer.recipe import RECIPES, Recipe, find_recipe, override_recipe
+from adapt_lora.trainer.checkpoint import remove_checkpoints
+from adapt_lora.trainer.loop import EpochRecord, StepMetrics, TrainingResult, train_adapter
+from adapt_lora.trainer.recipe import (
+    RECIPES,
+    Recipe,
+    find_recipe,
+    override_recipe,
+    read_recipe,
+    recipe_from_params,
+)
 
 __all__ = [
     "RECIPES",
+    "EpochRecord",
     "Recipe",
     "StepMetrics",
     "TrainingResult",
     "find_recipe",
     "override_recipe",
+    "read_recipe",
+    "recipe_from_params",
+    "remove_checkpoints",
     "train_adapter",
 ]

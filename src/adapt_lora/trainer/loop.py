@@ -1,6 +1,9 @@
 """The training loop: rows and a recipe in, a folder that PEFT can load out."""
 
 import contextlib
+import dataclasses
+import gc
+import hashlib
 import json
 import math
 import shutil
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
@@ -24,6 +28,7 @@ from adapt_lora.base_model import BaseModel
 from adapt_lora.data import Row, sample_rows
 from adapt_lora.errors import TrainingError
 from adapt_lora.scoring import Encoded, encode_rows
+from adapt_lora.trainer.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from adapt_lora.trainer.recipe import Recipe
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
@@ -55,6 +60,20 @@ class StepMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """How the training stood at the end of an epoch."""
+
+    epoch: int
+    """Number of the epoch, from 1."""
+    train_loss: float
+    """Mean loss per response token over the epoch, each batch before its update, nats."""
+    held_out_loss: float | None = None
+    """Mean loss per held-out response token after it; None where it was not measured."""
+    folder: Path | None = None
+    """The adapter as it was then; None unless the recipe keeps epochs, and for the last one."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingResult:
     """A finished training."""
 
@@ -83,7 +102,14 @@ class TrainingResult:
     train_seconds: float
     """Wall time of the optimiser steps alone."""
     seconds: float
-    """Wall time, from the first encoding to the finished folder."""
+    """Wall time, from the first encoding to the finished folder; what an interrupted run spent on
+    steps is counted in."""
+    epochs: tuple[EpochRecord, ...] = ()
+    """One record per epoch."""
+    resumed_at: int = 0
+    """Steps that an interrupted run had done already; 0 for a run in one piece."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about the run, one sentence each."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -104,6 +130,7 @@ class _Split:
     held_out: list[Encoded]
     n_too_long: int
     n_without_response: int
+    notes: list[str]
 
 
 def train_adapter(
@@ -112,8 +139,12 @@ def train_adapter(
     *,
     recipe: Recipe,
     out: Path,
+    labels: Sequence[str] = (),
+    checkpoint: Path | None = None,
+    checkpoint_every_s: float = 60.0,
     progress: Callable[[int, int], None] | None = None,
     on_step: Callable[[StepMetrics], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TrainingResult:
     """Train a LoRA adapter on the responses of these rows.
 
@@ -125,39 +156,65 @@ def train_adapter(
         base: The frozen model to train on.
         rows: Training data; rows without a response are left out and counted.
         recipe: Every setting.
-        out: Folder to make; it appears whole, at the end, or not at all.
+        out: Folder to make; it appears whole, at the end, or not at all. Where the recipe keeps
+            epochs, earlier ones stand beside it as `out-epoch-N`.
+        labels: The label set, where it may be larger than what the rows hold.
+        checkpoint: Folder for checkpoints; a killed run with the same folder, base, rows and recipe
+            goes on from the last one. The caller removes it when the adapter is safe.
+        checkpoint_every_s: Seconds between checkpoints; one stands at the end of each epoch, too.
         progress: Told (steps done, steps in all) after each step.
         on_step: Told the figures of each step as it ends.
+        say: Told each note as it arises.
 
     Raises:
-        TrainingError: `out` exists, nothing to train on, dtypes that don't fit, or a loss that is
-            not finite.
+        TrainingError: `out` exists, nothing to train on, dtypes that don't fit, a loss that is
+            not finite, or memory that does not hold one row.
     """
     started = time.perf_counter()
-    _check_start(base, recipe, out)
-    split = _split_rows(base, rows, recipe)
+    key = training_key(base, rows, recipe)
+    saved = None if checkpoint is None else read_checkpoint(checkpoint, key)
+    _check_start(base, recipe, out, fresh=saved is None)
+    split = _split_rows(base, rows, recipe, labels)
+    if say is not None:
+        for note in split.notes:
+            say(note)
     with _seeded(recipe.seed), _lora_on(base, recipe) as peft_model:
-        before = _mean_loss(base, split.held_out, recipe.batch_size)
-        stepping = time.perf_counter()
-        history, train_loss = _run_epochs(base, peft_model, split.train, recipe, progress, on_step)
-        train_seconds = time.perf_counter() - stepping
-        after = _mean_loss(base, split.held_out, recipe.batch_size)
+        run = _Run(base, peft_model, recipe, len(split.train), key=key, home=checkpoint, say=say)
+        if saved is None:
+            run.before = _mean_loss(base, split.held_out, run.rows_at_once)
+        else:
+            run.go_on(saved)
+        _run_epochs(run, split, out, checkpoint_every_s, progress, on_step)
+        after = _mean_loss(base, split.held_out, run.rows_at_once)
         _save_adapter(peft_model, base, recipe, out)
+    spent = 0.0 if saved is None else float(saved.figures["train_seconds"])
     return TrainingResult(
         folder=out,
         recipe=recipe,
-        history=tuple(history),
-        train_loss=train_loss,
+        history=tuple(run.history),
+        train_loss=run.epochs[-1].train_loss,
         held_out_loss=after,
-        held_out_loss_base=before,
+        held_out_loss_base=run.before,
         n_rows=len(split.train),
         n_held_out=len(split.held_out),
         n_too_long=split.n_too_long,
         n_without_response=split.n_without_response,
         n_tokens=recipe.epochs * sum(_length(row) for row in split.train),
-        train_seconds=train_seconds,
-        seconds=time.perf_counter() - started,
+        train_seconds=run.train_seconds,
+        seconds=spent + time.perf_counter() - started,
+        epochs=(*run.epochs[:-1], dataclasses.replace(run.epochs[-1], held_out_loss=after)),
+        resumed_at=0 if saved is None else saved.step,
+        notes=(*split.notes, *run.notes),
     )
+
+
+def training_key(base: BaseModel, rows: Sequence[Row], recipe: Recipe) -> str:
+    """Digest (hex) of all that decides the training: base, rows in order, recipe."""
+    parts = [base.identity.weights, _plain(base.dtype), base.device, torch.__version__]
+    digest = hashlib.sha256(json.dumps([parts, sorted(recipe.params.items())]).encode())
+    for row in rows:
+        digest.update(row.digest.encode())
+    return digest.hexdigest()
 
 
 def epoch_batches(
@@ -178,9 +235,20 @@ def epoch_batches(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def _check_start(base: BaseModel, recipe: Recipe, out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TrainingError(f"{out} exists already. Choose another folder, or remove it first.")
+def epoch_folder(out: Path, epoch: int) -> Path:
+    """Where the adapter stands as it was after an epoch (from 1)."""
+    return out.with_name(f"{out.name}-epoch-{epoch}")
+
+
+def _check_start(base: BaseModel, recipe: Recipe, out: Path, *, fresh: bool) -> None:
+    wanted_folders = [out]
+    if recipe.keep_epochs and fresh:
+        wanted_folders += [epoch_folder(out, epoch) for epoch in range(1, recipe.epochs)]
+    for folder in wanted_folders:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise TrainingError(
+                f"{folder} exists already. Choose another folder, or remove it first."
+            )
     wanted = None if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
     if wanted not in (None, base.dtype):
         raise TrainingError(
@@ -190,7 +258,9 @@ def _check_start(base: BaseModel, recipe: Recipe, out: Path) -> None:
         )
 
 
-def _split_rows(base: BaseModel, rows: Sequence[Row], recipe: Recipe) -> _Split:
+def _split_rows(
+    base: BaseModel, rows: Sequence[Row], recipe: Recipe, labels: Sequence[str]
+) -> _Split:
     if not rows:
         raise TrainingError("The dataset has no rows, so there is nothing to train on.")
     answered = [row for row in rows if row.response]
@@ -204,25 +274,52 @@ def _split_rows(base: BaseModel, rows: Sequence[Row], recipe: Recipe) -> _Split:
     drawn: Sequence[Row] = answered
     if wanted is not None and wanted < len(answered):
         drawn = sample_rows(answered, wanted, seed=recipe.seed)
-    encoded = encode_rows(base, drawn)
-    fitting = [row for row in encoded if _length(row) <= recipe.max_length]
+    encoded = encode_rows(base, drawn, template=recipe.template)
+    fitting = [i for i, row in enumerate(encoded) if _length(row) <= recipe.max_length]
     if not fitting:
         shortest = min(_length(row) for row in encoded)
         raise TrainingError(
             f"All {len(encoded)} rows are too long: the shortest has {shortest} tokens, the recipe "
             f"allows {recipe.max_length}. Raise max_length or shorten the prompts."
         )
-    shuffled = [fitting[i] for i in rng.permutation(len(fitting))]
-    n_held_out = min(recipe.held_out_rows, len(shuffled) // 10)
-    train = _within_budget(shuffled[n_held_out:], recipe)
+    order = [fitting[i] for i in rng.permutation(len(fitting))]
+    n_held_out = min(recipe.held_out_rows, len(order) // 10)
+    train = _within_budget([encoded[i] for i in order[n_held_out:]], recipe)
     # A held-out row that is also trained on would flatter the held-out loss.
     seen = set(train)
+    held_out = [encoded[i] for i in order[:n_held_out] if encoded[i] not in seen]
+    trained_on = [drawn[i] for i in order[n_held_out:][: len(train)]]
+    notes = []
+    if wanted is not None and len(answered) < wanted and recipe.max_rows != len(train):
+        notes.append(
+            f"Recipe '{recipe.name}' takes up to {recipe.max_rows:,} rows; the data have "
+            f"{len(answered):,}, so all are used: {len(train):,} to train on, {len(held_out):,} "
+            f"held out, {len(encoded) - len(fitting):,} too long."
+        )
+    notes += _unsupervised_labels(rows, trained_on, labels)
     return _Split(
         train=train,
-        held_out=[row for row in shuffled[:n_held_out] if row not in seen],
+        held_out=held_out,
         n_too_long=len(encoded) - len(fitting),
         n_without_response=len(rows) - len(answered),
+        notes=notes,
     )
+
+
+def _unsupervised_labels(
+    rows: Sequence[Row], trained_on: Sequence[Row], labels: Sequence[str]
+) -> list[str]:
+    """A sentence if the adapter never sees some label as the answer of a row."""
+    known = dict.fromkeys([*labels, *(row.label for row in rows if row.label is not None)])
+    taught = {row.label for row in trained_on}
+    missing = [label for label in known if label not in taught]
+    if not missing:
+        return []
+    names = ", ".join(repr(label) for label in missing[:5]) + (", …" if len(missing) > 5 else "")
+    return [
+        f"No row trained on has the label {names} ({len(missing)} of {len(known)} labels), so the "
+        "adapter never learns to give it. Raise max_rows, max_tokens or max_length, or add rows."
+    ]
 
 
 def _within_budget(rows: list[Encoded], recipe: Recipe) -> list[Encoded]:
@@ -251,6 +348,8 @@ def _lora_on(base: BaseModel, recipe: Recipe) -> Iterator[Any]:
         r=recipe.r,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
+        use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
         target_modules=list(recipe.target_modules),
         task_type="CAUSAL_LM",
     )
@@ -265,8 +364,12 @@ def _lora_on(base: BaseModel, recipe: Recipe) -> Iterator[Any]:
                 f"{base.identity.name} can't take a LoRA on {', '.join(recipe.target_modules)}: "
                 f"{str(error).strip().splitlines()[0]}"
             ) from error
+        if recipe.gradient_checkpointing:
+            base.model.gradient_checkpointing_enable({"use_reentrant": False})
         yield wrapped
     finally:
+        if recipe.gradient_checkpointing:
+            base.model.gradient_checkpointing_disable()
         if wrapped is not None:
             wrapped.unload()
         for name, parameter in base.model.named_parameters():
@@ -274,54 +377,218 @@ def _lora_on(base: BaseModel, recipe: Recipe) -> Iterator[Any]:
         base.model.eval()
 
 
+class _Run:
+    """A training in progress: all that a checkpoint keeps, and a resumed run takes up again."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        peft_model: Any,
+        recipe: Recipe,
+        n_rows: int,
+        *,
+        key: str,
+        home: Path | None,
+        say: Callable[[str], None] | None,
+    ) -> None:
+        self.base, self.peft_model, self.recipe = base, peft_model, recipe
+        self.steps_per_epoch = math.ceil(n_rows / recipe.batch_size)
+        self.n_steps = recipe.epochs * self.steps_per_epoch
+        self.parameters = {n: p for n, p in peft_model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.schedule = _schedule(self.optimizer, recipe, self.n_steps)
+        self.rows_at_once = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
+        self.history: list[StepMetrics] = []
+        self.epochs: list[EpochRecord] = []
+        self.nll_sum, self.n_response = 0.0, 0  # of the epoch in hand
+        self.before: float | None = None
+        self.train_seconds = 0.0
+        self.notes: list[str] = []
+        self._key, self._home, self._say = key, home, say
+        self._saved_at = time.perf_counter()
+
+    def tell(self, note: str) -> None:
+        """Keep a sentence for the result, and say it now."""
+        self.notes.append(note)
+        if self._say is not None:
+            self._say(note)
+
+    def save(self, *, every_s: float = 0.0) -> None:
+        """Write a checkpoint if the last one is older than that; a full disk is said once."""
+        if self._home is None or time.perf_counter() - self._saved_at < every_s:
+            return
+        try:
+            write_checkpoint(self._home, self._checkpoint())
+        except OSError as error:
+            self.tell(
+                f"{self._home}: no checkpoint can be written ({error.strerror or error}). Training "
+                "goes on, but would start afresh if it were killed; make room there."
+            )
+            self._home = None
+        self._saved_at = time.perf_counter()
+
+    def go_on(self, saved: Checkpoint) -> None:
+        """Take up a checkpoint's state."""
+        figures, tensors = saved.figures, saved.tensors
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"weights/{name}"])
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            section, _, rest = name.partition("/")
+            if section == "optimizer":
+                index, _, field = rest.partition("/")
+                state.setdefault(int(index), {})[field] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": figures["param_groups"]})
+        self.schedule.load_state_dict(dict(figures["schedule"]))
+        torch.set_rng_state(tensors["random/cpu"])
+        if "random/device" in tensors:
+            torch.cuda.set_rng_state(tensors["random/device"], self.base.device)
+        self.history = [StepMetrics(**step) for step in figures["history"]]
+        self.epochs = [
+            EpochRecord(**{**epoch, "folder": Path(epoch["folder"]) if epoch["folder"] else None})
+            for epoch in figures["epochs"]
+        ]
+        self.nll_sum, self.n_response = figures["nll_sum"], figures["n_response"]
+        self.rows_at_once = figures["rows_at_once"]
+        self.before, self.train_seconds = figures["before"], figures["train_seconds"]
+        self.notes = list(figures["notes"])
+        self.tell(f"Training goes on after step {saved.step} of {self.n_steps}, where it stopped.")
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = {f"weights/{name}": p.detach() for name, p in self.parameters.items()}
+        optimizer = self.optimizer.state_dict()
+        for index, fields in optimizer["state"].items():
+            tensors |= {f"optimizer/{index}/{field}": value for field, value in fields.items()}
+        tensors["random/cpu"] = torch.get_rng_state()
+        if self.base.device.startswith("cuda"):
+            tensors["random/device"] = torch.cuda.get_rng_state(self.base.device)
+        figures = {
+            "param_groups": optimizer["param_groups"],
+            "schedule": self.schedule.state_dict(),
+            "history": [dataclasses.asdict(step) for step in self.history],
+            "epochs": [
+                {**dataclasses.asdict(epoch), "folder": str(epoch.folder) if epoch.folder else None}
+                for epoch in self.epochs
+            ],
+            "nll_sum": self.nll_sum,
+            "n_response": self.n_response,
+            "rows_at_once": self.rows_at_once,
+            "before": self.before,
+            "train_seconds": self.train_seconds,
+            "notes": self.notes,
+        }
+        stored = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        return Checkpoint(self._key, len(self.history), stored, figures)
+
+
 def _run_epochs(
-    base: BaseModel,
-    peft_model: Any,
-    rows: list[Encoded],
-    recipe: Recipe,
+    run: _Run,
+    split: _Split,
+    out: Path,
+    checkpoint_every_s: float,
     progress: Callable[[int, int], None] | None,
     on_step: Callable[[StepMetrics], None] | None,
-) -> tuple[list[StepMetrics], float]:
-    parameters = [p for p in peft_model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    lengths = [_length(row) for row in rows]
-    n_steps = recipe.epochs * math.ceil(len(rows) / recipe.batch_size)
-    schedule = _schedule(optimizer, recipe, n_steps)
-    history: list[StepMetrics] = []
-    nll_sum, n_response = 0.0, 0
-    for epoch in range(recipe.epochs):
-        nll_sum, n_response = 0.0, 0
-        base.model.train()
-        for batch in epoch_batches(lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch):
-            started = time.perf_counter()
-            nll = _response_nll(base, [rows[i] for i in batch])
-            nll.mean().backward()
-            nll = nll.detach()
-            loss = float(nll.mean())
-            norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
-            _check_finite(loss, float(norm), len(history) + 1, n_steps, recipe, base)
-            rate = schedule.get_last_lr()[0]
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            nll_sum, n_response = nll_sum + float(nll.sum()), n_response + len(nll)
-            step = StepMetrics(
-                step=len(history) + 1,
-                loss=loss,
-                learning_rate=float(rate),
-                grad_norm=float(norm),
-                tokens_per_s=sum(lengths[i] for i in batch) / (time.perf_counter() - started),
-                peak_memory_mib=_peak_memory_mib(base.device),
-            )
-            history.append(step)
+) -> None:
+    recipe, lengths = run.recipe, [_length(row) for row in split.train]
+    for epoch in range(len(run.epochs), recipe.epochs):
+        batches = epoch_batches(lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)
+        run.base.model.train()
+        for batch in batches[len(run.history) - epoch * run.steps_per_epoch :]:
+            step = _take_step(run, [split.train[i] for i in batch])
+            if step.step % run.steps_per_epoch:
+                run.save(every_s=checkpoint_every_s)
             if on_step is not None:
                 on_step(step)
             if progress is not None:
-                progress(step.step, n_steps)
-    base.model.eval()
-    return history, nll_sum / n_response
+                progress(step.step, run.n_steps)
+        run.base.model.eval()
+        run.epochs.append(_end_epoch(run, split, epoch_folder(out, epoch + 1), epoch + 1))
+        run.nll_sum, run.n_response = 0.0, 0
+        run.save()
+
+
+def _take_step(run: _Run, rows: Sequence[Encoded]) -> StepMetrics:
+    started = time.perf_counter()
+    number = len(run.history) + 1
+    nll = _gradients(run, rows)
+    loss = float(nll.mean())
+    norm = torch.nn.utils.clip_grad_norm_(run.parameters.values(), run.recipe.max_grad_norm)
+    _check_finite(loss, float(norm), number, run.n_steps, run.recipe, run.base)
+    rate = run.schedule.get_last_lr()[0]
+    run.optimizer.step()
+    run.schedule.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.nll_sum, run.n_response = run.nll_sum + float(nll.sum()), run.n_response + len(nll)
+    seconds = time.perf_counter() - started
+    run.train_seconds += seconds
+    step = StepMetrics(
+        step=number,
+        loss=loss,
+        learning_rate=float(rate),
+        grad_norm=float(norm),
+        tokens_per_s=sum(_length(row) for row in rows) / seconds,
+        peak_memory_mib=_peak_memory_mib(run.base.device),
+    )
+    run.history.append(step)
+    return step
+
+
+def _gradients(run: _Run, rows: Sequence[Encoded]) -> torch.Tensor:
+    """Leave a step's gradients on the parameters; its losses per response token are returned.
+
+    Where memory does not hold the rows, fewer go through at once and the gradients are summed up:
+    the step stays what the recipe says.
+    """
+    n_response = sum(len(row.response_ids) for row in rows)
+    while True:
+        parts = []
+        try:
+            for start in range(0, len(rows), run.rows_at_once):
+                nll = _response_nll(run.base, rows[start : start + run.rows_at_once])
+                (nll.sum() / n_response).backward()
+                parts.append(nll.detach())
+            return torch.cat(parts)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            at_once = min(run.rows_at_once, len(rows))
+            if at_once == 1:
+                raise TrainingError(
+                    f"Out of memory at step {len(run.history) + 1} with one row at a time (of "
+                    f"{max(map(_length, rows))} tokens). Set gradient_checkpointing=true, lower "
+                    "max_length or r, or take a smaller base model."
+                ) from error
+        # Outside of the handler, whose traceback would keep the tensors alive.
+        run.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+        run.rows_at_once = (at_once + 1) // 2
+        run.tell(
+            f"Out of memory at step {len(run.history) + 1} with {at_once} rows at a time: going on "
+            f"with {run.rows_at_once} at a time and {math.ceil(len(rows) / run.rows_at_once)} "
+            "passes per step; what is learned stays the same."
+        )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        # Torch's CPU allocator has no error of its own.
+        "can't allocate memory" in str(error)
+    )
+
+
+def _end_epoch(run: _Run, split: _Split, folder: Path, epoch: int) -> EpochRecord:
+    record = EpochRecord(epoch, run.nll_sum / run.n_response)
+    if not run.recipe.keep_epochs or epoch == run.recipe.epochs:
+        return record
+    # It can only be this training's own, of a run that was killed before its next checkpoint.
+    shutil.rmtree(folder, ignore_errors=True)
+    _save_adapter(run.peft_model, run.base, run.recipe, folder)
+    held_out = _mean_loss(run.base, split.held_out, run.rows_at_once)
+    return dataclasses.replace(record, held_out_loss=held_out, folder=folder)
 
 
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, n_steps: int) -> LambdaLR:
@@ -415,9 +682,11 @@ def _save_adapter(peft_model: Any, base: BaseModel, recipe: Recipe, out: Path) -
         )
         (scratch / "README.md").write_text(_card(base, recipe, out.name), encoding="utf-8")
         scratch.replace(out)
-    except OSError as error:
+    # safetensors reports a full disk by an error of its own, which is not an OSError.
+    except (OSError, SafetensorError) as error:
         raise TrainingError(
-            f"{out}: the trained adapter can't be written ({error.strerror or error}). "
+            f"{out}: the trained adapter can't be written "
+            f"({getattr(error, 'strerror', None) or error}). "
             "Make room there, or choose another folder."
         ) from error
     finally:
@@ -426,8 +695,10 @@ def _save_adapter(peft_model: Any, base: BaseModel, recipe: Recipe, out: Path) -
 
 def _card(base: BaseModel, recipe: Recipe, name: str) -> str:
     base_name = json.dumps(base.identity.name, ensure_ascii=False)
+    sources = recipe.sources
+    values = {key.removeprefix("recipe/"): value for key, value in recipe.params.items()}
     settings = "\n".join(
-        f"| {key.removeprefix('recipe/')} | {value} |" for key, value in recipe.params.items()
+        f"| {key} | {value} | {sources.get(key, '')} |" for key, value in values.items()
     )
     return (
         "---\n"
@@ -438,7 +709,7 @@ def _card(base: BaseModel, recipe: Recipe, name: str) -> str:
         "---\n"
         f"# {name}\n\n"
         f"A LoRA adapter for {base.identity.name}, trained with Adapt.\n\n"
-        f"| setting | value |\n|---|---|\n{settings}\n"
+        f"| setting | value | source |\n|---|---|---|\n{settings}\n"
     )
 
 
