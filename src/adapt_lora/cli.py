@@ -225,7 +225,16 @@ def train(
     file: Annotated[str, typer.Argument(help="Training data: file, folder or Hub id.")],
     name: Annotated[str, typer.Option("--name", "-n", help="Name of the adapter.")],
     base_model: BaseModelOption = None,
-    recipe: Annotated[str, typer.Option(help="Recipe: quick.")] = "quick",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="quick (the default), latent-traits or massive-sft: docs/training.md."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of recipe fields; it may name its recipe.")
+    ] = None,
+    from_adapter: Annotated[
+        str | None, typer.Option("--from", help="Take the recipe of this registered adapter.")
+    ] = None,
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -244,9 +253,18 @@ def train(
 ) -> None:
     """Train a LoRA adapter and register it with its fingerprints."""
     from adapt_lora import roads
-    from adapt_lora.trainer import find_recipe, override_recipe
+    from adapt_lora.trainer import find_recipe, override_recipe, read_recipe
 
-    chosen = override_recipe(find_recipe(recipe), _pairs(override or [], "--set"))
+    if from_adapter is not None:
+        if recipe is not None or config is not None:
+            raise typer.BadParameter("--from brings its recipe; leave --recipe and --config out.")
+        shelf = _registry(tracking_uri, quiet=quiet or as_json)
+        chosen = roads.stored_recipe(from_adapter, shelf, base_model)
+    elif config is not None:
+        chosen = read_recipe(config, recipe or "quick")
+    else:
+        chosen = find_recipe(recipe or "quick")
+    chosen = override_recipe(chosen, _pairs(override or [], "--set"))
     registry = None if no_register else _registry(tracking_uri, quiet=quiet or as_json)
     with _progress(hidden=as_json or quiet) as progress:
         training = roads.train(
@@ -259,6 +277,7 @@ def train(
             mapping=_mapping(mapping),
             group=group,
             progress=progress,
+            say=None if quiet or as_json else _say,
         )
     content: dict[str, Any] = {"name": name, "rows": len(training.dataset.rows)}
     if training.folder is not None:
@@ -272,6 +291,8 @@ def train(
             "held_out_loss": result.held_out_loss,
             "tokens_per_s": result.tokens_per_s,
             "seconds": result.seconds,
+            "resumed_at": result.resumed_at or None,
+            "notes": list(result.notes) or None,
         }
     content["trained"] = training.result is not None
     if as_json:

@@ -5,18 +5,29 @@ is trained gets registered, what is registered gets measured, what is measured r
 """
 
 import functools
+import hashlib
+import json
+import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt_lora.base_model import BaseIdentity, cache_dir, find_base_model, load_base_model
 from adapt_lora.data import Dataset, read_dataset
-from adapt_lora.errors import BaseModelError, DatasetError, NotFoundError, RecommendError
+from adapt_lora.errors import (
+    BaseModelError,
+    ConfigError,
+    DatasetError,
+    NotFoundError,
+    RecommendError,
+    TrainingError,
+)
 from adapt_lora.registry import Registry
 from adapt_lora.registry.layout import registered_name
 from adapt_lora.registry.records import (
@@ -35,7 +46,7 @@ if TYPE_CHECKING:
     from adapt_lora.recommender import Recommendation
     from adapt_lora.recommender.traits import Traits
     from adapt_lora.registry.adapter import Adapter
-    from adapt_lora.trainer import Recipe, StepMetrics, TrainingResult
+    from adapt_lora.trainer import EpochRecord, Recipe, StepMetrics, TrainingResult
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all); the unit is the step's own."""
@@ -56,6 +67,8 @@ class Training:
     """Loss curve and figures; None when nothing was trained."""
     dataset: Dataset
     """The rows that were read."""
+    epochs: tuple[AdapterRecord, ...] = ()
+    """Earlier epochs that were registered as versions of their own, where the recipe keeps them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +198,12 @@ def train(
     mapping: Mapping[str, str] | None = None,
     group: str | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Training:
     """Train a LoRA adapter on a dataset and register it.
 
-    An adapter of this name, trained on the same rows by the same recipe, is not trained again.
+    An adapter of this name, trained on the same rows by the same recipe, is not trained again. A
+    call that was killed goes on from its last checkpoint when it is made again.
 
     Args:
         dataset: File, folder with train.jsonl, or Hub id.
@@ -200,6 +215,7 @@ def train(
         mapping: Field names, as for `read_dataset`.
         group: What twins of the dataset share.
         progress: Told (“train NAME”, steps done, in all), then about the fingerprint.
+        say: Told what a person should know, as it arises.
 
     Raises:
         TrainingError: Training can't start or had to stop.
@@ -216,24 +232,58 @@ def train(
                 registry.pull(f"{known.name}/{known.version}", output, known.base)
             return Training(output, known, None, rows)
     base = load_base_model(base_model, dtype=recipe.dtype)
-    with _workshop(output) as folder:
+    with _workshop(name, rows, recipe, base, output) as shop:
         result = train_adapter(
-            base, rows.rows, recipe=recipe, out=folder, progress=_named(progress, f"train {name}")
+            base,
+            rows.rows,
+            recipe=recipe,
+            out=shop.folder,
+            labels=rows.labels,
+            checkpoint=shop.checkpoint,
+            progress=_named(progress, f"train {name}"),
+            say=say,
         )
         if registry is None:
-            return Training(folder, None, result, rows)
-        record = _file_adapter(
-            folder,
-            registry=registry,
-            dataset=rows,
-            group=group,
-            name=name,
-            base=base,
-            recipe=recipe,
-            training=result,
-            progress=progress,
-        )
-        return Training(folder if output is not None else None, record, result, rows)
+            return Training(shop.folder, None, result, rows)
+        records: list[AdapterRecord] = []
+        # The last epoch goes last: it is what "trained already" is told by.
+        for epoch in result.epochs:
+            if epoch.folder is None and epoch.epoch < recipe.epochs:
+                continue
+            records.append(
+                _file_adapter(
+                    epoch.folder or shop.folder,
+                    registry=registry,
+                    dataset=rows,
+                    group=group,
+                    name=name,
+                    base=base,
+                    recipe=recipe,
+                    training=result,
+                    epoch=epoch if recipe.keep_epochs else None,
+                    fingerprint=records[0].fingerprint if records else None,
+                    progress=progress,
+                )
+            )
+        folder = shop.folder if output is not None else None
+        return Training(folder, records[-1], result, rows, tuple(records[:-1]))
+
+
+def stored_recipe(name: str, registry: Registry, base_model: str | None = None) -> "Recipe":
+    """The recipe that a registered adapter was trained by.
+
+    Raises:
+        NotFoundError: There is no such adapter.
+        ConfigError: It was registered, not trained here.
+    """
+    from adapt_lora.trainer import recipe_from_params
+
+    identity = None if base_model is None else find_base_model(base_model)
+    record = registry.adapter(name, identity)
+    try:
+        return recipe_from_params(record.params)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def evaluate(
@@ -564,6 +614,8 @@ def _file_adapter(
     base: "BaseModel | None" = None,
     recipe: "Recipe | None" = None,
     training: "TrainingResult | None" = None,
+    epoch: "EpochRecord | None" = None,
+    fingerprint: Fingerprint | None = None,
     progress: Progress | None = None,
 ) -> AdapterRecord:
     """Checks, fingerprints, one entry: the second half of `register` and of `train`."""
@@ -588,8 +640,9 @@ def _file_adapter(
         base=base.identity if base else _unseen_base(registry, adapter.base_name),
         dataset=_dataset_record(dataset) if dataset else None,
         group=dataset.group if dataset else group,
-        params=_params(adapter.config, recipe),
-        metrics=_training_metrics(training),
+        fingerprint=fingerprint or Fingerprint(),
+        params=_params(adapter.config, recipe, epoch),
+        metrics=_training_metrics(training, epoch),
         tags=tags,
         warnings=(*adapter.warnings, *_base_warnings(registry, base)),
     )
@@ -599,7 +652,9 @@ def _file_adapter(
         record, answers = _fingerprinted(record, adapter, base, dataset, progress)
     from adapt_lora.report.card import adapter_card_html
 
-    return _add(registry, record, folder, adapter_card_html(record), answers, training)
+    is_last = epoch is None or recipe is None or epoch.epoch == recipe.epochs
+    curves = training if is_last else None
+    return _add(registry, record, folder, adapter_card_html(record), answers, curves)
 
 
 def _add(
@@ -656,7 +711,7 @@ def _fingerprinted(
 
     behaviour = fingerprint_behaviour(base, adapter.folder)
     fingerprint = record.fingerprint
-    if dataset is not None:
+    if dataset is not None and not fingerprint.values:
         fingerprint = fingerprint_dataset(
             dataset,
             base=base,
@@ -697,7 +752,9 @@ def _dataset_record(dataset: Dataset) -> DatasetRecord:
     )
 
 
-def _params(config: Mapping[str, Any], recipe: "Recipe | None") -> dict[str, str]:
+def _params(
+    config: Mapping[str, Any], recipe: "Recipe | None", epoch: "EpochRecord | None"
+) -> dict[str, str]:
     modules = config.get("target_modules") or []
     params = {
         "lora/r": str(config.get("r")),
@@ -705,16 +762,30 @@ def _params(config: Mapping[str, Any], recipe: "Recipe | None") -> dict[str, str
         "lora/target_modules": modules if isinstance(modules, str) else ",".join(sorted(modules)),
     }
     if recipe is not None:
-        params |= recipe.params
+        params |= recipe.params | _environment()
+    if epoch is not None:
+        params["train/epoch"] = str(epoch.epoch)
     return params
 
 
-def _training_metrics(training: "TrainingResult | None") -> dict[str, float]:
+def _environment() -> dict[str, str]:
+    """What a training ran on: versions that decide its numbers."""
+    libraries = ("adapt-lora", "torch", "transformers", "peft")
+    found = {f"environment/{name}": version(name) for name in libraries}
+    return found | {
+        "environment/python": platform.python_version(),
+        "environment/machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _training_metrics(
+    training: "TrainingResult | None", epoch: "EpochRecord | None"
+) -> dict[str, float]:
     if training is None:
         return {}
     figures = {
-        "train/final_loss": training.train_loss,
-        "train/held_out_loss": training.held_out_loss,
+        "train/final_loss": epoch.train_loss if epoch else training.train_loss,
+        "train/held_out_loss": epoch.held_out_loss if epoch else training.held_out_loss,
         "train/held_out_loss_base": training.held_out_loss_base,
         "train/n_rows": float(training.n_rows),
         "train/n_rows_too_long": float(training.n_too_long),
@@ -722,6 +793,10 @@ def _training_metrics(training: "TrainingResult | None") -> dict[str, float]:
         "train/n_tokens": float(training.n_tokens),
         "train/seconds": training.seconds,
     }
+    if epoch is not None:
+        share = epoch.epoch / training.recipe.epochs
+        figures["train/n_tokens"] = share * training.n_tokens
+        figures["train/seconds"] = share * training.seconds
     return {key: value for key, value in figures.items() if value is not None}
 
 
@@ -734,21 +809,50 @@ def _same_training(
         # Settings that are off have no param: an absent one differs from one that is there.
         settings = {k: v for k, v in record.params.items() if k.startswith("recipe/")}
         same_recipe = settings == recipe.params
-        if record.name == name and same_rows and same_recipe:
+        finished = record.params.get("train/epoch") in (None, str(recipe.epochs))
+        if record.name == name and same_rows and same_recipe and finished:
             return record
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Workshop:
+    """Where a training puts its things."""
+
+    folder: Path
+    """The adapter to be."""
+    checkpoint: Path
+    """What a killed run goes on from."""
+
+
 @contextmanager
-def _workshop(output: Path | None) -> Iterator[Path]:
-    if output is not None:
-        yield Path(output)
-        return
-    scratch = Path(tempfile.mkdtemp(prefix="adapt-train-"))
+def _workshop(
+    name: str, rows: Dataset, recipe: "Recipe", base: "BaseModel", output: Path | None
+) -> Iterator[_Workshop]:
+    """A place in the cache that is the same for the same training; it is removed on success."""
+    from filelock import FileLock, Timeout
+
+    parts = [name, rows.digest, base.identity.weights, str(output and Path(output).resolve())]
+    text = json.dumps([*parts, sorted(recipe.params.items())])
+    home = cache_dir() / "trainings" / hashlib.sha256(text.encode()).hexdigest()[:32]
+    home.mkdir(parents=True, exist_ok=True)
     try:
-        yield scratch / "adapter"
+        with FileLock(home.with_suffix(".lock"), timeout=0):
+            folder = home / "adapter" if output is None else Path(output)
+            if output is None:
+                # Left by a run that was killed while it registered; its checkpoint has it all.
+                shutil.rmtree(folder, ignore_errors=True)
+            yield _Workshop(folder, home / "checkpoint")
+            shutil.rmtree(home, ignore_errors=True)
+    except Timeout as error:
+        raise TrainingError(
+            f"Another process is training {name} on these rows right now. Wait for it, or choose "
+            "another name."
+        ) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        # A training that could not start leaves nothing; one that stopped leaves its checkpoint.
+        with suppress(OSError):
+            home.rmdir()
 
 
 def _choose_adapters(
@@ -901,6 +1005,7 @@ __all__ = [
     "import_results",
     "recommend",
     "register",
+    "stored_recipe",
     "train",
     "which_base",
 ]
