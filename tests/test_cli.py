@@ -13,6 +13,7 @@ from tests.test_roads import write_rows
 COMMANDS = (
     "recommend", "fingerprint", "train", "register", "evaluate", "list", "show", "pull", "push",
     "remove", "matrix", "traits", "analyse", "bench", "import", "ui", "doctor",
+    "data",
 )  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def test_from_repeats_the_recipe_of_a_registered_adapter(home):
 def test_from_an_adapter_that_was_not_trained_here_says_so(home, tiny_adapter):
     registry = Registry(home / "registry", cache_folder=home / "registry-cache")
     roads.register(tiny_adapter("stray"), registry=registry)
-    with pytest.raises(ConfigError, match="stray: .*registered, not trained here"):
+    with pytest.raises(ConfigError, match=r"stray: .*registered, not trained here"):
         roads.stored_recipe("stray", registry)
 
 

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adapt_lora.base_model import BaseIdentity
+    from adapt_lora.data import Dataset
     from adapt_lora.registry import Registry
     from adapt_lora.registry.records import AdapterRecord
     from adapt_lora.roads import Progress
+    from adapt_lora.surgery import DerivedRows
 
 _PLAIN_WIDTH = 160
 SCHEMA_VERSION = 1
@@ -67,6 +69,12 @@ app = typer.Typer(
     epilog="Options may also be set by ADAPT_* variables and by \\[tool.adapt] in pyproject.toml.",
 )
 
+data_app = typer.Typer(
+    no_args_is_help=True,
+    help="Make copies of datasets with one thing changed, for experiments on what matters.",
+)
+app.add_typer(data_app, name="data")
+
 BaseModelOption = Annotated[
     str | None,
     typer.Option(
@@ -107,6 +115,15 @@ GroupOption = Annotated[
     str | None, typer.Option(help="What twins share, e.g. the benchmark's name.")
 ]
 SeedOption = Annotated[int, typer.Option(help="Decides every random draw.")]
+FileArgument = Annotated[str, typer.Argument(help="Dataset: file, folder or Hub id.")]
+FilesArgument = Annotated[list[str], typer.Argument(help="Datasets: files, folders, Hub ids.")]
+OutputOption = Annotated[
+    Path, typer.Option("--output", "-o", help="New folder; its name becomes the dataset's.")
+]
+SplitOption = Annotated[str, typer.Option(help="Split to take from folders: train or test.")]
+RowsEachOption = Annotated[
+    int | None, typer.Option(min=1, help="Rows drawn from each at most; all by default.")
+]
 NameArgument = Annotated[
     str, typer.Argument(help="Name of an adapter.", autocompletion=lambda: _known_names())
 ]
@@ -300,6 +317,97 @@ def train(
     else:
         _say(training.dataset.describe())
         typer.echo(name if quiet else _training_line(content))
+
+
+@data_app.command("balance")
+def data_balance(
+    file: FileArgument,
+    output: OutputOption,
+    split: SplitOption = "train",
+    mapping: MapOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Draw as many rows of every label as the rarest label has."""
+    from adapt_lora.surgery import balance_labels
+
+    (parent,) = _datasets([file], split, mapping)
+    _write_derived(balance_labels(parent, seed=seed), output, split, as_json=as_json)
+
+
+@data_app.command("mislabel")
+def data_mislabel(
+    file: FileArgument,
+    output: OutputOption,
+    share: Annotated[float, typer.Option(help="Share of the rows that get a wrong label.")] = 1.0,
+    split: SplitOption = "train",
+    mapping: MapOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give rows a wrong label on purpose, and the answer that goes with it."""
+    from adapt_lora.surgery import mislabel_rows
+
+    (parent,) = _datasets([file], split, mapping)
+    _write_derived(mislabel_rows(parent, share=share, seed=seed), output, split, as_json=as_json)
+
+
+@data_app.command("subsample")
+def data_subsample(
+    file: FileArgument,
+    output: OutputOption,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to draw.")],
+    split: SplitOption = "train",
+    mapping: MapOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Draw some of the rows, without replacement."""
+    from adapt_lora.surgery import subsample_rows
+
+    (parent,) = _datasets([file], split, mapping)
+    _write_derived(subsample_rows(parent, rows, seed=seed), output, split, as_json=as_json)
+
+
+@data_app.command("mix")
+def data_mix(
+    files: FilesArgument,
+    output: OutputOption,
+    rows_each: RowsEachOption = None,
+    split: SplitOption = "train",
+    mapping: MapOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Shuffle several datasets into one."""
+    from adapt_lora.surgery import mix_datasets
+
+    mixed = mix_datasets(_datasets(files, split, mapping), rows_each=rows_each, seed=seed)
+    _write_derived(mixed, output, split, as_json=as_json)
+
+
+@data_app.command("holdout")
+def data_holdout(
+    files: FilesArgument,
+    output: OutputOption,
+    rows_each: RowsEachOption = None,
+    split: SplitOption = "train",
+    mapping: MapOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """For each dataset make the mixture of all others, in OUTPUT/without-NAME."""
+    from adapt_lora.surgery import leave_one_out_mixtures
+
+    parents = _datasets(files, split, mapping)
+    mixtures = leave_one_out_mixtures(parents, rows_each=rows_each, seed=seed)
+    folders = {name: output / f"without-{name}" for name in mixtures}
+    for folder in folders.values():
+        _check_is_new(folder)
+    for name, derived in mixtures.items():
+        _write_derived(derived, folders[name], split, as_json=False, quiet=as_json)
+    if as_json:
+        _print_json({"mixtures": {name: str(folder) for name, folder in folders.items()}})
 
 
 @app.command()
@@ -798,6 +906,32 @@ def _pairs(
         if not key or not equals:
             raise ConfigError(f"{option} {key}: expected field=value, e.g. {example}.")
     return {key: value for key, _, value in pairs}
+
+
+def _datasets(files: Sequence[str], split: str, mapping: str | None) -> "list[Dataset]":
+    from adapt_lora.data import read_dataset
+
+    return [read_dataset(file, mapping=_mapping(mapping), split=split) for file in files]
+
+
+def _write_derived(
+    derived: "DerivedRows", folder: Path, split: str, *, as_json: bool, quiet: bool = False
+) -> None:
+    from adapt_lora.data import read_dataset
+    from adapt_lora.surgery import write_derived
+
+    write_derived(derived, folder, name=folder.resolve().name, split=split)
+    made = read_dataset(folder, split=split)
+    if as_json:
+        content = {"name": made.name, "folder": str(folder), "rows": len(made.rows)}
+        _print_json({**content, "digest": made.digest, "parent": made.parent})
+    elif not quiet:
+        typer.echo(made.describe())
+
+
+def _check_is_new(folder: Path) -> None:
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already. Choose another --output, or remove it first.")
 
 
 def _sorted_records(records: "list[AdapterRecord]", key: str) -> "list[AdapterRecord]":

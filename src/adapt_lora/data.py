@@ -176,6 +176,8 @@ class Dataset:
     """"JSONL", "JSON", "JSON on one line", "CSV", "TSV", "Parquet" or "Hub"."""
     notes: tuple[str, ...] = ()
     """What a person should know about the data, one sentence each."""
+    parent: str = ""
+    """What it was made from and how, where it is a copy with something changed; else ""."""
 
     @cached_property
     def digest(self) -> str:
@@ -201,6 +203,8 @@ class Dataset:
             lines.append(f"  {len(self.labels)} labels: {self._label_counts_text()}")
         elif not self.has_responses:
             lines.append("  no responses: an unlabelled target")
+        if self.parent:
+            lines.append(f"  made from {self.parent}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     def _skipped_text(self, shown: int = 5) -> str:
@@ -272,6 +276,7 @@ def read_dataset(
         family=meta.family,
         file_format=table.file_format,
         notes=tuple([*_unused_note(table, fields), *meta.notes, *draft.notes]),
+        parent=meta.parent,
     )
 
 
@@ -411,6 +416,7 @@ class _Meta:
     metric: str | None = None
     labels: tuple[str, ...] | None = None  # None: nothing is said; (): said not to be labelled
     notes: tuple[str, ...] = ()
+    parent: str = ""
 
 
 def _read_meta(path: Path) -> _Meta:
@@ -433,7 +439,22 @@ def _read_meta(path: Path) -> _Meta:
         metric=None if metric is None else _METRIC_OF.get(str(metric), _METRIC_OF_OTHERS),
         labels=_meta_labels(meta),
         notes=() if known else (f"metric {metric!r} is scored as {_METRIC_OF_OTHERS}",),
+        parent=_parent_text(meta.get("derived")),
     )
+
+
+def _parent_text(derived: object) -> str:
+    """Names and digests of the parents, then what was done: "sst2 5f3a9c1e (balance, seed 0)"."""
+    if not isinstance(derived, dict) or not isinstance(derived.get("parents"), list):
+        return ""
+    parents = [parent for parent in derived["parents"] if isinstance(parent, dict)]
+    names = [f"{p.get('name', '?')} {str(p.get('digest', ''))[:12]}" for p in parents]
+    options = [
+        f"{key.replace('_', ' ')} {value}"
+        for key, value in derived.items()
+        if key not in ("operation", "parents")
+    ]
+    return f"{' + '.join(names)} ({', '.join([str(derived.get('operation', '?')), *options])})"
 
 
 def _meta_labels(meta: Mapping[str, object]) -> tuple[str, ...] | None:

@@ -749,6 +749,7 @@ def _dataset_record(dataset: Dataset) -> DatasetRecord:
         group=dataset.group,
         n_rows=len(dataset.rows),
         source=dataset.source,
+        parent=dataset.parent,
     )
 
 

@@ -279,6 +279,8 @@ def dataset_item(dataset: DatasetRecord, context: str) -> DatasetItem:
     profile: dict[str, Any] = {"group": dataset.group, "sha256": dataset.digest}
     if dataset.n_rows is not None:
         profile["num_rows"] = dataset.n_rows
+    if dataset.parent:
+        profile["parent"] = dataset.parent
     return DatasetItem(
         name=dataset.name[:500],
         digest=dataset.digest[:36],

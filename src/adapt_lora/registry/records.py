@@ -77,6 +77,8 @@ class DatasetRecord:
     """Rows used; None where nobody says."""
     source: str = ""
     """Where it came from: a file name or Hub id; never an absolute path."""
+    parent: str = ""
+    """What it was made from and how, names and digests, where it is a changed copy; else ""."""
 
 
 @dataclass(frozen=True, slots=True)

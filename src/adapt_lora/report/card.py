@@ -60,6 +60,8 @@ def adapter_card_markdown(record: AdapterRecord, gains: Sequence[TaskGain] = ())
     else:
         source = f", from {_plain(data.source)}" if data.source else ""
         lines.append(f"{_plain(data.name)}: {count_text(data.n_rows)} rows{source}.")
+        if data.parent:
+            lines.append(f"\nMade from {_plain(data.parent)}.")
     values = record.fingerprint.values
     statistics = [
         (words, number_text(values[key])) for key, words in _KEY_STATISTICS.items() if key in values
@@ -132,6 +134,8 @@ def _key_facts(record: AdapterRecord, gains: Sequence[TaskGain]) -> list[tuple[s
     facts = [("trained on", one_line(data.name) if data else "unknown data")]
     if data:
         facts.append(("training rows", count_text(data.n_rows)))
+        if data.parent:
+            facts.append(("made from", one_line(data.parent)))
     if "lora/r" in record.params:
         facts.append(("LoRA rank", record.params["lora/r"]))
     if "response_ppl" in values:
