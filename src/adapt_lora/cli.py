@@ -239,9 +239,18 @@ def fingerprint(
 
 @app.command()
 def train(
-    file: Annotated[str, typer.Argument(help="Training data: file, folder or Hub id.")],
-    name: Annotated[str, typer.Option("--name", "-n", help="Name of the adapter.")],
+    file: Annotated[
+        str | None, typer.Argument(help="Training data: file, folder or Hub id.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="Name of the adapter.")] = None,
     base_model: BaseModelOption = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of a sweep: datasets × recipes × bases × seeds."),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only show what --manifest would train, and how long.")
+    ] = False,
     recipe: Annotated[
         str | None,
         typer.Option(help="quick (the default), latent-traits or massive-sft: docs/training.md."),
@@ -268,7 +277,18 @@ def train(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train a LoRA adapter and register it with its fingerprints."""
+    """Train a LoRA adapter and register it with its fingerprints, or a whole sweep of them."""
+    if manifest is not None:
+        _check_alone(
+            "--manifest", file, name, recipe, config, from_adapter, override, output, mapping, group
+        )
+        shelf = _registry(tracking_uri, quiet=quiet or as_json)
+        _train_sweep(manifest, shelf, base_model, only_plan=plan, as_json=as_json, quiet=quiet)
+        return
+    if file is None or name is None or plan:
+        raise typer.BadParameter(
+            "Say adapt train FILE --name NAME, or adapt train --manifest SWEEP.toml [--plan]."
+        )
     from adapt_lora import roads
     from adapt_lora.trainer import find_recipe, override_recipe, read_recipe
 
@@ -858,6 +878,43 @@ def doctor(
             table.add_row(marks[check.status], check.name, Text(check.detail), Text(check.mend))
         _show(table)
     if failed:
+        raise typer.Exit(1)
+
+
+def _check_alone(option: str, *others: object) -> None:
+    if any(others):
+        raise typer.BadParameter(
+            f"{option} says all that is to be trained; leave FILE and the other options out."
+        )
+
+
+def _train_sweep(
+    manifest: Path,
+    registry: "Registry",
+    base_model: str | None,
+    *,
+    only_plan: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from adapt_lora.sweep import plan_sweep, run_sweep
+
+    sweep = plan_sweep(manifest, registry=registry, base_model=base_model)
+    if not only_plan:
+        say = None if as_json or quiet else _say
+        if say is not None:
+            say(sweep.describe())
+        with _progress(hidden=as_json or quiet) as progress:
+            sweep = run_sweep(sweep, registry=registry, progress=progress, say=say)
+    if as_json:
+        _print_json(sweep.to_json())
+    else:
+        from adapt_lora.report.tables import sweep_table
+
+        if not quiet:
+            _show(sweep_table(sweep.to_json()))
+        typer.echo(sweep.describe())
+    if sweep.n_failed:
         raise typer.Exit(1)
 
 

@@ -194,6 +194,7 @@ def train(
     registry: Registry | None,
     recipe: "Recipe",
     base_model: str | None = None,
+    base: "BaseModel | None" = None,
     output: Path | None = None,
     mapping: Mapping[str, str] | None = None,
     group: str | None = None,
@@ -211,6 +212,7 @@ def train(
         registry: Where it goes; None leaves a plain PEFT folder in `output`.
         recipe: How to train.
         base_model: As for `load_base_model`.
+        base: That model, where it is loaded already.
         output: Folder for the PEFT files; needed without a registry.
         mapping: Field names, as for `read_dataset`.
         group: What twins of the dataset share.
@@ -226,12 +228,13 @@ def train(
         name = registered_name(name)
     rows = read_dataset(dataset, mapping=mapping, group=group, split="train")
     if registry is not None:
-        known = _same_training(registry, name, rows, recipe, base_model)
+        known = find_training(registry, name, rows, recipe, base_model=base_model)
         if known is not None:
             if output is not None and not output.exists():
                 registry.pull(f"{known.name}/{known.version}", output, known.base)
             return Training(output, known, None, rows)
-    base = load_base_model(base_model, dtype=recipe.dtype)
+    if base is None:
+        base = load_base_model(base_model, dtype=recipe.dtype)
     with _workshop(name, rows, recipe, base, output) as shop:
         result = train_adapter(
             base,
@@ -801,9 +804,15 @@ def _training_metrics(
     return {key: value for key, value in figures.items() if value is not None}
 
 
-def _same_training(
-    registry: Registry, name: str, rows: Dataset, recipe: "Recipe", base_model: str | None
+def find_training(
+    registry: Registry,
+    name: str,
+    rows: Dataset,
+    recipe: "Recipe",
+    *,
+    base_model: str | None = None,
 ) -> AdapterRecord | None:
+    """The adapter of that name, trained to the end on these rows by this recipe, or None."""
     identity = find_base_model(base_model)
     for record in registry.adapters(identity):
         same_rows = record.dataset is not None and record.dataset.digest == rows.digest
@@ -811,7 +820,7 @@ def _same_training(
         settings = {k: v for k, v in record.params.items() if k.startswith("recipe/")}
         same_recipe = settings == recipe.params
         finished = record.params.get("train/epoch") in (None, str(recipe.epochs))
-        if record.name == name and same_rows and same_recipe and finished:
+        if record.name == registered_name(name) and same_rows and same_recipe and finished:
             return record
     return None
 
@@ -1002,6 +1011,7 @@ __all__ = [
     "TargetRanking",
     "Training",
     "evaluate",
+    "find_training",
     "fit_traits",
     "import_results",
     "recommend",

@@ -189,6 +189,34 @@ def _trait_names(traits: Mapping[str, Any]) -> RenderableType:
     return table
 
 
+def sweep_table(sweep: Mapping[str, Any]) -> RenderableType:
+    """A sweep as `train --manifest … --json` gives it: a line per run, why runs failed below."""
+    runs: Sequence[Mapping[str, Any]] = sweep["runs"]
+    table = _table(f"{len(runs)} run{'' if len(runs) == 1 else 's'}")
+    for head in ("adapter", "recipe", "seed", "status", "version", "held-out loss", "time"):
+        right = head in {"seed", "version", "held-out loss", "time"}
+        table.add_column(head, justify="right" if right else "left", overflow="fold")
+    for run in runs:
+        loss, seconds = run.get("held_out_loss"), run.get("seconds")
+        estimate = run.get("estimated_s") if run["status"] == "to train" else None
+        spent = GAP if seconds is None else f"{seconds:.0f} s"
+        table.add_row(
+            _name(run["name"]),
+            _name(run["recipe"]),
+            str(run["seed"]),
+            Text(run["status"], style=_HARMS if run["status"] == "failed" else ""),
+            str(run.get("version", GAP)),
+            GAP if loss is None else f"{loss:.3f}",
+            spent if estimate is None else f"about {estimate:.0f} s",
+        )
+    reasons = [
+        Text(f"{one_line(run['name'])}: {run['reason']}", style=_HARMS)
+        for run in runs
+        if "reason" in run
+    ]
+    return Group(table, *reasons)
+
+
 def bench_table(bench: Mapping[str, Any]) -> RenderableType:
     """Back-tests as `bench --json` gives them: a table per matrix, methods down, best in bold."""
     tables = []
