@@ -84,6 +84,7 @@ def test_a_recipe_that_keeps_epochs_registers_a_version_for_each(home, tiny_base
     losses = [record.metrics["train/held_out_loss"] for record in records]
     assert losses == sorted(losses, reverse=True)
     assert training.record.params["environment/torch"]
+    assert training.record.params["environment/dtype"] in ("float32", "bfloat16")
     assert training.record.params["recipe/template"] == "question-answer"
     again = roads.train(
         home / "moods.jsonl",

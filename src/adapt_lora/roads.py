@@ -644,7 +644,8 @@ def _file_adapter(
         dataset=_dataset_record(dataset) if dataset else None,
         group=dataset.group if dataset else group,
         fingerprint=fingerprint or Fingerprint(),
-        params=_params(adapter.config, recipe, epoch),
+        params=_params(adapter.config, recipe, epoch)
+        | (_environment(base) if training is not None and base is not None else {}),
         metrics=_training_metrics(training, epoch),
         tags=tags,
         warnings=(*adapter.warnings, *_base_warnings(registry, base)),
@@ -766,19 +767,21 @@ def _params(
         "lora/target_modules": modules if isinstance(modules, str) else ",".join(sorted(modules)),
     }
     if recipe is not None:
-        params |= recipe.params | _environment()
+        params |= recipe.params
     if epoch is not None:
         params["train/epoch"] = str(epoch.epoch)
     return params
 
 
-def _environment() -> dict[str, str]:
+def _environment(base: "BaseModel") -> dict[str, str]:
     """What a training ran on: versions that decide its numbers."""
     libraries = ("adapt-lora", "torch", "transformers", "peft")
     found = {f"environment/{name}": version(name) for name in libraries}
     return found | {
         "environment/python": platform.python_version(),
         "environment/machine": f"{platform.system()} {platform.machine()}",
+        "environment/device": base.device,
+        "environment/dtype": str(base.dtype).removeprefix("torch."),
     }
 
 

@@ -219,6 +219,19 @@ def test_data_that_cannot_teach_get_a_sentence_each(
     assert not out.exists()
 
 
+def test_rows_beyond_what_the_base_reads_are_too_long_whatever_the_recipe_says(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    endless = Row("the film " * 400, "positive", None, 99)
+    recipe = replace(fast_recipe, max_length=100_000, epochs=1)
+    result = train_adapter(
+        tiny_base, [*sentiment_rows, endless], recipe=recipe, out=tmp_path / "adapter"
+    )
+    assert result.n_too_long == 1
+    words = "allows 100000 and the base model reads 512. Shorten the prompts"
+    _fails(tiny_base, [endless], recipe, tmp_path / "other", words)
+
+
 def test_an_existing_folder_is_never_overwritten(tiny_base, sentiment_rows, fast_recipe, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     _fails(tiny_base, sentiment_rows, fast_recipe, tmp_path, "exists already")

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -160,3 +161,15 @@ def test_params_are_flat_strings_without_unset_fields():
     assert params["recipe/target_modules"] == "q_proj,v_proj"
     assert "recipe/max_rows" not in params
     assert all(isinstance(value, str) for value in params.values())
+
+
+@pytest.mark.parametrize("name", ["latent-traits", "massive-sft"])
+def test_the_page_about_training_has_every_setting_with_its_source(name):
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    section = page.partition(f"### {name}\n")[2].partition("\n##")[0]
+    recipe = RECIPES[name]
+    for key, source in recipe.sources.items():
+        value = recipe.params.get(f"recipe/{key}")
+        shown = "the seven projections" if key == "target_modules" else f"`{value}`"
+        line = f"| `{key}` | {shown} | {source.removesuffix(': no paper says')} |"
+        assert value is None or line in section

@@ -275,12 +275,16 @@ def _split_rows(
     if wanted is not None and wanted < len(answered):
         drawn = sample_rows(answered, wanted, seed=recipe.seed)
     encoded = encode_rows(base, drawn, template=recipe.template)
-    fitting = [i for i, row in enumerate(encoded) if _length(row) <= recipe.max_length]
+    context = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    limit = min(recipe.max_length, context or recipe.max_length)
+    fitting = [i for i, row in enumerate(encoded) if _length(row) <= limit]
     if not fitting:
         shortest = min(_length(row) for row in encoded)
         raise TrainingError(
             f"All {len(encoded)} rows are too long: the shortest has {shortest} tokens, the recipe "
-            f"allows {recipe.max_length}. Raise max_length or shorten the prompts."
+            f"allows {recipe.max_length}{_context_text(context, recipe)}. "
+            f"{'Raise max_length or shorten' if limit == recipe.max_length else 'Shorten'} the "
+            "prompts."
         )
     order = [fitting[i] for i in rng.permutation(len(fitting))]
     n_held_out = min(recipe.held_out_rows, len(order) // 10)
@@ -304,6 +308,12 @@ def _split_rows(
         n_without_response=len(rows) - len(answered),
         notes=notes,
     )
+
+
+def _context_text(context: int | None, recipe: Recipe) -> str:
+    if context is None or context >= recipe.max_length:
+        return ""
+    return f" and the base model reads {context}"
 
 
 def _unsupervised_labels(
