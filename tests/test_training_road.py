@@ -97,6 +97,19 @@ def test_a_recipe_that_keeps_epochs_registers_a_version_for_each(home, tiny_base
     assert again.record == training.record
 
 
+def test_full_fine_tuning_ends_as_an_adapter_in_the_registry(home):
+    settings = ("epochs=2", "learning_rate=0.002", "batch_size=8")
+    options = [f"--set={setting}" for setting in settings]
+    command = ["train", home / "moods.jsonl", "--name", "whole", "--recipe", "massive-sft-full"]
+    trained = adapt(*command, *options, "--json")
+    assert trained["version"] == 2
+    assert any("Every weight was trained" in note for note in trained["notes"])
+    shown = adapt("show", "whole", "--json")
+    assert shown["recipe/method"] == "full"
+    assert shown["environment/dtype"] == "float32"
+    assert adapt(*command, *options, "--json")["trained"] is False
+
+
 def test_from_repeats_the_recipe_of_a_registered_adapter(home):
     config = home / "mine.toml"
     config.write_text('recipe = "latent-traits"\nr = 4\nmax_rows = 20\nmax_length = 256\n')

@@ -253,7 +253,10 @@ def train(
     ] = False,
     recipe: Annotated[
         str | None,
-        typer.Option(help="quick (the default), latent-traits or massive-sft: docs/training.md."),
+        typer.Option(
+            help="quick (the default), latent-traits, massive-sft, massive-sft-full; "
+            "docs/training.md has each setting with its source."
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file of recipe fields; it may name its recipe.")

@@ -562,3 +562,53 @@ def test_a_row_is_written_as_its_template_says(tiny_base, template, wanted):
     (row,) = scoring.encode_rows(tiny_base, [Row("the film", "good", None, 1)], template=template)
     text = tiny_base.tokenizer.decode([*row.prompt_ids, *row.response_ids])
     assert text == wanted
+
+
+@pytest.fixture
+def full_recipe(fast_recipe):
+    return replace(fast_recipe, method="full", learning_rate=2e-3, r=8, lora_alpha=8)
+
+
+def test_full_fine_tuning_is_kept_as_a_low_rank_adapter_and_said(
+    tiny_base, sentiment_rows, full_recipe, tmp_path
+):
+    before = _state(tiny_base)
+    result = train_adapter(tiny_base, sentiment_rows, recipe=full_recipe, out=tmp_path / "full")
+    assert all(torch.equal(before[name], value) for name, value in _state(tiny_base).items())
+    assert not any(p.requires_grad or p.grad is not None for p in tiny_base.model.parameters())
+    assert result.held_out_loss < result.held_out_loss_base
+    (note,) = result.notes
+    assert "best rank-8 part of the change" in note
+    encoded = scoring.encode_rows(tiny_base, sentiment_rows[:4])
+    with tiny_base.adapted(result.folder):
+        merged = scoring.read_pass(tiny_base, encoded, hidden=False).response_nll
+    plain = scoring.read_pass(tiny_base, encoded, hidden=False).response_nll
+    assert sum(row.sum() for row in merged) < sum(row.sum() for row in plain)
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_an_extraction_of_full_rank_is_the_change_itself(tiny_base, full_recipe, use_rslora):
+    recipe = replace(
+        full_recipe, r=40, lora_alpha=20, use_rslora=use_rslora, target_modules=("q_proj",)
+    )
+    scaling = 20 / 40**0.5 if use_rslora else 20 / 40
+    with loop._every_weight_on(tiny_base, recipe) as whole:
+        layer = tiny_base.layers[0].self_attn.q_proj
+        change = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            layer.weight += change
+        tensors = whole.low_rank(recipe)
+        assert whole.kept_share(recipe) == pytest.approx(1.0, abs=1e-4)
+    stem = "base_model.model.model.layers.0.self_attn.q_proj"
+    a, b = tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"]
+    assert (a.shape, b.shape) == ((40, 32), (32, 40))  # wider than the layer: zeros fill it up
+    assert torch.allclose(scaling * b @ a, change, atol=1e-4)
+
+
+def test_full_fine_tuning_of_a_bfloat16_base_is_refused(
+    tiny_base_dir, sentiment_rows, full_recipe, tmp_path
+):
+    from adapt_lora.base_model import load_base_model
+
+    base = load_base_model(tiny_base_dir, dtype="bfloat16", device="cpu")
+    _fails(base, sentiment_rows, full_recipe, tmp_path / "a", "needs float32.*set dtype=float32")

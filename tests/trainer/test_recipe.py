@@ -41,6 +41,11 @@ def test_massive_sft_is_what_the_paper_says():
     assert recipe.sources["r"] == OURS
 
 
+def test_dora_has_no_meaning_where_every_weight_is_trained():
+    with pytest.raises(ConfigError, match="method is 'full', but must be 'lora' for use_dora"):
+        find_recipe("massive-sft-full", {"use_dora": "true"})
+
+
 def test_a_setting_that_the_user_changed_no_longer_cites_the_paper():
     sources = find_recipe("latent-traits", {"r": 32}).sources
     assert sources["r"] == "set by the user"
@@ -54,7 +59,7 @@ def test_sources_name_only_settings_that_exist():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_comes_back_whole_from_its_params(name):
-    recipe = find_recipe(name, {"use_dora": "true", "target_modules": "q_proj,v_proj"})
+    recipe = find_recipe(name, {"use_rslora": "true", "target_modules": "q_proj,v_proj"})
     assert recipe_from_params({**recipe.params, "lora/r": "8"}) == recipe
 
 
@@ -142,6 +147,7 @@ def test_an_override_leaves_the_other_fields_alone():
         ("lr_schedule", "linear", "'cosine' or 'constant'"),
         ("dtype", "float16", "'auto' or 'float32' or 'bfloat16'"),
         ("target_modules", (), "at least one layer name"),
+        ("method", "qlora", "'lora' or 'full'"),
         ("batch_size", 0, "at least one row"),
         ("micro_batch_size", 0, "at least one row"),
         ("template", "alpaca", "'base' or 'plain' or 'question-answer'"),
@@ -163,7 +169,7 @@ def test_params_are_flat_strings_without_unset_fields():
     assert all(isinstance(value, str) for value in params.values())
 
 
-@pytest.mark.parametrize("name", ["latent-traits", "massive-sft"])
+@pytest.mark.parametrize("name", ["latent-traits", "massive-sft", "massive-sft-full"])
 def test_the_page_about_training_has_every_setting_with_its_source(name):
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     section = page.partition(f"### {name}\n")[2].partition("\n##")[0]

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,8 @@ def train_adapter(
     if say is not None:
         for note in split.notes:
             say(note)
-    with _seeded(recipe.seed), _lora_on(base, recipe) as peft_model:
+    tuned = _lora_on(base, recipe) if recipe.method == "lora" else _every_weight_on(base, recipe)
+    with _seeded(recipe.seed), tuned as peft_model:
         run = _Run(base, peft_model, recipe, len(split.train), key=key, home=checkpoint, say=say)
         if saved is None:
             run.before = _mean_loss(base, split.held_out, run.rows_at_once)
@@ -187,6 +188,11 @@ def train_adapter(
         _run_epochs(run, split, out, checkpoint_every_s, progress, on_step)
         after = _mean_loss(base, split.held_out, run.rows_at_once)
         _save_adapter(peft_model, base, recipe, out)
+        kept = peft_model.kept_share(recipe) if isinstance(peft_model, _WholeModel) else None
+    if kept is not None:
+        with base.adapted(out):
+            whole, after = after, _mean_loss(base, split.held_out, run.rows_at_once)
+        run.tell(_extraction_text(recipe, kept, whole, after))
     spent = 0.0 if saved is None else float(saved.figures["train_seconds"])
     return TrainingResult(
         folder=out,
@@ -249,6 +255,11 @@ def _check_start(base: BaseModel, recipe: Recipe, out: Path, *, fresh: bool) -> 
             raise TrainingError(
                 f"{folder} exists already. Choose another folder, or remove it first."
             )
+    if recipe.method == "full" and base.dtype != torch.float32:
+        raise TrainingError(
+            f"Full fine-tuning needs float32 weights, since small steps are lost in "
+            f"{_plain(base.dtype)}. Load {base.identity.name} in float32: set dtype=float32."
+        )
     wanted = None if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
     if wanted not in (None, base.dtype):
         raise TrainingError(
@@ -354,21 +365,12 @@ def _lora_on(base: BaseModel, recipe: Recipe) -> Iterator[Any]:
     """The base model with a fresh trainable LoRA, for the duration of a `with` block."""
     if base.adapter_digest is not None:
         raise TrainingError("An adapter is on the base model; leave its block before training.")
-    config = LoraConfig(
-        r=recipe.r,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=recipe.lora_dropout,
-        use_rslora=recipe.use_rslora,
-        use_dora=recipe.use_dora,
-        target_modules=list(recipe.target_modules),
-        task_type="CAUSAL_LM",
-    )
     wrapped: Any = None
     needed_grad = {name: p.requires_grad for name, p in base.model.named_parameters()}
     try:
         try:
             # PEFT holds the new weights in float32 even where the frozen ones are bfloat16.
-            wrapped = get_peft_model(base.model, config)
+            wrapped = get_peft_model(base.model, _lora_config(recipe))
         except ValueError as error:
             raise TrainingError(
                 f"{base.identity.name} can't take a LoRA on {', '.join(recipe.target_modules)}: "
@@ -385,6 +387,18 @@ def _lora_on(base: BaseModel, recipe: Recipe) -> Iterator[Any]:
         for name, parameter in base.model.named_parameters():
             parameter.requires_grad_(needed_grad[name])
         base.model.eval()
+
+
+def _lora_config(recipe: Recipe) -> LoraConfig:
+    return LoraConfig(
+        r=recipe.r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
+        target_modules=list(recipe.target_modules),
+        task_type="CAUSAL_LM",
+    )
 
 
 class _Run:
@@ -492,6 +506,99 @@ class _Run:
         }
         stored = {name: value.cpu().contiguous() for name, value in tensors.items()}
         return Checkpoint(self._key, len(self.history), stored, figures)
+
+
+@dataclass(frozen=True)
+class _WholeModel:
+    """A base model with every weight in training, and what the weights were before."""
+
+    model: Any
+    before: Mapping[str, torch.Tensor]
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """All weights, shared ones once."""
+        yield from self.model.named_parameters()
+
+    def low_rank(self, recipe: Recipe) -> dict[str, torch.Tensor]:
+        """The best update of rank r on each target module, as a LoRA's tensors.
+
+        It is the truncated singular value decomposition of the change (Eckart and Young 1936), its
+        singular values shared evenly between A and B.
+        """
+        scaling = recipe.lora_alpha / (math.sqrt(recipe.r) if recipe.use_rslora else recipe.r)
+        tensors = {}
+        for name, change in self._changes(recipe).items():
+            u, s, v = torch.linalg.svd(change, full_matrices=False)
+            root = s[: recipe.r].sqrt()
+            stem = f"base_model.model.{name}"
+            tensors[f"{stem}.lora_A.weight"] = _rows_up_to(recipe.r, root[:, None] * v[: recipe.r])
+            b = u[:, : recipe.r] * root / scaling
+            tensors[f"{stem}.lora_B.weight"] = _rows_up_to(recipe.r, b.T).T
+        return tensors
+
+    def kept_share(self, recipe: Recipe) -> float:
+        """Share of the squared change of all weights that `low_rank` keeps, in [0, 1]."""
+        kept = sum(
+            float(torch.linalg.svdvals(change)[: recipe.r].square().sum())
+            for change in self._changes(recipe).values()
+        )
+        whole = sum(
+            float((parameter.detach() - self.before[name]).square().sum())
+            for name, parameter in self.named_parameters()
+        )
+        return kept / whole if whole else 0.0
+
+    def _changes(self, recipe: Recipe) -> dict[str, torch.Tensor]:
+        return {
+            name: (module.weight.detach() - self.before[f"{name}.weight"])  # (n_out, n_in)
+            for name, module in self.model.named_modules()
+            if isinstance(module, torch.nn.Linear)
+            and name.rpartition(".")[2] in recipe.target_modules
+        }
+
+
+@contextlib.contextmanager
+def _every_weight_on(base: BaseModel, recipe: Recipe) -> Iterator[_WholeModel]:
+    """The base model with every weight trainable, for the duration of a `with` block."""
+    if base.adapter_digest is not None:
+        raise TrainingError("An adapter is on the base model; leave its block before training.")
+    parameters = dict(base.model.named_parameters())
+    needed_grad = {name: p.requires_grad for name, p in parameters.items()}
+    whole = _WholeModel(base.model, {n: p.detach().clone() for n, p in parameters.items()})
+    if not whole._changes(recipe):
+        raise TrainingError(
+            f"{base.identity.name} has no linear layer called {', '.join(recipe.target_modules)}, "
+            "so nothing of a full fine-tuning could be kept. Set target_modules."
+        )
+    try:
+        base.model.requires_grad_(True)
+        if recipe.gradient_checkpointing:
+            base.model.gradient_checkpointing_enable({"use_reentrant": False})
+        yield whole
+    finally:
+        if recipe.gradient_checkpointing:
+            base.model.gradient_checkpointing_disable()
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(whole.before[name])
+                parameter.grad = None
+                parameter.requires_grad_(needed_grad[name])
+        base.model.eval()
+
+
+def _rows_up_to(r: int, tensor: torch.Tensor) -> torch.Tensor:
+    """Rows of zeros added below, where a layer is narrower than the rank."""
+    return torch.nn.functional.pad(tensor, (0, 0, 0, r - len(tensor)))
+
+
+def _extraction_text(recipe: Recipe, kept: float, whole: float | None, stored: float | None) -> str:
+    losses = ""
+    if whole is not None and stored is not None:
+        losses = f"; held-out loss {whole:.3f} of the whole model, {stored:.3f} of what is kept"
+    return (
+        f"Every weight was trained; the adapter keeps the best rank-{recipe.r} part of the change "
+        f"on its target modules, {kept:.0%} of the squared change of all weights{losses}."
+    )
 
 
 def _run_epochs(
@@ -676,11 +783,14 @@ def _check_finite(
 
 def _save_adapter(peft_model: Any, base: BaseModel, recipe: Recipe, out: Path) -> None:
     """Write the folder beside its place, then move it there in one step."""
-    config = peft_model.peft_config["default"]
+    if isinstance(peft_model, _WholeModel):
+        config, weights = _lora_config(recipe), peft_model.low_rank(recipe)
+    else:
+        config = peft_model.peft_config["default"]
+        weights = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
     # PEFT notes the path that the base was loaded from; other machines know it by its name only.
     config.base_model_name_or_path = base.identity.name
     config.inference_mode = True
-    weights = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
     scratch = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         scratch.mkdir(parents=True)

@@ -11,6 +11,7 @@ from adapt_lora.errors import ConfigError
 
 LrSchedule = Literal["cosine", "constant"]
 TrainingDtype = Literal["auto", "float32", "bfloat16"]
+TrainingMethod = Literal["lora", "full"]
 TrainingTemplate = Literal["base", "plain", "question-answer"]
 
 SEVEN_PROJECTIONS = (
@@ -31,6 +32,9 @@ class Recipe:
 
     name: str
     """The name people choose it by; it stays the same when fields are overridden."""
+    method: TrainingMethod = "lora"
+    """"lora" trains an update of rank r; "full" trains every weight and then keeps what fits into
+    rank r on the target modules, so that the result is an adapter like any other."""
     r: int = 8
     """Rank of the update."""
     lora_alpha: int = 16
@@ -82,6 +86,13 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in fields(self):
             _check_type(field.name, getattr(self, field.name))
+        methods = get_args(TrainingMethod)
+        self._check(self.method in methods, "method", _one_of(methods))
+        self._check(
+            self.method == "lora" or not (self.use_dora or self.lora_dropout),
+            "method",
+            "'lora' for use_dora and lora_dropout to have a meaning",
+        )
         self._check(self.r >= 1, "r", "a rank of at least 1")
         self._check(self.lora_alpha >= 1, "lora_alpha", "a whole number of at least 1")
         self._check(bool(self.target_modules), "target_modules", "at least one layer name")
@@ -208,6 +219,7 @@ def recipe_from_params(params: Mapping[str, str]) -> Recipe:
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "name": (str,),
+    "method": (str,),
     "use_rslora": (bool,),
     "use_dora": (bool,),
     "gradient_checkpointing": (bool,),
@@ -308,6 +320,22 @@ RECIPES: Mapping[str, Recipe] = {
         max_rows=1_000,
         max_length=2048,
     ),
+    "massive-sft-full": Recipe(
+        name="massive-sft-full",
+        method="full",
+        r=64,
+        lora_alpha=64,
+        learning_rate=1e-5,
+        batch_size=32,
+        micro_batch_size=8,
+        epochs=10,
+        keep_epochs=True,
+        template="question-answer",
+        max_rows=1_000,
+        max_length=2048,
+        # A step of 1e-5 is lost in the 8 bits of a bfloat16 weight.
+        dtype="float32",
+    ),
 }
 """The recipes that ship with Adapt."""
 
@@ -317,8 +345,18 @@ OURS = "ours: no paper says"
 _PAPER_1 = "Krishna et al. 2025"
 _PAPER_2 = "Harada et al. 2025"
 
+_MASSIVE_SFT = {
+    "lr_schedule": f"{_PAPER_2}, §3.3 (cosine; constant in its 20k runs)",
+    "weight_decay": f"{_PAPER_2}, App. D",
+    "epochs": f"{_PAPER_2}, App. D",
+    "keep_epochs": f"{_PAPER_2}, App. C (a checkpoint after every epoch)",
+    "template": f"{_PAPER_2}, App. D",
+    "max_rows": f"{_PAPER_2}, §3.3 (1k; 20k in a further experiment)",
+}
+
 SOURCES: Mapping[str, Mapping[str, str]] = {
     "latent-traits": {
+        "method": f"{_PAPER_1}, §4",
         "r": f"{_PAPER_1}, §4 and A.2",
         "lora_alpha": f"{_PAPER_1}, A.2",
         "target_modules": f"{_PAPER_1}, A.2",
@@ -327,14 +365,16 @@ SOURCES: Mapping[str, Mapping[str, str]] = {
         "max_rows": f"{_PAPER_1}, §4",
     },
     "massive-sft": {
+        **_MASSIVE_SFT,
+        "method": f"{_PAPER_2}, §3.3",
         "learning_rate": f"{_PAPER_2}, App. D (LoRA)",
-        "lr_schedule": f"{_PAPER_2}, §3.3 (cosine; constant in its 20k runs)",
-        "weight_decay": f"{_PAPER_2}, App. D",
         "batch_size": f"{_PAPER_2}, App. D (LoRA)",
-        "epochs": f"{_PAPER_2}, App. D",
-        "keep_epochs": f"{_PAPER_2}, App. C (a checkpoint after every epoch)",
-        "template": f"{_PAPER_2}, App. D",
-        "max_rows": f"{_PAPER_2}, §3.3 (1k; 20k in a further experiment)",
+    },
+    "massive-sft-full": {
+        **_MASSIVE_SFT,
+        "method": f"{_PAPER_2}, §3.3 (keeping rank r of it is ours)",
+        "learning_rate": f"{_PAPER_2}, App. D (full)",
+        "batch_size": f"{_PAPER_2}, App. D (full)",
     },
 }
 """Where a shipped recipe's settings come from; all others are ours."""
