@@ -132,3 +132,28 @@ def tiny_adapter(tiny_base_dir: Path, tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh SQLite store; making its tables takes seconds, copying it does not."""
+    import sqlite3
+
+    from adapt_lora.registry import Registry
+
+    folder = tmp_path_factory.mktemp("migrated")
+    Registry(folder, cache_folder=folder / "cache").bases()
+    with sqlite3.connect(folder / "mlflow.db") as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def fresh_store(tmp_path: Path, migrated_store: Path) -> Path:
+    """The folder of an empty registry of the test's own, its tables made."""
+    import shutil
+
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    shutil.copyfile(migrated_store, folder / "mlflow.db")
+    return folder

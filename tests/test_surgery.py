@@ -141,11 +141,11 @@ def test_a_written_mixture_is_no_twin_of_its_parts(choices, sums, tmp_path):
     assert read.parent == f"{digests} (mix, rows each 5, seed 2)"
 
 
-def test_the_registry_and_the_card_name_the_parent(choices, tiny_base_dir, tmp_path):
+def test_the_registry_and_the_card_name_the_parent(choices, tiny_base_dir, fresh_store, tmp_path):
     folder = write_derived(
         balance_labels(choices, seed=1), tmp_path / "balanced", name="balanced", split="train"
     )
-    registry = Registry(tmp_path / "registry", cache_folder=tmp_path / "cache")
+    registry = Registry(fresh_store, cache_folder=tmp_path / "cache")
     roads.train(
         folder,
         name="balanced",
@@ -153,7 +153,7 @@ def test_the_registry_and_the_card_name_the_parent(choices, tiny_base_dir, tmp_p
         recipe=find_recipe("quick", {"learning_rate": 0.02}),
         base_model=str(tiny_base_dir),
     )
-    record = Registry(tmp_path / "registry", cache_folder=tmp_path / "fresh").adapter("balanced")
+    record = Registry(fresh_store, cache_folder=tmp_path / "fresh").adapter("balanced")
     assert record.dataset is not None
     assert record.dataset.parent == f"choices {choices.digest[:12]} (balance, seed 1)"
     for card in (adapter_card_markdown(record), adapter_card_html(record)):

@@ -25,7 +25,7 @@ held_out_rows = 2
 
 
 @pytest.fixture
-def home(tmp_path, tiny_base_dir):
+def home(tmp_path, tiny_base_dir, fresh_store):
     """A folder with two datasets, a recipe and a manifest of eight runs."""
     write_rows(tmp_path / "moods.jsonl", "mood")
     write_rows(tmp_path / "choices.jsonl", "choice")
@@ -35,8 +35,8 @@ def home(tmp_path, tiny_base_dir):
 
 
 @pytest.fixture
-def registry(home):
-    return Registry(home / "registry", cache_folder=home / "cache")
+def registry(home, fresh_store):
+    return Registry(fresh_store, cache_folder=home / "cache")
 
 
 def small(home, text):

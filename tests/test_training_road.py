@@ -32,11 +32,11 @@ cli.app(sys.argv[1:])
 
 
 @pytest.fixture
-def home(tmp_path, tiny_base_dir, monkeypatch):
+def home(tmp_path, tiny_base_dir, fresh_store, monkeypatch):
     """A folder with data, a registry and a cache of its own."""
     monkeypatch.setenv("ADAPT_BASE_MODEL", str(tiny_base_dir))
     monkeypatch.setenv("ADAPT_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("ADAPT_TRACKING_URI", str(tmp_path / "registry"))
+    monkeypatch.setenv("ADAPT_TRACKING_URI", str(fresh_store))
     write_rows(tmp_path / "moods.jsonl", "mood")
     return tmp_path
 

@@ -1,6 +1,5 @@
 import json
 import shutil
-import sqlite3
 
 import numpy as np
 import pytest
@@ -141,16 +140,6 @@ def cell(adapter_id, score, *, task="trec", protocol="p1", **more):
         predicted_shares={"yes": 0.75, "no": 0.25},
         **more,
     )
-
-
-@pytest.fixture(scope="session")
-def migrated_store(tmp_path_factory):
-    """A fresh SQLite store; making its tables takes seconds, copying it does not."""
-    folder = tmp_path_factory.mktemp("migrated")
-    Registry(folder, cache_folder=folder / "cache").bases()
-    with sqlite3.connect(folder / "mlflow.db") as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return folder / "mlflow.db"
 
 
 @pytest.fixture
