@@ -110,6 +110,36 @@ def test_full_fine_tuning_ends_as_an_adapter_in_the_registry(home):
     assert adapt(*command, *options, "--json")["trained"] is False
 
 
+def test_two_processes_never_train_the_same_at_once(home):
+    from filelock import FileLock
+
+    command = ["train", str(home / "moods.jsonl"), "--name=a", "--no-register", "--json"]
+    out = ["--output", str(home / "out"), "--set", "epochs=2"]
+    adapt(*command, *out)
+    (lock,) = (home / "cache" / "trainings").iterdir()
+    with FileLock(lock):
+        (home / "out").rename(home / "elsewhere")
+        done = CliRunner().invoke(app, [*command, *out])
+    assert done.exit_code == 1
+    assert "Another process is training a on these rows" in done.stderr
+
+
+def test_kept_epochs_of_a_run_killed_before_its_first_checkpoint_are_made_again(home, monkeypatch):
+    from adapt_lora.trainer import loop
+
+    settings = ("--set=epochs=2", "--set=keep_epochs=true", "--set=learning_rate=0.02")
+    command = ("train", home / "moods.jsonl", "--name", "moods", *settings, "--json")
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "save", lambda run, every_s=0.0: dies() if run.epochs else None)
+        CliRunner().invoke(app, [str(a) for a in command])
+    assert list((home / "cache" / "trainings").glob("*/adapter-epoch-1"))
+    assert adapt(*command)["version"] == 2
+
+
 def test_from_repeats_the_recipe_of_a_registered_adapter(home):
     config = home / "mine.toml"
     config.write_text('recipe = "latent-traits"\nr = 4\nmax_rows = 20\nmax_length = 256\n')

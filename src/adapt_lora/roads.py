@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -845,27 +844,38 @@ def _workshop(
     """A place in the cache that is the same for the same training; it is removed on success."""
     from filelock import FileLock, Timeout
 
-    parts = [name, rows.digest, base.identity.weights, str(output and Path(output).resolve())]
-    text = json.dumps([*parts, sorted(recipe.params.items())])
-    home = cache_dir() / "trainings" / hashlib.sha256(text.encode()).hexdigest()[:32]
-    home.mkdir(parents=True, exist_ok=True)
+    from adapt_lora.trainer import read_checkpoint, remove_folder, training_key
+
+    key = training_key(base, rows.rows, recipe)
+    place = hashlib.sha256(json.dumps([key, name, str(output and output.resolve())]).encode())
+    home = cache_dir() / "trainings" / place.hexdigest()[:32]
+    lock = FileLock(home.with_suffix(".lock"))
     try:
-        with FileLock(home.with_suffix(".lock"), timeout=0):
-            folder = home / "adapter" if output is None else Path(output)
-            if output is None:
-                # Left by a run that was killed while it registered; its checkpoint has it all.
-                shutil.rmtree(folder, ignore_errors=True)
-            yield _Workshop(folder, home / "checkpoint")
-            shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise TrainingError(
             f"Another process is training {name} on these rows right now. Wait for it, or choose "
             "another name."
         ) from error
+    except OSError as error:
+        raise TrainingError(
+            f"{home}: checkpoints can't be kept there ({error.strerror or error}). Make room, or "
+            "set ADAPT_CACHE_DIR to another folder."
+        ) from error
+    shop = _Workshop(output or home / "adapter", home / "checkpoint")
+    try:
+        if read_checkpoint(shop.checkpoint, key) is None:
+            remove_folder(home)  # kept epochs of a run that was killed before its checkpoint
+        elif output is None:
+            remove_folder(shop.folder)  # of a run that was killed while it registered
+        yield shop
+        remove_folder(home)
     finally:
         # A training that could not start leaves nothing; one that stopped leaves its checkpoint.
         with suppress(OSError):
             home.rmdir()
+        lock.release()
 
 
 def _choose_adapters(

@@ -450,6 +450,22 @@ def test_out_of_memory_halves_the_rows_at_a_time_and_learns_the_same(
     )
 
 
+def test_the_held_out_pass_too_takes_fewer_rows_at_a_time(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path, monkeypatch
+):
+    real = loop._response_nll
+
+    def holds_two_rows(base, rows):
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError
+        return real(base, rows)
+
+    monkeypatch.setattr(loop, "_response_nll", holds_two_rows)
+    recipe = replace(fast_recipe, epochs=1)
+    result = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "adapter")
+    assert result.held_out_loss < result.held_out_loss_base
+
+
 def test_memory_that_does_not_hold_one_row_is_a_sentence(
     tiny_base, sentiment_rows, fast_recipe, tmp_path, monkeypatch
 ):

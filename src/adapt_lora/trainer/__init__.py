@@ -1,7 +1,13 @@
 """Training: rows and a recipe in, a plain PEFT folder out."""
 
-from adapt_lora.trainer.checkpoint import remove_checkpoints
-from adapt_lora.trainer.loop import EpochRecord, StepMetrics, TrainingResult, train_adapter
+from adapt_lora.trainer.checkpoint import read_checkpoint, remove_folder
+from adapt_lora.trainer.loop import (
+    EpochRecord,
+    StepMetrics,
+    TrainingResult,
+    train_adapter,
+    training_key,
+)
 from adapt_lora.trainer.recipe import (
     RECIPES,
     Recipe,
@@ -19,8 +25,10 @@ __all__ = [
     "TrainingResult",
     "find_recipe",
     "override_recipe",
+    "read_checkpoint",
     "read_recipe",
     "recipe_from_params",
-    "remove_checkpoints",
+    "remove_folder",
     "train_adapter",
+    "training_key",
 ]

@@ -72,6 +72,6 @@ def read_checkpoint(home: Path, key: str) -> Checkpoint | None:
     return None
 
 
-def remove_checkpoints(home: Path) -> None:
-    """Remove the folder with all that is in it; no error where there is none."""
-    shutil.rmtree(home, ignore_errors=True)
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of checkpoints or half-done work; no error where there is none."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -673,11 +673,7 @@ def _gradients(run: _Run, rows: Sequence[Encoded]) -> torch.Tensor:
                 raise
             at_once = min(run.rows_at_once, len(rows))
             if at_once == 1:
-                raise TrainingError(
-                    f"Out of memory at step {len(run.history) + 1} with one row at a time (of "
-                    f"{max(map(_length, rows))} tokens). Set gradient_checkpointing=true, lower "
-                    "max_length or r, or take a smaller base model."
-                ) from error
+                raise _no_room(f"at step {len(run.history) + 1}", rows) from error
         # Outside of the handler, whose traceback would keep the tensors alive.
         run.optimizer.zero_grad(set_to_none=True)
         gc.collect()
@@ -688,6 +684,13 @@ def _gradients(run: _Run, rows: Sequence[Encoded]) -> torch.Tensor:
             f"with {run.rows_at_once} at a time and {math.ceil(len(rows) / run.rows_at_once)} "
             "passes per step; what is learned stays the same."
         )
+
+
+def _no_room(where: str, rows: Sequence[Encoded]) -> TrainingError:
+    return TrainingError(
+        f"Out of memory {where} with one row at a time (of {max(map(_length, rows))} tokens). "
+        "Set gradient_checkpointing=true, lower max_length or r, or take a smaller base model."
+    )
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -760,11 +763,20 @@ def _mean_loss(base: BaseModel, rows: Sequence[Encoded], batch_size: int) -> flo
         return None
     base.model.eval()
     by_length = sorted(rows, key=_length)
-    parts = [
-        _response_nll(base, by_length[i : i + batch_size])
-        for i in range(0, len(by_length), batch_size)
-    ]
-    return float(torch.cat(parts).mean())
+    while True:
+        try:
+            parts = [
+                _response_nll(base, by_length[i : i + batch_size])
+                for i in range(0, len(by_length), batch_size)
+            ]
+            return float(torch.cat(parts).mean())
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if batch_size == 1:
+                raise _no_room("on the held-out rows", by_length) from error
+        torch.cuda.empty_cache()
+        batch_size = (batch_size + 1) // 2
 
 
 def _check_finite(
