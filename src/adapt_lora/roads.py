@@ -815,12 +815,16 @@ def find_training(
     base_model: str | None = None,
 ) -> AdapterRecord | None:
     """The adapter of that name, trained to the end on these rows by this recipe, or None."""
+    from adapt_lora.trainer import recipe_from_params
+
     identity = find_base_model(base_model)
     for record in registry.adapters(identity):
         same_rows = record.dataset is not None and record.dataset.digest == rows.digest
-        # Settings that are off have no param: an absent one differs from one that is there.
-        settings = {k: v for k, v in record.params.items() if k.startswith("recipe/")}
-        same_recipe = settings == recipe.params
+        # A setting without a param was off, or did not exist yet: both mean its default.
+        try:
+            same_recipe = recipe_from_params(record.params) == recipe
+        except ConfigError:  # registered, not trained here
+            continue
         finished = record.params.get("train/epoch") in (None, str(recipe.epochs))
         if record.name == registered_name(name) and same_rows and same_recipe and finished:
             return record

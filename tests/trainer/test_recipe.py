@@ -63,6 +63,12 @@ def test_a_recipe_comes_back_whole_from_its_params(name):
     assert recipe_from_params({**recipe.params, "lora/r": "8"}) == recipe
 
 
+def test_params_of_an_older_version_take_the_defaults_of_newer_settings():
+    params = find_recipe("quick", {"max_rows": "none"}).params
+    older = {key: value for key, value in params.items() if key != "recipe/use_dora"}
+    assert recipe_from_params(older) == find_recipe("quick", {"max_rows": "none"})
+
+
 def test_params_without_a_recipe_say_that_nothing_was_trained_here():
     with pytest.raises(ConfigError, match="registered, not trained here"):
         recipe_from_params({"lora/r": "8"})
