@@ -373,15 +373,19 @@ def import_results(
 
 
 def which_base(registry: Registry, base_model: str | None) -> BaseIdentity:
-    """The base model that a name means: one on this disk, or one known by published scores only.
+    """The registered base model that a name means, so that figures can be shown without weights.
+
+    Without a name: the only one there is; else the one on this disk.
 
     Raises:
-        BaseModelError: It is neither.
+        BaseModelError: Neither registered nor on this disk.
     """
-    if base_model is not None:
-        for identity in registry.bases():
-            if identity.name == base_model and not identity.weights:
-                return identity
+    known = registry.bases()
+    if base_model is None and len(known) == 1:
+        return known[0]
+    for identity in known:
+        if identity.name == base_model:
+            return identity
     return find_base_model(base_model)
 
 

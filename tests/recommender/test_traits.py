@@ -2,7 +2,6 @@
 
 import csv
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -310,13 +309,6 @@ def test_the_number_of_traits_does_not_decide_how_gaps_are_filled() -> None:
     assert one.rank.n_components == 2
     assert one.explained_variance_ratio[0] == pytest.approx(four.explained_variance_ratio[0])
     assert "filled by 2 components" in one.notes[0]
-
-
-def test_two_hundred_adapters_on_fifty_tasks_with_gaps_take_two_seconds() -> None:
-    scores = noisy(200, 50, gaps=0.3)
-    start = time.perf_counter()
-    fit_traits(scores, **names(scores))
-    assert time.perf_counter() - start < 2.0
 
 
 def test_the_json_form_has_the_documented_keys_and_plain_numbers() -> None:

@@ -184,7 +184,6 @@ def test_the_published_file_is_imported_whole(shared_data, open_registry):
     path = shared_data / "matrices" / "massive_sft_evaluation_result.csv"
     done = import_results(path, registry=open_registry())
     assert (done.n_adapters, len(done.bases)) == (1016, 11)
-    assert done.seconds < 180
     assert len(done.warnings) == 2
     assert "Mistral-7B-v0.1 and Chinese-Mistral-7B-v0.1 are equal on all 29" in " ".join(
         done.warnings

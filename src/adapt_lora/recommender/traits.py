@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from threadpoolctl import threadpool_limits
 
 from adapt_lora.errors import ConfigError, MatrixError
 from adapt_lora.recommender.components import (
@@ -156,8 +157,32 @@ def fit_traits(
             task has one and the same score everywhere.
         ConfigError: A name is for a key that there is not.
     """
-    last = last or TraitMemory()
     table = _usable(np.asarray(scores, dtype=np.float64), adapters, tasks, n_components)
+    # On matrices this small, threads of the linear algebra library only wait for each other: on
+    # busy cores that takes ten times as long.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _fitted(table, n_components, adapters, tasks, last or TraitMemory(), names or {})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """What can be used, rows and columns sorted by name, so that their order decides nothing."""
+
+    rows: tuple[str, ...]
+    tasks: tuple[str, ...]
+    values: Array
+    notes: tuple[str, ...]
+
+
+def _fitted(
+    table: _Table,
+    n_components: int,
+    adapters: Sequence[str],
+    tasks: Sequence[str],
+    last: TraitMemory,
+    names: Mapping[str, str],
+) -> Traits:
+    """The fit of `fit_traits`; what it gives back follows the order of `adapters` and `tasks`."""
     scale = Scale.of(table.values)
     standard = scale.apply(table.values)
     has_gaps = bool(np.isnan(standard).any())
@@ -168,7 +193,7 @@ def fit_traits(
     parts = _arranged(found, places)
     keys = tuple(f"T{place.number}" for place in places)
     notes = [*table.notes, *_gap_notes(standard, rank, scale, table.tasks)]
-    by_hand = _names_by_hand(keys, places, last, names or {}, notes)
+    by_hand = _names_by_hand(keys, places, last, names, notes)
     poles = tuple(_poles(column, table.tasks) for column in parts.loadings.T)
     rows = score_rows(standard - filled.mean(axis=0), parts)
     if rows.errors is None:
@@ -193,16 +218,6 @@ def fit_traits(
         rank=rank,
         notes=tuple(notes),
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Table:
-    """What can be used, rows and columns sorted by name, so that their order decides nothing."""
-
-    rows: tuple[str, ...]
-    tasks: tuple[str, ...]
-    values: Array
-    notes: tuple[str, ...]
 
 
 def _usable(values: Array, adapters: Sequence[str], tasks: Sequence[str], k: int) -> _Table:

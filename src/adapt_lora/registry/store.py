@@ -756,7 +756,12 @@ class Registry:
         return str(model.model_id)
 
     def _write_adapter(
-        self, shelving: _Shelving, record: AdapterRecord, folder: Path | None
+        self,
+        shelving: _Shelving,
+        record: AdapterRecord,
+        folder: Path | None,
+        *,
+        summary: Mapping[str, float] | None = None,
     ) -> AdapterRecord:
         """Run, logged model with files, registered version; everything but the status."""
         client = self._client
@@ -788,7 +793,8 @@ class Registry:
             created_ms=run.info.start_time,
             has_weights=folder is not None,
         )
-        self._write_items(run, layout.adapter_items(stored), model_id=model.model_id)
+        items = layout.adapter_items(stored)
+        self._write_items(run, items, model_id=model.model_id, summary=summary)
         return stored
 
     def _upload_files(self, record: AdapterRecord, folder: Path, model_id: str) -> None:
@@ -837,12 +843,25 @@ class Registry:
     def _is_server(self) -> bool:
         return self.tracking_uri.startswith(("http://", "https://"))
 
-    def _write_items(self, run: "Run", items: RunItems, *, model_id: str | None = None) -> None:
-        from mlflow.entities import LoggedModelOutput
+    def _write_items(
+        self,
+        run: "Run",
+        items: RunItems,
+        *,
+        model_id: str | None = None,
+        summary: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write an entry; `summary` is for the run alone, not for its model's page."""
+        from mlflow.entities import LoggedModelOutput, Metric
 
-        run_id = run.info.run_id
+        run_id, now = run.info.run_id, _now_ms()
         self._log(
-            run_id, metrics=items.metrics, params=items.params, tags=items.tags, model_id=model_id
+            run_id,
+            metrics=items.metrics,
+            raw_metrics=[Metric(key, value, now, 0) for key, value in (summary or {}).items()],
+            params=items.params,
+            tags=items.tags,
+            model_id=model_id,
         )
         if items.dataset is not None:
             self._log_datasets(run_id, [items.dataset])
@@ -889,16 +908,15 @@ class Registry:
         of_base: Mapping[str, float],
     ) -> AdapterRecord:
         """An adapter without files, its scores and gains beside its fingerprint."""
-        stored = self._write_adapter(
-            shelving, replace(record, name=layout.registered_name(record.name)), None
-        )
         scores = {cell.task: cell.score for cell in cells}
         gains = {task: score - of_base[task] for task, score in scores.items() if task in of_base}
-        self._log(
-            stored.run_id,
-            metrics=layout.summary_metrics(scores, gains),
-            tags={layout.STATUS: layout.READY},
+        stored = self._write_adapter(
+            shelving,
+            replace(record, name=layout.registered_name(record.name)),
+            None,
+            summary=layout.summary_metrics(scores, gains),
         )
+        self._client.set_tag(stored.run_id, layout.STATUS, layout.READY)
         self._touch(stored.run_id)
         return stored
 
@@ -930,7 +948,7 @@ class Registry:
         if any(cell.adapter_id != adapter_id or cell.task != task.name for task, cell in cells):
             tasks = ", ".join(dict.fromkeys(task.name for task, _ in cells))
             raise RegistryError(f"These cells are not all of {name} on {tasks}.")
-        run_id = self._job_run(shelving, adapter_id, name)
+        run_id, params = self._job_run(shelving, adapter_id, name)
         now = _now_ms()
         tags: dict[str, str] = {}
         metrics: list[Any] = []
@@ -941,7 +959,7 @@ class Registry:
                 cell, run_id=run_id, model_id=model_id, item=item, now=now
             )
             tags |= layout.cell_tags(StoredCell(cell, task.dataset.digest, now))
-        self._log(run_id, raw_metrics=metrics, tags=tags)
+        self._log(run_id, raw_metrics=metrics, params=params, tags=tags)
         self._touch(run_id)
 
     def _log_plots(self, run_id: str, plots: Mapping[str, Path]) -> None:
@@ -1036,15 +1054,18 @@ class Registry:
             self._client.set_tag(run.info.run_id, layout.STATUS, layout.READY)
             self._touch(run.info.run_id)
 
-    def _job_run(self, shelving: _Shelving, adapter_id: str, name: str) -> str:
+    def _job_run(
+        self, shelving: _Shelving, adapter_id: str, name: str
+    ) -> tuple[str, Mapping[str, str]]:
+        """The run that this object's cells of an adapter go to, and its params where it is new."""
         key = (shelving.evaluations_id, adapter_id)
-        if key not in self._job_runs:
-            items = layout.cell_items(adapter_id, name, shelving.base)
-            tags = {**items.tags, "adapt.job": self._job, layout.STATUS: layout.READY}
-            run = self._client.create_run(shelving.evaluations_id, run_name=items.name, tags=tags)
-            self._log(run.info.run_id, params=items.params)
-            self._job_runs[key] = run.info.run_id
-        return self._job_runs[key]
+        if key in self._job_runs:
+            return self._job_runs[key], {}
+        items = layout.cell_items(adapter_id, name, shelving.base)
+        tags = {**items.tags, "adapt.job": self._job, layout.STATUS: layout.READY}
+        run = self._client.create_run(shelving.evaluations_id, run_name=items.name, tags=tags)
+        self._job_runs[key] = run.info.run_id
+        return run.info.run_id, items.params
 
     def _cell_metrics(
         self, cell: Cell, *, run_id: str, model_id: str, item: layout.DatasetItem, now: int

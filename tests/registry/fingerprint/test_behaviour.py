@@ -7,6 +7,7 @@ from adapt_lora.base_model import cache_dir
 from adapt_lora.errors import AdapterError
 from adapt_lora.registry.fingerprint import behaviour as module
 from adapt_lora.registry.fingerprint.behaviour import (
+    ANSWERED,
     KINDS,
     LABEL_SETS,
     PROBES,
@@ -19,6 +20,7 @@ from adapt_lora.scoring import score_labels
 def test_there_are_32_different_probes_with_evenly_spread_labels():
     assert len({probe.prompt for probe in PROBES}) == 32
     assert len(KINDS) > 8
+    assert {probe.kind for probe in ANSWERED} == set(KINDS)
     for kind, labels in LABEL_SETS.items():
         gold = Counter(probe.response for probe in PROBES if probe.kind == kind)
         assert set(gold) == set(labels)
@@ -33,7 +35,7 @@ def test_an_adapter_shifts_hidden_states_and_likelihoods(tiny_base, tiny_adapter
     assert abs(values["probe_nll_change_mean"]) > 1e-3
     assert len(behaviour.vector) == len(behaviour.vector_mid) == tiny_base.hidden_size
     assert behaviour.vector != behaviour.vector_mid
-    assert [row["prompt"] for row in behaviour.answers] == [probe.prompt for probe in PROBES]
+    assert [row["prompt"] for row in behaviour.answers] == [probe.prompt for probe in ANSWERED]
     assert all(np.isfinite(list(values.values())))
 
 
