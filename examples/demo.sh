@@ -20,11 +20,15 @@ adapt evaluate --max-rows 50 \
     --task examples/extraction --task examples/ticket_urgency
 
 step "Which of them will help on examples/mydata.jsonl?"
-adapt recommend --target examples/mydata.jsonl --json >demo/recommendation.json.part
-mv demo/recommendation.json.part demo/recommendation.json
-adapt recommend --target examples/mydata.jsonl
+adapt recommend --target examples/mydata.jsonl --save demo/recommendation.json
 
-best=$(adapt recommend --target examples/mydata.jsonl --quiet 2>/dev/null)
+best=$(python - <<'PYTHON'
+import json
+
+answer = json.load(open("demo/recommendation.json", encoding="utf-8"))
+print("base" if answer["base"]["recommended"] else answer["ranking"][0]["adapter"])
+PYTHON
+)
 cat <<END
 
 The registry is in demo/registry, the answer as JSON in demo/recommendation.json. From here:

@@ -90,10 +90,12 @@ def test_recommend_json_has_the_promised_keys(adapt):
 def test_recommend_writes_a_page(adapt):
     target = write_rows(adapt.home / "target_page.jsonl", "mood", 30)
     page = adapt.home / "page.html"
-    done = adapt("recommend", "--target", target, "--report", page, "--quiet")
+    saved = adapt.home / "answer.json"
+    done = adapt("recommend", "--target", target, "--report", page, "--save", saved, "--quiet")
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() in {"moods", "choices", "base"}
     assert page.read_text().lstrip().lower().startswith("<!doctype html>")
+    assert len(json.loads(saved.read_text())["ranking"]) == 2
 
 
 def test_fingerprint_prints_flat_keys_or_a_page(adapt):

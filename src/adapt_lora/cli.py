@@ -162,6 +162,7 @@ def recommend(
     ] = 0,
     max_rows: Annotated[int, typer.Option(min=2, help="Rows measured by --verify.")] = 100,
     report: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Also write the JSON object here.")] = None,
     tracking_uri: RegistryOption = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
@@ -190,6 +191,8 @@ def recommend(
         from adapt_lora.report.recommendation_page import recommendation_html
 
         _write_file(report, recommendation_html(content))
+    if save is not None:
+        _write_file(save, json.dumps(content, allow_nan=False) + "\n")
     if as_json:
         _print_json(content)
     elif quiet:
