@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command needs it."""
 
+import atexit
 import contextlib
 import dataclasses
 import json
@@ -926,7 +927,15 @@ def _train_sweep(
 
 def main() -> None:
     """Entry point of the `adapt` command."""
-    app(prog_name="adapt")
+    try:
+        app(prog_name="adapt")
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        # All that is left is to free torch's and the model's objects one by one, for two seconds.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _registry(tracking_uri: str | None, *, quiet: bool) -> "Registry":

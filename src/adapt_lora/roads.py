@@ -499,14 +499,12 @@ def recommend(
     Raises:
         RecommendError: There is no adapter to rank.
     """
-    from adapt_lora.evaluator import make_task
-    from adapt_lora.recommender import rank_adapters
-    from adapt_lora.registry.fingerprint import fingerprint_dataset
-
     clock = _Clock()
     rows = read_dataset(target, mapping=mapping, group=group)
     clock.lap("read_data")
     base = load_base_model(base_model)
+    from adapt_lora.registry.fingerprint import fingerprint_dataset
+
     clock.lap("load_base")
     fingerprint = fingerprint_dataset(
         rows,
@@ -519,6 +517,9 @@ def recommend(
     matrix = registry.transfer_matrix(base.identity)
     _check_adapters(matrix, base.identity)
     clock.lap("registry")
+    from adapt_lora.evaluator import make_task
+    from adapt_lora.recommender import rank_adapters
+
     chosen_metric = _target_metric(rows, metric)
     rank = functools.partial(
         rank_adapters,
