@@ -227,7 +227,7 @@ def bench_table(bench: Mapping[str, Any]) -> RenderableType:
             f"{one_line(str(name), limit=60)}: {result['n_targets']} targets in "
             f"{result['n_groups']} groups, {result['regime']}"
         )
-        table.add_column("method")
+        table.add_column("method", no_wrap=True, min_width=19)
         for metric in metrics:
             table.add_column(metric, justify="right", overflow="fold")
         best = {metric: _best(methods, metric) for metric in metrics}
