@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 from markdown_it import MarkdownIt
 
-from adapt_lora.registry.records import DatasetRecord, Fingerprint
+from adapt_lora.registry.records import AdapterRecord, DatasetRecord, Fingerprint
 from adapt_lora.report.card import adapter_card_html, adapter_card_markdown
 from adapt_lora.report.gains import adapter_gains
 from adapt_lora.report.wording import one_line
@@ -115,3 +115,19 @@ def tags_of(html: str) -> list[str]:
     Reader().feed(html)
     assert not still_open
     return seen
+
+
+def test_the_markdown_card_shows_training_traits_weights_and_behaviour():
+    record = AdapterRecord(
+        "a",
+        "name",
+        BASE,
+        metrics={"train/n_rows": 200.0},
+        traits={"T1": 1.25},
+        weights={"delta_norm_relative": 0.031},
+        behaviour={"hidden_shift_relative": 0.42},
+    )
+    text = adapter_card_markdown(record)
+    for words in ("train/n\\_rows", "T1", "delta\\_norm\\_relative", "hidden\\_shift\\_relative"):
+        assert words in text
+    assert "## Traits" not in adapter_card_markdown(AdapterRecord("a", "name", BASE))

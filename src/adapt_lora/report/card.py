@@ -74,6 +74,9 @@ def adapter_card_markdown(record: AdapterRecord, gains: Sequence[TaskGain] = ())
         lines += _markdown_table(heads, [_gain_row(gain) for gain in _by_gain(gains)])
     else:
         lines.append("Not measured on any task yet.")
+    for title, values in _figure_sections(record):
+        rows = [(_plain(key), number_text(value)) for key, value in values.items()]
+        lines += ["", f"## {title}", "", *_markdown_table(("figure", "value"), rows)]
     if record.params:
         settings = [(_plain(key), _plain(value)) for key, value in sorted(record.params.items())]
         lines += ["", "## Settings", "", *_markdown_table(("setting", "value"), settings)]
@@ -126,6 +129,17 @@ def usage_text(record: AdapterRecord) -> str:
         f"base = AutoModelForCausalLM.from_pretrained({base})\n"
         'model = PeftModel.from_pretrained(base, "./adapter")'
     )
+
+
+def _figure_sections(record: AdapterRecord) -> list[tuple[str, Mapping[str, float]]]:
+    """What is known of an adapter beside its data and gains; empty parts are left out."""
+    sections = (
+        ("Training", record.metrics),
+        ("Traits", record.traits),
+        ("Weights", record.weights),
+        ("Behaviour on the probe prompts", record.behaviour),
+    )
+    return [(title, values) for title, values in sections if values]
 
 
 def _key_facts(record: AdapterRecord, gains: Sequence[TaskGain]) -> list[tuple[str, str]]:
