@@ -648,7 +648,7 @@ def _file_adapter(
         dataset=_dataset_record(dataset) if dataset else None,
         group=dataset.group if dataset else group,
         fingerprint=fingerprint or Fingerprint(),
-        params=_params(adapter.config, recipe, epoch)
+        params=_params(adapter, recipe, epoch)
         | (_environment(base) if training is not None and base is not None else {}),
         metrics=_training_metrics(training, epoch),
         tags=tags,
@@ -762,14 +762,9 @@ def _dataset_record(dataset: Dataset) -> DatasetRecord:
 
 
 def _params(
-    config: Mapping[str, Any], recipe: "Recipe | None", epoch: "EpochRecord | None"
+    adapter: "Adapter", recipe: "Recipe | None", epoch: "EpochRecord | None"
 ) -> dict[str, str]:
-    modules = config.get("target_modules") or []
-    params = {
-        "lora/r": str(config.get("r")),
-        "lora/alpha": str(config.get("lora_alpha")),
-        "lora/target_modules": modules if isinstance(modules, str) else ",".join(sorted(modules)),
-    }
+    params = dict(adapter.params)
     if recipe is not None:
         params |= recipe.params
     if epoch is not None:
