@@ -18,7 +18,7 @@ from adapt_lora.evaluator import (
     measure_tokens_per_s,
     plan_matrix,
 )
-from adapt_lora.evaluator.matrix import majority_label
+from adapt_lora.evaluator.cells import majority_label
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
 from adapt_lora.scoring import LabelScores
 

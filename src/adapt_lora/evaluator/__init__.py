@@ -1,12 +1,11 @@
 """Evaluation: adapters × tasks in, cells of the transfer matrix out."""
 
 from adapt_lora.evaluator.backends import Backend, TransformersBackend
+from adapt_lora.evaluator.cells import CellResult, Prediction
 from adapt_lora.evaluator.matrix import (
     CellFailure,
-    CellResult,
     MatrixPlan,
     MatrixReport,
-    Prediction,
     evaluate_matrix,
     measure_tokens_per_s,
     plan_matrix,
