@@ -30,6 +30,44 @@ def test_label_scores_equal_one_forward_pass_per_label(tiny_base):
     assert scores.n_tokens.tolist() == [len(i) for i in scoring.label_ids(tiny_base, LABELS)]
 
 
+def test_a_beginning_that_rows_share_is_read_once_and_changes_no_score(tiny_base, monkeypatch):
+    head = "what is the sentiment of this sentence yes or no "
+    prompts = [head + prompt for prompt in PROMPTS]
+    read = []
+    decoder = tiny_base.model.get_decoder()
+    hook = decoder.register_forward_pre_hook(
+        lambda _module, _args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        shared = score_labels(tiny_base, prompts, LABELS)
+        n_shared = sum(read)
+        read.clear()
+        monkeypatch.setattr(scoring, "_MIN_PREFIX", 10_000)
+        apart = score_labels(tiny_base, prompts, LABELS)
+    finally:
+        hook.remove()
+    np.testing.assert_allclose(shared.log_likelihood, apart.log_likelihood, atol=1e-4)
+    assert n_shared < 0.7 * sum(read)
+
+
+@pytest.mark.parametrize("labels", [LABELS, ()], ids=["branches", "one answer"])
+def test_answers_after_a_shared_beginning_equal_one_pass_per_row(tiny_base, labels):
+    prompts = ["what is the sentiment of this sentence " + prompt for prompt in PROMPTS]
+    rows = [encode_row(tiny_base, prompt, "yes it was bad") for prompt in prompts]
+    result = read_pass(tiny_base, rows, labels=labels, hidden=False)
+    assert scoring._shared_prefix(tiny_base, [scoring._plan_row(r, (), False) for r in rows]) >= 8
+    for nll, row in zip(result.response_nll, rows, strict=True):
+        np.testing.assert_allclose(
+            nll, plain_nll(tiny_base, row.prompt_ids, row.response_ids), atol=1e-4
+        )
+
+
+def test_equal_prompts_keep_their_last_token_to_answer_from(tiny_base):
+    same = score_labels(tiny_base, ["what is the capital of a city in there"] * 3, LABELS)
+    one = score_labels(tiny_base, ["what is the capital of a city in there"], LABELS)
+    np.testing.assert_allclose(same.log_likelihood, one.log_likelihood.repeat(3, 0), atol=1e-4)
+
+
 def test_response_nll_is_the_same_with_and_without_labels_beside_it(tiny_base):
     rows = [encode_row(tiny_base, prompt, "yes it was bad") for prompt in PROMPTS]
     alone = read_pass(tiny_base, rows, hidden=False)

@@ -3,19 +3,21 @@
 Every figure of Adapt that comes from a model comes through here, so that two of them can be
 compared. A prompt and its response are tokenised apart and joined, so that no token straddles the
 seam. All candidate answers of a prompt (its response and every label) are read in the same forward
-pass, as branches that see the prompt and themselves.
+pass, as branches that see the prompt and themselves. What all prompts of a call begin with, the
+template and a task's instruction, is read once and kept as keys and values.
 """
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from transformers import GenerationConfig
+from transformers import Cache, DynamicCache, GenerationConfig
+from transformers.cache_utils import DynamicLayer
 
 from adapt_lora.base_model import BaseModel
 from adapt_lora.errors import ScoringError
@@ -33,6 +35,8 @@ MID_DEPTH = 0.6
 _HEAD_ROWS = 512
 # Up to this size an fp32 copy of the head is kept: bf16 logits of size 20 are rounded to 1/8 nat.
 _HEAD_COPY_BYTES = 512 * 2**20
+# A beginning that rows share is read apart from this length on; a shorter one is not worth a pass.
+_MIN_PREFIX = 8
 _SENTINEL = "\u241fprompt\u241f"
 
 TemplateName = Literal["base", "plain", "question-answer"]
@@ -157,7 +161,9 @@ def read_pass(
     plans = [
         _plan_row(row, candidates, index in prompt_nll_rows) for index, row in enumerate(encoded)
     ]
-    reader = _Reader(base, hidden=hidden)
+    n_prefix = 0 if hidden or prompt_nll_rows else _shared_prefix(base, plans)
+    reader = _Reader(base, hidden=hidden, prefix_ids=plans[0].ids[:n_prefix] if n_prefix else ())
+    plans = [_without_prefix(plan, n_prefix) for plan in plans]
     scored: list[_RowScores | None] = [None] * len(plans)
     done = 0
     for batch in token_batches([len(plan.ids) for plan in plans], max_batch_tokens):
@@ -251,6 +257,26 @@ def _plan_row(row: Encoded, candidates: Sequence[tuple[int, ...]], with_prompt: 
     )
 
 
+def _shared_prefix(base: BaseModel, plans: Sequence[_RowPlan]) -> int:
+    """How many tokens all prompts begin with, if reading them once is worth it; else 0."""
+    config = base.model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if len(plans) < 2 or not kinds <= {"full_attention", "sliding_attention"}:
+        return 0
+    # The last token of each prompt is left: what follows it is predicted from its own state.
+    # Whatever lies between two sequences in order begins as both of them do.
+    first, last = (order(plan.ids[: plan.n_prompt - 1] for plan in plans) for order in (min, max))
+    same = [one == other for one, other in zip(first, last, strict=False)]
+    n_shared = same.index(False) if False in same else len(same)
+    return n_shared if n_shared >= _MIN_PREFIX else 0
+
+
+def _without_prefix(plan: _RowPlan, n_prefix: int) -> _RowPlan:
+    if not n_prefix:
+        return plan
+    return replace(plan, ids=plan.ids[n_prefix:], n_prompt=plan.n_prompt - n_prefix)
+
+
 def _collect(
     scored: Sequence[_RowScores],
     encoded: Sequence[Encoded],
@@ -278,22 +304,35 @@ def _collect(
 
 
 class _Reader:
-    """Forward passes of one model over planned rows; keeps the head's copy."""
+    """Forward passes of one model over planned rows; keeps the head's copy and the prefix."""
 
-    def __init__(self, base: BaseModel, *, hidden: bool) -> None:
+    def __init__(self, base: BaseModel, *, hidden: bool, prefix_ids: Sequence[int] = ()) -> None:
         self.base = base
         self.hidden = hidden
         self.decoder = base.model.get_decoder()
         self.head = _Head(base.model)
         self.mid_layer = base.layers[max(0, round(MID_DEPTH * base.n_layers) - 1)]
+        self.n_prefix = len(prefix_ids)
+        self.prefix = self._read_prefix(prefix_ids) if prefix_ids else None
 
     def read(self, plans: Sequence[_RowPlan]) -> list[_RowScores]:
         with torch.inference_mode():
             last, mid = self._states(plans)
             return [self._score(plan, last[row], mid, row) for row, plan in enumerate(plans)]
 
+    def _read_prefix(self, ids: Sequence[int]) -> Cache:
+        """Keys and values of what all rows begin with."""
+        cache = DynamicCache()
+        with torch.inference_mode():
+            self.decoder(
+                input_ids=torch.tensor([ids], device=self.base.model.device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return Cache(layers=[_PrefixLayer(layer) for layer in cache.layers])
+
     def _states(self, plans: Sequence[_RowPlan]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        ids, positions, mask = _layout(self.base, plans)
+        ids, positions, mask = _layout(self.base, plans, self.n_prefix)
         kept: list[torch.Tensor] = []
         hook = None
         if self.hidden:
@@ -304,7 +343,11 @@ class _Reader:
             )
         try:
             out = self.decoder(
-                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=self.prefix,
+                use_cache=self.prefix is not None,
             )
         finally:
             if hook is not None:
@@ -328,6 +371,25 @@ class _Reader:
         parts = np.split(nll, ends)
         prompt = parts[-1] if plan.with_prompt_nll else None
         return _RowScores(tuple(parts[:-1]), prompt, states)
+
+
+class _PrefixLayer(DynamicLayer):
+    """One layer's keys and values of a prefix, the same for every row; it never grows."""
+
+    def __init__(self, read: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves it bare
+        self.lazy_initialization(read.keys, read.values)
+        self.keys: torch.Tensor = read.keys  # (1, heads, n_prefix, d_head)
+        self.values: torch.Tensor = read.values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prefix's keys and values before those of every row."""
+        n_rows = len(key_states)
+        keys = self.keys.expand(n_rows, -1, -1, -1)
+        values = self.values.expand(n_rows, -1, -1, -1)
+        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
 
 def _predictions(plan: _RowPlan) -> tuple[list[int], list[int]]:
@@ -387,12 +449,13 @@ class _Head:
 
 
 def _layout(
-    base: BaseModel, plans: Sequence[_RowPlan]
+    base: BaseModel, plans: Sequence[_RowPlan], n_prefix: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | dict[str, torch.Tensor] | None]:
     """Padded ids, position ids and attention mask of a batch.
 
-    Rows with one branch need only the causal mask, which the model makes itself. Others get a mask
-    of four dimensions in which a branch sees the prompt and itself, never its sisters.
+    Rows with one branch need only the causal mask, which the model makes itself. Others, and rows
+    that go on after a prefix, get a mask of four dimensions in which a branch sees the prompt and
+    itself, never its sisters.
     """
     longest = max(len(plan.ids) for plan in plans)
     pad = base.tokenizer.pad_token_id
@@ -404,27 +467,31 @@ def _layout(
         positions[row, : len(plan.ids)] = torch.tensor(_positions(plan))
         branch_of[row, : len(plan.ids)] = torch.tensor(_branches(plan))
     device = base.model.device
-    if all(len(plan.branches) <= 1 for plan in plans):
+    if not n_prefix and all(len(plan.branches) <= 1 for plan in plans):
         # Padding stands on the right, where a causal mask already hides it from every real token.
         # No position ids: transformers would take the padding's for the start of a packed sequence.
         return ids.to(device), None, None
-    mask = _branch_mask(base, branch_of, positions)
-    return ids.to(device), positions.to(device), mask
+    mask = _branch_mask(base, branch_of, positions, n_prefix)
+    return ids.to(device), (positions + n_prefix).to(device), mask
 
 
 def _branch_mask(
-    base: BaseModel, branch_of: torch.Tensor, positions: torch.Tensor
+    base: BaseModel, branch_of: torch.Tensor, positions: torch.Tensor, n_prefix: int
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     length = branch_of.shape[1]
     order = torch.arange(length)
     seen, sees = branch_of[:, None, :], branch_of[:, :, None]
     allowed = (order[None, :] <= order[:, None]) & ((seen == 0) | (seen == sees)) & (seen >= 0)
     allowed |= torch.eye(length, dtype=torch.bool)  # a padding token sees itself: no NaN rows
+    before = torch.ones((*allowed.shape[:2], n_prefix), dtype=torch.bool)
+    allowed = torch.cat([before, allowed], dim=2)  # (rows, longest, n_prefix + longest)
     full = _additive(base, allowed)
     config = base.model.config.get_text_config()
     if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
         return full
-    distance = positions[:, :, None] - positions[:, None, :]
+    seen_at = torch.arange(n_prefix).expand(len(positions), -1)
+    seen_at = torch.cat([seen_at, positions + n_prefix], dim=1)
+    distance = (positions + n_prefix)[:, :, None] - seen_at[:, None, :]
     near = allowed & (distance < config.sliding_window)
     return {"full_attention": full, "sliding_attention": _additive(base, near)}
 
@@ -432,7 +499,7 @@ def _branch_mask(
 def _additive(base: BaseModel, allowed: torch.Tensor) -> torch.Tensor:
     blocked = torch.finfo(base.dtype).min
     mask = torch.zeros(allowed.shape, dtype=base.dtype).masked_fill_(~allowed, blocked)
-    return mask[:, None].to(base.model.device)  # (rows, 1, longest, longest)
+    return mask[:, None].to(base.model.device)  # (rows, 1, longest, n_prefix + longest)
 
 
 def _positions(plan: _RowPlan) -> list[int]:
