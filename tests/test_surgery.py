@@ -81,6 +81,23 @@ def test_answers_that_say_more_than_the_label_are_not_mislabelled(choices):
         mislabel_rows(replace(choices, rows=rows), seed=0)
 
 
+def test_a_subsample_by_length_keeps_the_extreme_responses_in_their_order(sums):
+    longest = subsample_rows(sums, 5, seed=0, keep="longest")
+    shortest = subsample_rows(sums, 5, seed=0, keep="shortest")
+    kept = [len(row.response) for row in longest.rows]
+    lengths = sorted(len(row.response) for row in sums.rows)
+    assert sorted(kept) == lengths[-5:]
+    assert sorted(len(row.response) for row in shortest.rows) == lengths[:5]
+    assert [row.line for row in longest.rows] == sorted(row.line for row in longest.rows)
+    assert longest.options == {"rows": 5, "keep": "longest"}
+
+
+def test_a_subsample_by_length_needs_responses(sums):
+    bare = replace(sums, rows=tuple(replace(row, response=None) for row in sums.rows))
+    with pytest.raises(DatasetError, match="no responses, so none is the longest"):
+        subsample_rows(bare, 5, seed=0, keep="longest")
+
+
 def test_a_subsample_keeps_the_order(sums):
     copy = subsample_rows(sums, 5, seed=3)
     assert len(copy.rows) == 5

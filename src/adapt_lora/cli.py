@@ -11,7 +11,7 @@ import tomllib
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -383,17 +383,23 @@ def data_mislabel(
 def data_subsample(
     file: FileArgument,
     output: OutputOption,
-    rows: Annotated[int, typer.Option(min=1, help="Rows to draw.")],
+    rows: Annotated[int, typer.Option(min=1, help="Rows to keep.")],
+    keep: Annotated[
+        Literal["random", "shortest", "longest"],
+        typer.Option(help="Which: drawn, or by the length of the response."),
+    ] = "random",
     split: SplitOption = "train",
     mapping: MapOption = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Draw some of the rows, without replacement."""
+    """Keep some of the rows: drawn ones, or those with the shortest or longest responses."""
     from adapt_lora.surgery import subsample_rows
 
     (parent,) = _datasets([file], split, mapping)
-    _write_derived(subsample_rows(parent, rows, seed=seed), output, split, as_json=as_json)
+    _write_derived(
+        subsample_rows(parent, rows, seed=seed, keep=keep), output, split, as_json=as_json
+    )
 
 
 @data_app.command("mix")

@@ -12,9 +12,13 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from adapt_lora.data import Dataset, Row, sample_rows
 from adapt_lora.errors import ConfigError, DatasetError
+
+RowsToKeep = Literal["random", "shortest", "longest"]
+"""Which rows a subsample keeps: drawn ones, or those with the shortest or longest responses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +86,43 @@ def mislabel_rows(dataset: Dataset, *, share: float = 1.0, seed: int) -> Derived
     return DerivedRows(tuple(rows), (dataset,), "mislabel", options, dataset.labels)
 
 
-def subsample_rows(dataset: Dataset, n_rows: int, *, seed: int) -> DerivedRows:
-    """That many rows, drawn without replacement, order kept.
+def subsample_rows(
+    dataset: Dataset, n_rows: int, *, seed: int, keep: RowsToKeep = "random"
+) -> DerivedRows:
+    """That many rows, order kept: drawn without replacement, or those with the extreme responses.
+
+    Two copies of one dataset, one with its shortest and one with its longest responses, show what
+    output length does: Krishna et al. 2025, §5.3.
+
+    Args:
+        dataset: Any rows; "shortest" and "longest" need responses.
+        n_rows: Rows of the copy.
+        seed: Decides the draw; of no effect otherwise.
+        keep: Which rows. Length is counted in characters; of equal ones the first are kept.
 
     Raises:
-        DatasetError: There are not as many.
+        DatasetError: There are not as many rows, or no responses to go by.
     """
     if n_rows > len(dataset.rows):
         raise DatasetError(
             f"{dataset.name} has {len(dataset.rows):,} usable rows, so {n_rows:,} can't be drawn."
         )
-    rows = sample_rows(dataset.rows, n_rows, seed=seed)
-    options = {"rows": n_rows, "seed": seed}
-    return DerivedRows(rows, (dataset,), "subsample", options, dataset.labels)
+    if keep == "random":
+        rows = tuple(sample_rows(dataset.rows, n_rows, seed=seed))
+        drawn = {"rows": n_rows, "seed": seed}
+        return DerivedRows(rows, (dataset,), "subsample", drawn, dataset.labels)
+    if not dataset.has_responses:
+        raise DatasetError(
+            f"{dataset.name} has no responses, so none is the {keep}. Keep random rows, or name "
+            "the field with --map response=FIELD."
+        )
+    sign = 1 if keep == "shortest" else -1
+    lengths = [len(row.response or "") for row in dataset.rows]
+    ranked = sorted(range(len(lengths)), key=lambda index: sign * lengths[index])
+    rows = tuple(dataset.rows[index] for index in sorted(ranked[:n_rows]))
+    return DerivedRows(
+        rows, (dataset,), "subsample", {"rows": n_rows, "keep": keep}, dataset.labels
+    )
 
 
 def mix_datasets(
