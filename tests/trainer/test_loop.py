@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from adapt_lora import scoring
 from adapt_lora.data import Row
@@ -236,6 +237,17 @@ def test_an_existing_folder_is_never_overwritten(tiny_base, sentiment_rows, fast
     (tmp_path / "mine.txt").write_text("precious")
     _fails(tiny_base, sentiment_rows, fast_recipe, tmp_path, "exists already")
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_the_update_is_stored_in_the_type_that_the_recipe_names(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path
+):
+    for kept in ("float32", "bfloat16"):
+        recipe = replace(fast_recipe, adapter_dtype=kept)
+        train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / kept)
+    whole = load_file(tmp_path / "float32" / "adapter_model.safetensors")
+    half = load_file(tmp_path / "bfloat16" / "adapter_model.safetensors")
+    assert all(torch.equal(half[key], value.bfloat16()) for key, value in whole.items())
 
 
 def test_a_dtype_that_the_base_does_not_have_is_an_error(

@@ -803,12 +803,13 @@ def _save_adapter(peft_model: Any, base: BaseModel, recipe: Recipe, out: Path) -
     # PEFT notes the path that the base was loaded from; other machines know it by its name only.
     config.base_model_name_or_path = base.identity.name
     config.inference_mode = True
+    kept = getattr(torch, recipe.adapter_dtype)
     scratch = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         scratch.mkdir(parents=True)
         config.save_pretrained(str(scratch))
         save_file(
-            {key: value.detach().cpu().contiguous() for key, value in weights.items()},
+            {key: value.detach().to(kept).cpu().contiguous() for key, value in weights.items()},
             str(scratch / "adapter_model.safetensors"),
             metadata={"format": "pt"},
         )

@@ -11,6 +11,7 @@ from adapt_lora.errors import ConfigError
 
 LrSchedule = Literal["cosine", "constant"]
 TrainingDtype = Literal["auto", "float32", "bfloat16"]
+AdapterDtype = Literal["float32", "bfloat16"]
 TrainingMethod = Literal["lora", "full"]
 TrainingTemplate = Literal["base", "plain", "question-answer"]
 
@@ -81,7 +82,9 @@ class Recipe:
     seed: int = 0
     """Decides the rows drawn, their order, the first weights and the dropout."""
     dtype: TrainingDtype = "auto"
-    """Type of the frozen weights; "auto" takes the base as it is. The update is always float32."""
+    """Type of the frozen weights; "auto" takes the base as it is. The update learns in float32."""
+    adapter_dtype: AdapterDtype = "float32"
+    """Type that the trained update is stored in; "bfloat16" halves the file."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -121,6 +124,8 @@ class Recipe:
         self._check(self.seed >= 0, "seed", "0 or more")
         dtypes = get_args(TrainingDtype)
         self._check(self.dtype in dtypes, "dtype", _one_of(dtypes))
+        stored = get_args(AdapterDtype)
+        self._check(self.adapter_dtype in stored, "adapter_dtype", _one_of(stored))
 
     @property
     def params(self) -> dict[str, str]:
@@ -228,6 +233,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "target_modules": (tuple,),
     "lr_schedule": (str,),
     "dtype": (str,),
+    "adapter_dtype": (str,),
     "lora_dropout": (float, int),
     "learning_rate": (float, int),
     "warmup_ratio": (float, int),
