@@ -1,0 +1,269 @@
+"""A registry's entries of one base model as a folder that can be passed on: figures, never rows.
+
+`registry.json` holds records and cells, `vectors.safetensors` what is long (embeddings and row
+sketches), `adapters/NAME/` the PEFT files of the adapters that may be passed on. Embeddings are
+kept in half precision: a cosine changes by less than 0.001.
+"""
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from adapt_lora.base_model import BaseIdentity
+from adapt_lora.errors import RegistryError
+from adapt_lora.registry import layout
+from adapt_lora.registry.adapter import copy_adapter, read_adapter
+from adapt_lora.registry.records import AdapterRecord, Cell, Fingerprint, TaskRecord, TransferMatrix
+
+EXPORT_FILE = "registry.json"
+VECTORS_FILE = "vectors.safetensors"
+ADAPTERS_FOLDER = "adapters"
+EXPORT_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What an exported folder holds."""
+
+    matrix: TransferMatrix
+    """Adapters, tasks and cells of one base model."""
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    """PEFT folders by adapter id; adapters that are not among them are figures only."""
+    trait_fit: Mapping[str, Any] | None = None
+    """The fit that the adapters' traits come from, as the registry keeps it; None without one."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What the maker says of it: sources, licences, versions; shown, never computed with."""
+
+
+def write_export(export: Export, dest: Path) -> None:
+    """Write a folder, whole or not at all; an export that is there already is replaced.
+
+    Args:
+        export: The adapters' `run_id`, `model_id` and `version` stay behind: a registry's own.
+        dest: The folder; other files in it stay.
+
+    Raises:
+        RegistryError: The folder can't be written, or two adapters would share a place.
+    """
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, Any] = {}
+    adapters = [_adapter_plain(record, arrays) for record in export.matrix.adapters]
+    tasks = [_task_plain(task, arrays) for task in export.matrix.tasks]
+    content = {
+        "schema": EXPORT_SCHEMA,
+        "about": dict(export.about),
+        "base": layout.to_plain(export.matrix.base),
+        "regime": export.matrix.regime,
+        "adapters": adapters,
+        "tasks": tasks,
+        "cells": [_dense(layout.to_plain(cell)) for cell in export.matrix.cells],
+        "trait_fit": None if export.trait_fit is None else dict(export.trait_fit),
+    }
+    names = {record.adapter_id: record.name for record in export.matrix.adapters}
+    placed = [names[adapter_id] for adapter_id in export.folders]
+    if len(set(placed)) < len(placed):
+        twice = next(name for name in placed if placed.count(name) > 1)
+        raise RegistryError(
+            f"Two exported adapters are named {twice!r}; leave one version out, or rename it."
+        )
+    scratch = dest.parent / f".{dest.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        dest.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(parents=True)
+        lines = _lines(content)
+        (scratch / EXPORT_FILE).write_text(lines, encoding="utf-8")
+        plain = {key: np.asarray(value) for key, value in arrays.items()}
+        save_file(plain, scratch / VECTORS_FILE)
+        for adapter_id, folder in export.folders.items():
+            copy_adapter(read_adapter(folder), scratch / ADAPTERS_FOLDER / names[adapter_id])
+        shutil.rmtree(dest / ADAPTERS_FOLDER, ignore_errors=True)
+        for made in scratch.iterdir():
+            made.replace(dest / made.name)
+    except OSError as error:
+        raise RegistryError(
+            f"{dest}: the export can't be written ({error.strerror or error}). Make room there, or "
+            "choose another folder."
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_export(folder: Path) -> Export:
+    """What `write_export` wrote; adapters whose files are missing are figures only.
+
+    Raises:
+        RegistryError: No export, a later version's, or damaged, adapter files included.
+    """
+    path = folder / EXPORT_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != EXPORT_SCHEMA:
+            raise RegistryError(
+                f"{path}: made by another version of Adapt (schema {content['schema']}, this one "
+                f"reads {EXPORT_SCHEMA}). Update Adapt, or export it again."
+            )
+        arrays = _read_arrays(folder / VECTORS_FILE)
+        matrix = TransferMatrix(
+            base=BaseIdentity(**content["base"]),
+            adapters=tuple(_read_adapter_plain(plain, arrays) for plain in content["adapters"]),
+            tasks=tuple(_read_task_plain(plain, arrays) for plain in content["tasks"]),
+            cells=tuple(Cell(**plain) for plain in content["cells"]),
+            regime=content["regime"],
+        )
+    except FileNotFoundError as error:
+        raise RegistryError(
+            f"{error.filename}: not there, so {folder} is no exported registry. `adapt export DIR` "
+            "makes one."
+        ) from error
+    except OSError as error:
+        raise RegistryError(f"{path}: can't be read ({error.strerror or error}).") from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, RegistryError):
+            raise
+        raise RegistryError(
+            f"{path}: damaged ({type(error).__name__}: {error}). Get a fresh copy of the folder."
+        ) from error
+    return Export(
+        matrix=matrix,
+        folders=_read_folders(folder, matrix),
+        trait_fit=content.get("trait_fit"),
+        about=content.get("about", {}),
+    )
+
+
+def _read_folders(folder: Path, matrix: TransferMatrix) -> dict[str, Path]:
+    folders = {}
+    for record in matrix.adapters:
+        place = folder / ADAPTERS_FOLDER / record.name
+        if record.has_weights and place.is_dir():
+            found = read_adapter(place).adapter_id
+            if found != record.adapter_id:
+                raise RegistryError(
+                    f"{place}: these are not the weights that the figures belong to (identity "
+                    f"{found[:12]}, not {record.adapter_id[:12]}). Get a fresh copy of the folder."
+                )
+            folders[record.adapter_id] = place
+    return folders
+
+
+def _adapter_plain(record: AdapterRecord, arrays: dict[str, Any]) -> dict[str, Any]:
+    at = f"adapter/{record.adapter_id[:16]}"
+    bare = replace(record, run_id="", model_id="", version=0, created_ms=0)
+    plain = layout.to_plain(bare)
+    for key in ("behaviour_vector", "behaviour_vector_mid"):
+        _move(plain, key, f"{at}/{key}", arrays)
+    plain["fingerprint"] = _fingerprint_plain(record.fingerprint, at, arrays)
+    return _dense(plain)
+
+
+def _task_plain(task: TaskRecord, arrays: dict[str, Any]) -> dict[str, Any]:
+    plain = layout.to_plain(task)
+    plain["fingerprint"] = _fingerprint_plain(task.fingerprint, f"task/{task.name}", arrays)
+    return _dense(plain)
+
+
+def _fingerprint_plain(fingerprint: Fingerprint, at: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+
+    plain = layout.to_plain(fingerprint)
+    vectors = plain.pop("vectors")
+    for key in list(vectors):
+        _move(vectors, key, f"{at}/fingerprint/{key}", arrays)
+    if plain.pop("row_sketches"):
+        sketches = np.array(fingerprint.row_sketches, dtype=np.uint64)
+        arrays[f"{at}/row_sketches"] = sketches
+    return plain
+
+
+def _move(plain: dict[str, Any], key: str, name: str, arrays: dict[str, Any]) -> None:
+    """Take a vector out of a record and put it among the arrays."""
+    import numpy as np
+
+    vector = plain.pop(key)
+    if vector:
+        arrays[name] = np.array(vector, dtype=np.float16)
+
+
+def _read_adapter_plain(plain: Mapping[str, Any], arrays: Mapping[str, Any]) -> AdapterRecord:
+    at = f"adapter/{plain['adapter_id'][:16]}"
+    whole = dict(plain)
+    for key in ("behaviour_vector", "behaviour_vector_mid"):
+        whole[key] = arrays[f"{at}/{key}"].tolist() if f"{at}/{key}" in arrays else ()
+    whole["fingerprint"] = _read_fingerprint(plain["fingerprint"], at, arrays)
+    return layout.adapter_from_plain(whole)
+
+
+def _read_task_plain(plain: Mapping[str, Any], arrays: Mapping[str, Any]) -> TaskRecord:
+    at = f"task/{plain['name']}"
+    fingerprint = _read_fingerprint(plain["fingerprint"], at, arrays)
+    return layout.task_from_plain({**plain, "fingerprint": fingerprint})
+
+
+def _read_fingerprint(
+    plain: Mapping[str, Any], at: str, arrays: Mapping[str, Any]
+) -> dict[str, Any]:
+    start = f"{at}/fingerprint/"
+    sketches = arrays.get(f"{at}/row_sketches")
+    return {
+        **plain,
+        "vectors": {
+            name.removeprefix(start): array.tolist()
+            for name, array in arrays.items()
+            if name.startswith(start)
+        },
+        "row_sketches": [] if sketches is None else sketches.tolist(),
+    }
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not path.exists():
+        raise FileNotFoundError(2, "No such file", str(path))
+    try:
+        arrays: dict[str, Any] = load_file(path)
+    except SafetensorError as error:
+        raise RegistryError(f"{path}: damaged ({error}). Get a fresh copy.") from error
+    floats = {k: v.astype(np.float32) for k, v in arrays.items() if v.dtype == np.float16}
+    return arrays | floats
+
+
+def _dense(plain: dict[str, Any]) -> dict[str, Any]:
+    """Figures with six digits, which is more than any of them is known to."""
+    return {key: _rounded(value) for key, value in plain.items()}
+
+
+def _rounded(plain: Any) -> Any:
+    if isinstance(plain, float):
+        return float(f"{plain:.6g}")
+    if isinstance(plain, dict):
+        return _dense(plain)
+    if isinstance(plain, list | tuple):
+        return [_rounded(value) for value in plain]
+    return plain
+
+
+def _lines(content: Mapping[str, Any]) -> str:
+    """JSON with one record a line, so that a change shows where it is."""
+
+    def parts() -> Iterator[str]:
+        for key, value in content.items():
+            if isinstance(value, list) and value:
+                rows = ",\n".join(_compact(row) for row in value)
+                yield f"{_compact(key)}:[\n{rows}\n]"
+            else:
+                yield f"{_compact(key)}:{_compact(value)}"
+
+    return "{\n" + ",\n".join(parts()) + "\n}\n"
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
