@@ -51,3 +51,11 @@ class RecommendError(AdaptError, ValueError):
 
 class MatrixError(AdaptError, ValueError):
     """A transfer matrix, or a file that should hold one, can't be read or used."""
+
+
+class CodeExecutionError(AdaptError, RuntimeError):
+    """Code that a model wrote can't be run, or not behind enough protection."""
+
+
+class JudgeError(AdaptError, RuntimeError):
+    """A judging model can't be reached, or refuses to answer."""
