@@ -82,6 +82,11 @@ _ROLE_OF = {
     "observation": "tool",
 }
 
+# Unit tests of an answer that is code, and what stands before them (MBPP and its kin).
+_TEST_FIELDS = ("tests", "test_list", "unit_tests", "test")
+_TEST_SETUP_FIELDS = ("test_setup", "test_setup_code")
+_TESTED_NAME_FIELDS = ("entry_point",)
+
 # A task's metric by its name in meta.json; one that we don't score falls to the log-likelihood.
 _METRIC_OF = {
     "label_accuracy": "balanced_accuracy",
@@ -90,6 +95,11 @@ _METRIC_OF = {
     "macro_f1": "macro_f1",
     "exact_match": "exact_match",
     "numeric_match": "numeric_match",
+    "token_f1": "token_f1",
+    "rouge_l": "rouge_l",
+    "pass@1": "pass_at_1",
+    "pass_at_1": "pass_at_1",
+    "judge_accuracy": "judge_accuracy",
     "answer_log_likelihood": "answer_log_likelihood",
 }
 _METRIC_OF_OTHERS = "answer_log_likelihood"
@@ -128,6 +138,8 @@ class Row:
     """The gold label, always a string; None on every row of a dataset that is not labelled."""
     line: int
     """Where it starts in the file, counted from 1; the row's number in Parquet and Hub data."""
+    tests: tuple[str, ...] = ()
+    """Python that is run after the response where that is code; a raised error is a failure."""
 
     @property
     def digest(self) -> str:
@@ -764,6 +776,7 @@ class _Fields:
     optional: frozenset[str]
     response: str | None
     label: str | None
+    tests: tuple[str, ...] = ()  # the tests, what is set up for them, the name that they call
 
     @property
     def is_chat(self) -> bool:
@@ -808,7 +821,10 @@ def _detect_fields(table: _Table, mapping: Mapping[str, str], shown: str) -> _Fi
     is_answered = response is not None or shape.prompt[0].lower() in _CHAT_FIELDS
     label_names = _LABEL_FIELDS if is_answered else _LONE_LABEL_FIELDS
     label = mapping.get("label", _first(label_names, free)) or None
-    return _Fields(shape.prompt, shape.optional, response, label)
+    names = (_TEST_FIELDS, _TEST_SETUP_FIELDS, _TESTED_NAME_FIELDS)
+    found = [_first(names_of_one, free) or "" for names_of_one in names]
+    tests = tuple(found) if found[0] not in ("", response, label) else ()
+    return _Fields(shape.prompt, shape.optional, response, label, tests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -870,7 +886,8 @@ def _listed(names: Iterable[str], shown: int = 12) -> str:
 
 
 def _unused_note(table: _Table, fields: _Fields) -> list[str]:
-    unused = [field for field in table.field_counts if field not in fields.used]
+    used = {*fields.used, *fields.tests}
+    unused = [field for field in table.field_counts if field not in used]
     return [f"fields not used: {_listed(unused)}"] if unused else []
 
 
@@ -918,7 +935,25 @@ def _row(line: int, record: Mapping[str, object], fields: _Fields) -> Row:
     label = None if fields.label is None else _label_text(record.get(fields.label), fields.label)
     if fields.response is None and response is None:
         response = label
-    return Row(prompt, response, label, line)
+    return Row(prompt, response, label, line, _unit_tests(record, fields))
+
+
+def _unit_tests(record: Mapping[str, object], fields: _Fields) -> tuple[str, ...]:
+    """What is run after an answer that is code, in order; nothing where the field holds no code."""
+    if not fields.tests:
+        return ()
+    value, setup, name = (record.get(field) for field in fields.tests)
+    tests = [test for test in (value if isinstance(value, list) else [value]) if test]
+    if not all(isinstance(test, str) for test in tests):
+        return ()
+    code = [str(test) for test in ([setup] if isinstance(setup, str) and setup else []) + tests]
+    together = "\n".join(code)
+    if "assert" not in together:
+        return ()
+    # HumanEval's tests are a function that is given the one to be tested.
+    if isinstance(name, str) and name.isidentifier() and "def check(" in together:
+        code.append(f"check({name})")
+    return tuple(code)
 
 
 def _prompt_text(record: Mapping[str, object], fields: _Fields) -> str:
@@ -1194,6 +1229,9 @@ def _note_oddities(draft: _Draft, labels: Sequence[str]) -> None:
         draft.notes.append(f"{len(rows) - n_distinct:,} rows repeat an earlier one; they are kept")
     if len(labels) == 1:
         draft.notes.append(f"every row has the label {labels[0]!r}: balanced accuracy says nothing")
+    n_tested = sum(bool(row.tests) for row in rows)
+    if n_tested:
+        draft.notes.append(f"{n_tested:,} rows carry unit tests")
     differing = sum(row.label is not None and row.response != row.label for row in rows)
     if differing:
         draft.notes.append(f"label and response differ in {differing:,} rows; both are kept")

@@ -74,6 +74,8 @@ class PassResult:
     """"mid" and "last": mean hidden state over the tokens of the user's text, (n_rows, d)."""
     label_log_likelihood: FloatArray | None
     """(n_rows, n_labels) nats: sum over label and closing tokens; None without labels."""
+    label_greedy: NDArray[np.int64] | None = None
+    """(n_rows,) index of the label that constrained greedy decoding writes; None without labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,9 @@ class LabelScores:
     """(n_rows, n_labels), nats: sum over the label's tokens and the closing token."""
     n_tokens: NDArray[np.int64]
     """(n_labels,) tokens summed over, closing token included."""
+    greedy: NDArray[np.int64] | None = None
+    """(n_rows,) index of the label that greedy decoding writes when at each step only tokens that
+    lead to a label may be written; None where the backend can't tell."""
 
 
 def encode_row(
@@ -195,7 +200,7 @@ def score_labels(
     )
     assert result.label_log_likelihood is not None
     lengths = np.array([len(ids) for ids in label_ids(base, labels)], dtype=np.int64)
-    return LabelScores(result.label_log_likelihood, lengths)
+    return LabelScores(result.label_log_likelihood, lengths, result.label_greedy)
 
 
 def generate(
@@ -292,15 +297,37 @@ def _collect(
             responses.append(scores.branches[candidates.index(row.response_ids)])
         else:
             responses.append(scores.branches[-1])
-    likelihood = None
+    likelihood = greedy = None
     if candidates:
         sums = [[-row.branches[k].sum() for k in range(len(candidates))] for row in scored]
         likelihood = np.array(sums, dtype=np.float32).reshape(len(scored), len(candidates))
+        chosen = [greedy_candidate(candidates, row.branches[: len(candidates)]) for row in scored]
+        greedy = np.array(chosen, dtype=np.int64)
     states: dict[str, FloatArray] = {}
     if hidden and scored:
         states = {key: np.stack([row.hidden[key] for row in scored]) for key in ("mid", "last")}
     prompts = {i: row.prompt for i, row in enumerate(scored) if row.prompt is not None}
-    return PassResult(tuple(responses), prompts, states, likelihood)
+    return PassResult(tuple(responses), prompts, states, likelihood, greedy)
+
+
+def greedy_candidate(candidates: Sequence[tuple[int, ...]], nll: Sequence[FloatArray]) -> int:
+    """Which candidate greedy decoding writes when it may write nothing but the candidates.
+
+    Args:
+        candidates: Token ids, closing token included, so that none is the start of another.
+        nll: Per candidate, nats of each of its tokens after the prompt and its own earlier tokens.
+
+    A long candidate is not punished by its length, but one that starts badly is never looked at
+    again: the walk down the tree of prefixes takes the likeliest token at each fork.
+    """
+    alive = list(range(len(candidates)))
+    place = 0
+    while len({candidates[k] for k in alive}) > 1:
+        best = min(alive, key=lambda k: float(nll[k][place]))
+        token = candidates[best][place]
+        alive = [k for k in alive if candidates[k][place] == token]
+        place += 1
+    return alive[0]
 
 
 class _Reader:

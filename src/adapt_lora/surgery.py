@@ -191,9 +191,10 @@ def write_derived(derived: DerivedRows, folder: Path, *, name: str, split: str) 
     return folder
 
 
-def _plain_row(row: Row) -> dict[str, str]:
+def _plain_row(row: Row) -> dict[str, object]:
     fields = {"prompt": row.prompt, "response": row.response, "label": row.label}
-    return {key: value for key, value in fields.items() if value is not None}
+    plain: dict[str, object] = {key: text for key, text in fields.items() if text is not None}
+    return plain | {"tests": list(row.tests)} if row.tests else plain
 
 
 def _meta(derived: DerivedRows, name: str) -> dict[str, object]:

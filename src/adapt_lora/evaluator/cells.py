@@ -9,21 +9,22 @@ import numpy as np
 
 from adapt_lora.errors import ScoringError, TaskError
 from adapt_lora.evaluator.backends import Backend, Progress
+from adapt_lora.evaluator.comparison import compare_with_base
 from adapt_lora.evaluator.metrics import (
     Estimate,
     FloatArray,
+    LabelDecision,
     answer_log_likelihood,
     count_confusion,
-    is_exact_match,
-    is_numeric_match,
     label_cross_entropy,
     label_metrics,
     label_scores,
-    share_right,
+    mean_grade,
 )
 from adapt_lora.evaluator.protocol import Protocol
-from adapt_lora.evaluator.tasks import Task
+from adapt_lora.evaluator.tasks import TEXT_METRICS, Grader, Task
 from adapt_lora.registry.records import MAJORITY_ID, Cell
+from adapt_lora.scoring import LabelScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,18 @@ class Prediction:
     row: str
     """Digest of the row; the text itself is not kept."""
     right: bool | None
-    """Whether the answer matches; None where answers are not matched."""
+    """Whether the answer is right; None where it is graded in degrees, or not at all."""
     answer: str | None
     """Chosen label; a written answer only where text is kept."""
     log_likelihood: tuple[float, ...]
-    """Of each label in order, or of the reference response alone, nats."""
+    """Of each label in order, or of the reference response alone, nats; empty without one."""
     n_tokens: int | None
-    """Tokens of the reference response; None for label tasks."""
+    """Tokens of the reference response; None for label tasks and rows without one."""
+    grade: float | None = None
+    """What the written answer is worth in the ruling metric, in [0, 1]; None for label tasks, where
+    nothing is written, and where no grade could be had."""
+    label: str | None = None
+    """The gold label; None where rows have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +90,28 @@ def measure_cell(
     *,
     keep_text: bool,
     selected: bool,
+    grader: Grader | None = None,
+    base_predictions: Sequence[Prediction] = (),
     progress: Progress | None = None,
 ) -> CellResult:
     """Score one unit under its protocol, with its adapter on already.
 
+    Args:
+        backend: Scores and writes.
+        unit: What is measured.
+        keep_text: Whether predictions keep written answers.
+        selected: Marks the cell as chosen by a ranking (verification).
+        grader: Grades written answers where the metric needs one.
+        base_predictions: The bare base's under the same protocol; with them the cell says how sure
+            its gain is (`compare_with_base`).
+        progress: Told (rows done, rows in all).
+
     Raises:
-        ScoringError: A log-likelihood is not finite.
+        ScoringError: A log-likelihood is not finite, or no answer could be graded.
         TaskError: The references hold nothing to score.
     """
     started = time.perf_counter()
-    task, shares = unit.task, dict[str, float]()
+    task, shares, beside = unit.task, dict[str, float](), dict[str, float]()
     if unit.adapter_id == MAJORITY_ID:
         label = task.record.labels.index(majority_label(task))
         estimates = _decided(task, [label] * len(task.rows))
@@ -102,17 +120,22 @@ def measure_cell(
     elif task.is_label_task:
         estimates, shares, predictions = _score_label_task(backend, unit, progress)
     else:
-        estimates, predictions = _score_answers(backend, unit, keep_text, progress)
+        estimates, beside, predictions = _score_answers(
+            backend, unit, grader, keep_text=keep_text, progress=progress
+        )
     ruling = estimates.pop(task.record.metric)
-    beside = {name: estimate.value for name, estimate in estimates.items()}
+    beside |= {name: estimate.value for name, estimate in estimates.items()}
     beside |= {f"{name}_se": estimate.se for name, estimate in estimates.items()}
+    if base_predictions and predictions:
+        compared = compare_with_base(predictions, base_predictions, metric=task.record.metric)
+        beside |= compared.metrics
     cell = Cell(
         adapter_id=unit.adapter_id,
         task=task.record.name,
         metric=task.record.metric,
         score=ruling.value,
         se=ruling.se,
-        n=len(task.rows),
+        n=_n_scored(task, predictions),
         protocol=unit.protocol.digest,
         metrics=beside,
         predicted_shares=shares,
@@ -130,8 +153,7 @@ def _score_label_task(
     )
     likelihood = np.asarray(scores.log_likelihood, dtype=np.float64)
     check_numbers(likelihood, task)
-    decision = unit.protocol.decision or "sum"
-    chosen = label_scores(likelihood, scores.n_tokens.tolist(), decision).argmax(axis=1).tolist()
+    chosen = _decide(scores, likelihood, unit.protocol.decision or "sum")
     estimates = _decided(task, chosen)
     estimates["label_cross_entropy"] = label_cross_entropy(likelihood, gold)
     predictions = [
@@ -141,42 +163,99 @@ def _score_label_task(
             answer=task.record.labels[chosen[i]],
             log_likelihood=tuple(likelihood[i].tolist()),
             n_tokens=None,
+            label=row.label,
         )
         for i, row in enumerate(task.rows)
     ]
     return estimates, _shares(task, chosen), predictions
 
 
+def _decide(scores: LabelScores, likelihood: FloatArray, decision: LabelDecision) -> list[int]:
+    """Index of the chosen label of each row."""
+    if decision != "choice":
+        values = label_scores(likelihood, scores.n_tokens.tolist(), decision)
+        return [int(label) for label in values.argmax(axis=1)]
+    if scores.greedy is None:
+        raise TaskError(
+            "This backend does not say which label constrained decoding would write. Use the "
+            "transformers backend, or decide by sum, per_token or prior_corrected."
+        )
+    return [int(label) for label in scores.greedy]
+
+
 def _score_answers(
-    backend: Backend, unit: CellUnit, keep_text: bool, progress: Progress | None
-) -> tuple[dict[str, Estimate], list[Prediction]]:
+    backend: Backend,
+    unit: CellUnit,
+    grader: Grader | None,
+    *,
+    keep_text: bool,
+    progress: Progress | None,
+) -> tuple[dict[str, Estimate], dict[str, float], list[Prediction]]:
+    """Estimates, figures beside them, predictions."""
     task, limit = unit.task, unit.protocol.max_new_tokens
-    nll = [values.astype(np.float64) for values in backend.answer_nll(task.rows, progress=progress)]
-    sums, lengths = [float(v.sum()) for v in nll], [len(v) for v in nll]
-    check_numbers(np.array(sums), task)
-    if not sum(lengths):
-        raise TaskError(f"{task.record.name}: its responses hold no tokens to score.")
-    estimates = {"answer_log_likelihood": answer_log_likelihood(sums, lengths)}
+    estimates, beside = dict[str, Estimate](), dict[str, float]()
+    sums, lengths = _read_references(backend, task, progress)
+    if sums:
+        estimates["answer_log_likelihood"] = answer_log_likelihood(sums, lengths)
     answers: list[str] = []
-    right: list[bool] = []
+    grades: list[float | None] = [None] * len(task.rows)
     if limit is not None:
-        matches = is_numeric_match if task.record.metric == "numeric_match" else is_exact_match
         answers = backend.generate(
             [row.prompt for row in task.rows], max_new_tokens=limit, progress=progress
         )
-        right = [matches(a, r.response or "") for a, r in zip(answers, task.rows, strict=True)]
-        estimates[task.record.metric] = share_right(sum(right), len(right))
+        grades = _grade_answers(task, answers, grader, progress)
+        graded = [grade for grade in grades if grade is not None]
+        if not graded:
+            raise ScoringError(
+                f"{task.record.name}: none of {len(grades)} answers could be graded, so there is "
+                "no score. Look at what the judge replies."
+            )
+        estimates[task.record.metric] = mean_grade(graded)
+        if task.record.metric == "judge_accuracy":
+            beside["judge_unparsable_share"] = 1 - len(graded) / len(grades)
+    in_degrees = task.record.metric in ("token_f1", "rouge_l")
     predictions = [
         Prediction(
             row=row.digest,
-            right=right[i] if right else None,
+            right=None if grades[i] is None or in_degrees else bool(grades[i]),
             answer=answers[i] if answers and keep_text else None,
-            log_likelihood=(-sums[i],),
-            n_tokens=lengths[i],
+            log_likelihood=(-sums[i],) if sums else (),
+            n_tokens=lengths[i] if sums else None,
+            grade=grades[i],
         )
         for i, row in enumerate(task.rows)
     ]
-    return estimates, predictions
+    return estimates, beside, predictions
+
+
+def _read_references(
+    backend: Backend, task: Task, progress: Progress | None
+) -> tuple[list[float], list[int]]:
+    """Nats and tokens of each reference response; nothing where rows have none (pass@1)."""
+    if any(not row.response for row in task.rows):
+        return [], []
+    nll = [values.astype(np.float64) for values in backend.answer_nll(task.rows, progress=progress)]
+    sums, lengths = [float(values.sum()) for values in nll], [len(values) for values in nll]
+    check_numbers(np.array(sums), task)
+    if not sum(lengths):
+        raise TaskError(f"{task.record.name}: its responses hold no tokens to score.")
+    return sums, lengths
+
+
+def _grade_answers(
+    task: Task, answers: Sequence[str], grader: Grader | None, progress: Progress | None
+) -> list[float | None]:
+    if grader is not None:
+        return grader.grade(task.rows, answers, progress=progress)
+    grade = TEXT_METRICS[task.record.metric]
+    return [float(grade(a, row.response or "")) for a, row in zip(answers, task.rows, strict=True)]
+
+
+def _n_scored(task: Task, predictions: Sequence[Prediction]) -> int:
+    """Rows behind the score: all but those whose answer could not be graded."""
+    if not task.is_generated:
+        return len(task.rows)
+    return sum(prediction.grade is not None for prediction in predictions)
 
 
 def _decided(task: Task, chosen: Sequence[int]) -> dict[str, Estimate]:

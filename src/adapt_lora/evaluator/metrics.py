@@ -1,7 +1,9 @@
 """Metrics and their standard errors: plain arrays in, an `Estimate` out; no model, no files."""
 
 import re
+import string
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -13,8 +15,9 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-LabelDecision = Literal["sum", "per_token", "prior_corrected"]
-"""How a label is chosen from log-likelihoods; `label_scores` says what each means."""
+LabelDecision = Literal["sum", "per_token", "prior_corrected", "choice"]
+"""How a label is chosen; `label_scores` says what the first three mean. "choice" is what greedy
+decoding writes when it may only write labels (`scoring.LabelScores.greedy`)."""
 
 N_BOOTSTRAP = 1000
 """Resamples behind a bootstrapped standard error; its own error is then about 2 %."""
@@ -106,6 +109,21 @@ def share_right(n_right: int, n: int) -> Estimate:
     return Estimate(n_right / n, float(np.sqrt(variance[0])))
 
 
+def mean_grade(grades: Sequence[float]) -> Estimate:
+    """Mean of grades in [0, 1], one per row.
+
+    The error is the exact spread of the Bayesian bootstrap of the mean (Rubin 1981,
+    doi:10.1214/aos/1176345338), to which half a row of grade 0 and half a row of grade 1 are added,
+    so that a few equal grades do not count as certain. For grades of 0 and 1 alone that is
+    `share_right`.
+    """
+    values = np.asarray(grades, dtype=np.float64)
+    weight = len(values) + 1.0
+    mean = (values.sum() + 0.5) / weight
+    variance = ((values**2).sum() + 0.5) / weight - mean**2
+    return Estimate(float(values.mean()), float(np.sqrt(variance / (weight + 1))))
+
+
 def answer_log_likelihood(nll_sums: Sequence[float], n_tokens: Sequence[int]) -> Estimate:
     """Mean log-likelihood of the answers, nats per token; higher is better, at most 0.
 
@@ -189,6 +207,33 @@ def is_numeric_match(answer: str, gold: str) -> bool:
     return abs(left - right) <= Decimal("1e-6") * max(abs(left), abs(right))
 
 
+def token_f1(answer: str, gold: str) -> float:
+    """F1 of the words that answer and reference share, in [0, 1].
+
+    Words as in SQuAD's evaluation (Rajpurkar et al. 2016, arXiv:1606.05250): lower case, without
+    ASCII punctuation and the articles a, an, the. Where a side has no word left, 1 if neither has
+    one, else 0.
+    """
+    said, wanted = _squad_words(answer), _squad_words(gold)
+    if not said or not wanted:
+        return float(said == wanted)
+    shared = sum((Counter(said) & Counter(wanted)).values())
+    return 2 * shared / (len(said) + len(wanted))
+
+
+def rouge_l(answer: str, gold: str) -> float:
+    """F1 of the longest common subsequence of words, in [0, 1]; 0 where a side has no word.
+
+    ROUGE-L over the whole text with recall and precision weighed alike (Lin 2004, W04-1013, §3).
+    Words are runs of letters and digits, in lower case, not stemmed; for ASCII texts these are the
+    figures of Google's `rouge-score`, which drops all other letters.
+    """
+    said, wanted = _words(answer), _words(gold)
+    if not said or not wanted:
+        return 0.0
+    return 2 * _common_length(said, wanted) / (len(said) + len(wanted))
+
+
 def final_number(text: str) -> Decimal | None:
     """The number that a text ends up with (see `is_numeric_match`), or None."""
     plain = unicodedata.normalize("NFKC", text).replace("−", "-")
@@ -205,6 +250,31 @@ def final_number(text: str) -> Decimal | None:
 # A minus belongs to the number only where nothing to subtract from stands before it: "7-3" ends
 # in 3. Commas count as thousands separators only in groups of three: "1,2" are two numbers.
 _NUMBER = re.compile(r"(?:(?<![\w).])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
+
+
+def _squad_words(text: str) -> list[str]:
+    plain = text.lower().translate(_WITHOUT_PUNCTUATION)
+    return [word for word in plain.split() if word not in ("a", "an", "the")]
+
+
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _common_length(left: Sequence[str], right: Sequence[str]) -> int:
+    """Length of the longest common subsequence; a bit per word of `left` (Hyyrö 2004)."""
+    places: dict[str, int] = {}
+    for i, word in enumerate(left):
+        places[word] = places.get(word, 0) | 1 << i
+    every = (1 << len(left)) - 1
+    open_places = every
+    for word in right:
+        hit = open_places & places.get(word, 0)
+        open_places = ((open_places + hit) | (open_places - hit)) & every
+    return len(left) - open_places.bit_count()
 
 
 _QUOTES = " \"'`“”‘’"

@@ -28,9 +28,15 @@ class Protocol:
     """Tokens that a greedy answer may have; None where nothing is generated."""
     backend: str
     """Backend family, since families round differently."""
+    grader: str | None = None
+    """What grades answers beside their references: the judge and its rubric, or the unit tests and
+    how they are run; None where the references alone do."""
 
     @cached_property
     def digest(self) -> str:
-        """sha256 (hex) over every field."""
-        text = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True)
+        """sha256 (hex) over every field, `grader` only where there is one."""
+        fields = asdict(self)
+        if self.grader is None:
+            del fields["grader"]
+        text = json.dumps(fields, sort_keys=True, ensure_ascii=True)
         return sha256(text.encode()).hexdigest()

@@ -1,17 +1,50 @@
 """Tasks: rows to score on and the metric that rules, with the choice of metric in one place."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from adapt_lora.data import Dataset, Row, sample_rows
 from adapt_lora.errors import TaskError
+from adapt_lora.evaluator.metrics import is_exact_match, is_numeric_match, rouge_l, token_f1
 from adapt_lora.registry.records import METRIC_UNITS, PUBLISHED_METRIC, DatasetRecord, TaskRecord
 
 LABEL_METRICS = frozenset({"balanced_accuracy", "accuracy", "macro_f1"})
 """Metrics of a choice from a label set."""
 
-GENERATION_METRICS = frozenset({"exact_match", "numeric_match"})
+TEXT_METRICS: Mapping[str, Callable[[str, str], float]] = {
+    "exact_match": is_exact_match,
+    "numeric_match": is_numeric_match,
+    "token_f1": token_f1,
+    "rouge_l": rouge_l,
+}
+"""Metrics that grade a written answer by its reference alone, each grade in [0, 1]."""
+
+GRADED_METRICS = frozenset({"pass_at_1", "judge_accuracy"})
+"""Metrics of a written answer that need a `Grader`: unit tests that are run, a model that judges."""
+
+GENERATION_METRICS = frozenset({*TEXT_METRICS, *GRADED_METRICS})
 """Metrics of a generated text; the model writes, greedily."""
+
+_METRIC_ALIASES = {"pass@1": "pass_at_1"}
+
+
+class Grader(Protocol):
+    """What grades written answers where a reference alone can't."""
+
+    def protocol_key(self, rows: Sequence[Row]) -> str:
+        """All that decides a grade besides the answer; part of the protocol's digest."""
+        ...
+
+    def grade(
+        self,
+        rows: Sequence[Row],
+        answers: Sequence[str],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[float | None]:
+        """A grade in [0, 1] per answer; None for an answer that could not be graded."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +89,7 @@ def make_task(
         TaskError: The metric is unknown, or the rows lack what it needs.
     """
     known = [name for name in METRIC_UNITS if name != PUBLISHED_METRIC]
+    metric = _METRIC_ALIASES.get(metric, metric)
     if metric not in ("auto", *known):
         raise TaskError(
             f"{dataset.name}: there is no metric '{metric}'. Choose auto, {', '.join(known)}."
@@ -90,10 +124,12 @@ def make_task(
 def choose_metric(dataset: Dataset) -> str:
     """The metric that suits the rows.
 
-    Balanced accuracy where every row has a label. Where nearly all (95 %) responses are a bare
+    pass@1 where every row has unit tests. Balanced accuracy where every row has a label. Where nearly all (95 %) responses are a bare
     number, `numeric_match`; where nearly all are at most five words on one line, `exact_match`;
     else the answers are too free to be matched, and their mean log-likelihood rules.
     """
+    if all(row.tests for row in dataset.rows):
+        return "pass_at_1"
     if dataset.is_labelled and len(dataset.labels) > 1:
         return "balanced_accuracy"
     responses = [row.response for row in dataset.rows if row.response]
@@ -116,6 +152,15 @@ def _check_rows(dataset: Dataset, metric: str) -> None:
             raise TaskError(
                 f"{dataset.name}: {metric} needs a label on every row and at least two labels, but "
                 f"{what}. Name the field with --map label=FIELD, or choose another metric."
+            )
+        return
+    if metric == "pass_at_1":
+        untested = [row.line for row in dataset.rows if not row.tests]
+        if untested:
+            raise TaskError(
+                f"{dataset.name}: pass@1 runs each row's unit tests, but {len(untested)} of "
+                f"{len(dataset.rows)} rows have none (first: line {untested[0]}). Give each row a "
+                "list 'tests' of Python statements that raise where the answer is wrong."
             )
         return
     unanswered = [row.line for row in dataset.rows if not row.response]

@@ -25,6 +25,10 @@ METRIC_UNITS: Mapping[str, Unit] = {
     "macro_f1": "points",
     "exact_match": "points",
     "numeric_match": "points",
+    "token_f1": "points",
+    "rouge_l": "points",
+    "pass_at_1": "points",
+    "judge_accuracy": "points",
     "answer_log_likelihood": "nats",
     PUBLISHED_METRIC: "points",
 }
