@@ -110,8 +110,41 @@ MapOption = Annotated[
     ),
 ]
 MetricOption = Annotated[
-    str, typer.Option(help="auto, or a metric: balanced_accuracy, exact_match, numeric_match, …")
+    str,
+    typer.Option(
+        help="auto, or a metric: balanced_accuracy, accuracy, macro_f1, exact_match, "
+        "numeric_match, token_f1, rouge_l, pass@1, judge_accuracy, answer_log_likelihood."
+    ),
 ]
+DecisionOption = Annotated[
+    Literal["sum", "per_token", "prior_corrected", "choice"],
+    typer.Option(
+        help="How a label is chosen: by the likelihood of all its tokens, per token, corrected for "
+        "liking it anyway, or by greedy decoding that may write labels only."
+    ),
+]
+AllowCodeFlag = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code-execution",
+        help="Let pass@1 run code that a model wrote, behind what this machine offers.",
+    ),
+]
+AcceptWeakFlag = Annotated[
+    bool,
+    typer.Option(
+        "--accept-weak-sandbox",
+        help="Run it even where network or files can't be shielded from it.",
+    ),
+]
+JudgeUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        help="OpenAI-compatible server of a judging model, up to /v1; its key is read from "
+        "ADAPT_JUDGE_API_KEY or OPENAI_API_KEY."
+    ),
+]
+JudgeModelOption = Annotated[str | None, typer.Option(help="The judging model's name there.")]
 GroupOption = Annotated[
     str | None, typer.Option(help="What twins share, e.g. the benchmark's name.")
 ]
@@ -162,6 +195,11 @@ def recommend(
         int, typer.Option(min=0, help="Measure this many of the top adapters on the target.")
     ] = 0,
     max_rows: Annotated[int, typer.Option(min=2, help="Rows measured by --verify.")] = 100,
+    decision: DecisionOption = "sum",
+    allow_code_execution: AllowCodeFlag = False,
+    accept_weak_sandbox: AcceptWeakFlag = False,
+    judge_url: JudgeUrlOption = None,
+    judge_model: JudgeModelOption = None,
     report: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
     save: Annotated[Path | None, typer.Option(help="Also write the JSON object here.")] = None,
     tracking_uri: RegistryOption = None,
@@ -184,6 +222,13 @@ def recommend(
             verify=verify,
             max_rows=max_rows,
             seed=seed,
+            grading=roads.Grading(
+                decision,
+                allow_code_execution,
+                accept_weak_sandbox,
+                judge_url,
+                judge_model,
+            ),
             progress=progress,
         )
     content = answer.to_json()
@@ -488,6 +533,11 @@ def evaluate(
     base_model: BaseModelOption = None,
     metric: MetricOption = "auto",
     max_rows: Annotated[int | None, typer.Option(min=2, help="Rows per task.")] = None,
+    decision: DecisionOption = "sum",
+    allow_code_execution: AllowCodeFlag = False,
+    accept_weak_sandbox: AcceptWeakFlag = False,
+    judge_url: JudgeUrlOption = None,
+    judge_model: JudgeModelOption = None,
     mapping: MapOption = None,
     tracking_uri: RegistryOption = None,
     seed: SeedOption = 0,
@@ -507,9 +557,16 @@ def evaluate(
             max_rows=max_rows,
             seed=seed,
             mapping=_mapping(mapping),
+            grading=roads.Grading(
+                decision,
+                allow_code_execution,
+                accept_weak_sandbox,
+                judge_url,
+                judge_model,
+            ),
             progress=progress,
         )
-    report = evaluation.report
+    report, protection = evaluation.report, evaluation.code_protection
     if as_json:
         _print_json(
             {
@@ -517,6 +574,7 @@ def evaluate(
                 "skipped": report.n_skipped,
                 "failed": [_plain_record(failure) for failure in report.failures],
                 "seconds": report.seconds,
+                **({"code_protection": protection} if protection else {}),
             }
         )
     else:
@@ -528,6 +586,8 @@ def evaluate(
             f"{len(report.cells)} cells measured, {report.n_skipped} were there, "
             f"{len(report.failures)} failed, {report.seconds:.0f} s."
         )
+    if protection and not quiet:
+        _say(protection)
     for warning in evaluation.warnings:
         _say(f"Warning: {warning}", style="yellow")
     for failure in report.failures:

@@ -7,6 +7,7 @@ is trained gets registered, what is registered gets measured, what is measured r
 import functools
 import hashlib
 import json
+import os
 import platform
 import tempfile
 import time
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from adapt_lora.base_model import BaseIdentity, cache_dir, find_base_model, load_base_model
 from adapt_lora.data import Dataset, read_dataset
@@ -41,7 +42,7 @@ from adapt_lora.registry.records import (
 
 if TYPE_CHECKING:
     from adapt_lora.base_model import BaseModel
-    from adapt_lora.evaluator import MatrixReport, Task
+    from adapt_lora.evaluator import Grader, LabelDecision, MatrixReport, Task
     from adapt_lora.recommender import Recommendation
     from adapt_lora.recommender.traits import Traits
     from adapt_lora.registry.adapter import Adapter
@@ -71,6 +72,33 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
+class Grading:
+    """How answers become scores, where the task leaves a choice."""
+
+    decision: "LabelDecision" = "sum"
+    """How a label is chosen."""
+    allow_code_execution: bool = False
+    """Whether pass@1 may run code that a model wrote."""
+    accept_weak_sandbox: bool = False
+    """Whether that code is run even where network or files can't be shielded from it."""
+    judge_url: str | None = None
+    """Server of the judging model, OpenAI-compatible; None without a judge."""
+    judge_model: str | None = None
+    """The judging model, as its server names it."""
+
+    def __post_init__(self) -> None:
+        from adapt_lora.evaluator.metrics import LabelDecision
+
+        if self.decision not in get_args(LabelDecision):
+            raise ConfigError(
+                f"There is no decision {self.decision!r}. Choose "
+                f"{', '.join(get_args(LabelDecision))}."
+            )
+        if (self.judge_url is None) != (self.judge_model is None):
+            raise ConfigError("A judge needs both --judge-url and --judge-model; give the other.")
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What `evaluate` did."""
 
@@ -80,6 +108,8 @@ class Evaluation:
     """The transfer matrix as it stands now."""
     warnings: tuple[str, ...] = ()
     """Sentences about the base model's weights."""
+    code_protection: str | None = None
+    """What stood between this machine and the code that was run on it; None where none was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +328,7 @@ def evaluate(
     max_rows: int | None = None,
     seed: int = 0,
     mapping: Mapping[str, str] | None = None,
+    grading: Grading | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure adapters × tasks, cell by cell, leaving out what is measured already.
@@ -311,15 +342,19 @@ def evaluate(
         max_rows: Rows per task, drawn by `seed`; None for all.
         seed: Decides the draw.
         mapping: Field names, as for `read_dataset`.
+        grading: How labels are chosen, and what may be run or asked to grade answers.
         progress: Told (“evaluate”, tokens done, in all).
 
     Raises:
         TaskError: A task can't be scored as asked; nothing has been measured then.
+        CodeExecutionError: Code can't be run here behind enough protection.
     """
-    from adapt_lora.evaluator import make_task
+    from adapt_lora.evaluator import CodeRunner, make_task
 
     datasets = [read_dataset(task, mapping=mapping) for task in tasks]
     made = [make_task(rows, metric=metric, max_rows=max_rows, seed=seed) for rows in datasets]
+    grading = grading or Grading()
+    graders = _graders(grading, made)
     base = load_base_model(base_model)
     warning = registry.ensure_base(base.identity)
     chosen = _choose_adapters(registry, base.identity, adapters)
@@ -327,12 +362,20 @@ def evaluate(
         _describe_task(task, rows, registry, base, progress)
         for task, rows in zip(made, datasets, strict=True)
     ]
-    report = _measure(base, registry, chosen, described, progress)
+    report = _measure(
+        base, registry, chosen, described, progress, decision=grading.decision, graders=graders
+    )
     matrix = registry.transfer_matrix(base.identity)
     registry.update_scores(base.identity)
     _renew_cards(registry, matrix, {cell.adapter_id for cell in report.cells})
     registry.ensure_views(base.identity)
-    return Evaluation(report, matrix, (warning,) if warning else ())
+    runner = graders.get("pass_at_1")
+    return Evaluation(
+        report,
+        matrix,
+        (warning,) if warning else (),
+        runner.protection.describe() if isinstance(runner, CodeRunner) else None,
+    )
 
 
 def import_results(
@@ -479,6 +522,7 @@ def recommend(
     verify: int = 0,
     max_rows: int = 100,
     seed: int = 0,
+    grading: Grading | None = None,
     progress: Progress | None = None,
 ) -> TargetRanking:
     """Rank the registry's adapters for an unseen dataset.
@@ -494,6 +538,7 @@ def recommend(
         verify: Measure this many of the top adapters on the target's own rows; 0 for none.
         max_rows: Rows used for that.
         seed: Decides every draw.
+        grading: As for `evaluate`; used by verification.
         progress: Told about each step.
 
     Raises:
@@ -539,9 +584,11 @@ def recommend(
                 "rows have none. Add a response or label to each row, or use --verify 0."
             )
         task = make_task(rows, metric=chosen_metric, max_rows=max_rows, seed=seed)
+        grading = grading or Grading()
+        graders = _graders(grading, [task])
         task = _describe_task(task, rows, registry, base, progress)
         top = {item.adapter_id for item in ranking.top(verify).ranking}
-        checked = _verify(task, top, base, registry, progress)
+        checked = _verify(task, top, base, registry, progress, grading, graders)
         ranking = rank(base_score=checked.base_score, measured=checked.cells)
         clock.lap("verify")
     warning = registry.base_warning(base.identity)
@@ -570,11 +617,22 @@ def _verify(
     base: "BaseModel",
     registry: Registry,
     progress: Progress | None,
+    grading: Grading,
+    graders: "Mapping[str, Grader]",
 ) -> _Verified:
     """Measure the base and these adapters on the target's own rows; what was measured stays."""
     known = registry.adapters(base.identity)
     records = [r for r in known if r.adapter_id in adapter_ids and r.has_weights]
-    report = _measure(base, registry, records, [task], progress, selected=True)
+    report = _measure(
+        base,
+        registry,
+        records,
+        [task],
+        progress,
+        decision=grading.decision,
+        graders=graders,
+        selected=True,
+    )
     protocol, name = report.protocols[task.record.name], task.record.name
     found: dict[str, Cell] = {}
     for adapter_id in (BASE_ID, *adapter_ids):
@@ -926,6 +984,8 @@ def _measure(
     tasks: Sequence["Task"],
     progress: Progress | None,
     *,
+    decision: "LabelDecision",
+    graders: "Mapping[str, Grader]",
     selected: bool = False,
 ) -> "MatrixReport":
     from adapt_lora.evaluator import evaluate_matrix
@@ -945,8 +1005,35 @@ def _measure(
             [result.cell],
         ),
         progress=_named(progress, "evaluate"),
+        decision=decision,
+        graders=graders,
         selected=selected,
     )
+
+
+def _graders(grading: Grading, tasks: Sequence["Task"]) -> "dict[str, Grader]":
+    """What grades answers by more than their reference, where one of the tasks needs it.
+
+    Raises:
+        TaskError: A task needs what `grading` does not allow.
+        CodeExecutionError: Code can't be run here behind enough protection.
+    """
+    from adapt_lora.evaluator import Judge, needed_grader, open_runner
+
+    metrics = {task.record.metric for task in tasks}
+    graders: dict[str, Grader] = {}
+    if grading.judge_url is not None and grading.judge_model is not None:
+        graders["judge_accuracy"] = Judge(
+            grading.judge_url,
+            grading.judge_model,
+            cache_dir() / "judge" / "verdicts.sqlite",
+            api_key=os.environ.get("ADAPT_JUDGE_API_KEY") or os.environ.get("OPENAI_API_KEY"),
+        )
+    if grading.allow_code_execution and "pass_at_1" in metrics:
+        graders["pass_at_1"] = open_runner(accept_weak=grading.accept_weak_sandbox)
+    for task in tasks:
+        needed_grader(task, graders)
+    return {metric: grader for metric, grader in graders.items() if metric in metrics}
 
 
 def _weights(registry: Registry, record: AdapterRecord) -> Path:
@@ -983,10 +1070,10 @@ def _check_adapters(matrix: TransferMatrix, identity: BaseIdentity) -> None:
 
 
 def _target_metric(rows: Dataset, metric: str) -> str:
-    from adapt_lora.evaluator import choose_metric
+    from adapt_lora.evaluator import choose_metric, metric_key
 
     if metric != "auto":
-        return metric
+        return metric_key(metric)
     if rows.metric is not None:
         return rows.metric
     if rows.is_labelled or rows.has_responses:
@@ -1023,6 +1110,7 @@ class _Clock:
 
 __all__ = [
     "Evaluation",
+    "Grading",
     "Import",
     "Progress",
     "TargetRanking",

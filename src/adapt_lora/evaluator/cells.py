@@ -41,11 +41,11 @@ class Prediction:
     """Of each label in order, or of the reference response alone, nats; empty without one."""
     n_tokens: int | None
     """Tokens of the reference response; None for label tasks and rows without one."""
+    gold: str | None = None
+    """The row's label; None for tasks without a label set."""
     grade: float | None = None
     """What the written answer is worth in the ruling metric, in [0, 1]; None for label tasks, where
     nothing is written, and where no grade could be had."""
-    label: str | None = None
-    """The gold label; None where rows have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def _score_label_task(
             answer=task.record.labels[chosen[i]],
             log_likelihood=tuple(likelihood[i].tolist()),
             n_tokens=None,
-            label=row.label,
+            gold=row.label,
         )
         for i, row in enumerate(task.rows)
     ]

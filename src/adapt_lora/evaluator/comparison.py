@@ -1,4 +1,4 @@
-"""An adapter beside its base on the same rows: how sure the gain is, and how small one could be seen.
+"""An adapter beside its base on the same rows: how sure the gain is, how small one would show.
 
 Both answered the same rows, so what is tested is the difference row by row: most of the spread
 between rows is common to both and drops out.
@@ -255,9 +255,7 @@ def _compare_macro_f1(
     return _from_draws(float(gains[0]), gains[1:], n)
 
 
-def _macro_f1(
-    counts: IntArray, one_hot: FloatArray, gold: IntArray, said: IntArray
-) -> FloatArray:
+def _macro_f1(counts: IntArray, one_hot: FloatArray, gold: IntArray, said: IntArray) -> FloatArray:
     """Macro-F1 per row of counts (n_draws, n_triples), over labels that are gold or said there."""
     occurrences = counts @ (one_hot[gold] + one_hot[said])  # (n_draws, n_labels)
     hits = counts @ (one_hot[gold] * (gold == said)[:, None])
@@ -266,7 +264,7 @@ def _macro_f1(
 
 
 def _gold(pairs: Sequence[tuple["Prediction", "Prediction"]]) -> np.ndarray:
-    labels = [a.label for a, _ in pairs]
+    labels = [a.gold for a, _ in pairs]
     if any(label is None for label in labels):
         raise TaskError(
             "These predictions hold no gold label, so a metric over labels can't be compared with "
@@ -293,7 +291,7 @@ def _p_value(gain: float, draws: FloatArray) -> float:
 
 
 def _detectable(se: float, *, most: float = float("inf")) -> float | None:
-    """(z₁₋α⸝₂ + z₁₋β)·se, the gain that a normal test shows with the stated power; None if it can't.
+    """(z₁₋α⸝₂ + z₁₋β)·se: what a normal test shows with the stated power; None if nothing can be.
 
     Bloom 1995, doi:10.1177/0193841X9501900504.
     """

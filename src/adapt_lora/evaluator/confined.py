@@ -23,6 +23,7 @@ import stat
 import struct
 import sys
 import time
+from contextlib import suppress
 
 TYPE_CHECKING = False  # `typing` itself would cost a quarter of the start-up
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ SYS_LANDLOCK_CREATE, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT = 444, 445, 44
 EPERM, ENOSYS = 1, 38
 
 # What the program may not ask of the kernel. Sockets: no network, whatever else stands or falls.
-# New processes: no fork bomb, and nothing that outlives the cell. Memory that no limit counts (System
-# V, memfd). The rest: other processes' memory, mounts, keys, kernel features with a record of holes.
+# New processes: no fork bomb, and nothing that outlives the cell. Memory that no limit counts
+# (System V, memfd). The rest: other processes' memory, mounts, keys, and kernel features with a
+# record of holes.
 _REFUSED = {
     "x86_64": (
         0xC000003E,
@@ -125,7 +127,7 @@ def main() -> None:
 
 
 def _tried(step: "Callable[[], None]") -> str:
-    """"" where a layer could be laid, else why not."""
+    """Why a layer could not be laid; nothing where it could."""
     try:
         step()
     except _Refused as refusal:
@@ -155,10 +157,8 @@ def _kill(cell: int) -> float:
     """End the cell and all that is in it; returns the processor time that it took, seconds."""
     # In a PID namespace the cell is the first process: the kernel kills all others with it.
     for stop in (os.kill, os.killpg):
-        try:
+        with suppress(OSError):  # it has ended, or never came to lead a group
             stop(cell, signal.SIGKILL)
-        except OSError:
-            pass  # it has ended, or never came to lead a group
     used = os.wait4(cell, 0)[2]
     return used.ru_utime + used.ru_stime
 
@@ -168,10 +168,8 @@ def _kill_orphans() -> None:
     for _ in range(200):
         orphans = _children()
         for orphan in orphans:
-            try:
+            with suppress(OSError):
                 os.kill(orphan, signal.SIGKILL)
-            except OSError:
-                pass
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -268,9 +266,7 @@ def _show_inside(libc: ctypes.CDLL, path: str, root: str) -> None:
         attributes |= MOUNT_ATTR_NODEV
     sealed = struct.pack("=QQQQ", attributes, 0, 0, 0)
     _check(
-        libc.syscall(
-            SYS_MOUNT_SETATTR, AT_FDCWD, target, AT_RECURSIVE, sealed, len(sealed)
-        ),
+        libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, target, AT_RECURSIVE, sealed, len(sealed)),
         f"seal {path}",
     )
 
@@ -452,9 +448,9 @@ def _run(answer: str, tests: "list[str]") -> "tuple[str, str]":
     """How the answer fares: "passed", "failed" (a test is not met) or "broken", and the error."""
     space = {"__name__": "answer", "__builtins__": builtins.__dict__}
     try:
-        exec(_compiled(answer), space)  # noqa: S102
+        exec(_compiled(answer), space)
         for test in tests:
-            exec(compile(test, "<test>", "exec"), space)  # noqa: S102
+            exec(compile(test, "<test>", "exec"), space)
     except AssertionError:
         return "failed", "AssertionError"
     except BaseException as error:

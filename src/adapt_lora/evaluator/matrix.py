@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -12,15 +12,18 @@ import numpy as np
 from adapt_lora.base_model import BaseModel
 from adapt_lora.errors import AdapterError, AdaptError, TaskError
 from adapt_lora.evaluator.backends import Backend, Progress, TransformersBackend
-from adapt_lora.evaluator.cells import CellResult, CellUnit, measure_cell
+from adapt_lora.evaluator.cells import CellResult, CellUnit, Prediction, measure_cell
 from adapt_lora.evaluator.metrics import FloatArray, LabelDecision
 from adapt_lora.evaluator.protocol import Protocol
-from adapt_lora.evaluator.tasks import Task
+from adapt_lora.evaluator.tasks import Grader, Task, needed_grader
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, Cell
 from adapt_lora.scoring import PROTOCOL_VERSION
 
 HasCell = Callable[[str, str, str], bool]
 """Whether (adapter_id, task, protocol digest) is measured already."""
+
+FindPredictions = Callable[[str, str], Sequence[Prediction]]
+"""The bare base's predictions by (task, protocol digest); empty where there are none."""
 
 N_PROBE_ROWS = 3
 """Rows on which an adapter must differ from its base, to show that it is on."""
@@ -94,6 +97,7 @@ def plan_matrix(
     has_cell: HasCell,
     backend: Backend | None = None,
     decision: LabelDecision = "sum",
+    graders: Mapping[str, Grader] | None = None,
 ) -> MatrixPlan:
     """Lay out the cells that are not measured yet; arguments as for `evaluate_matrix`."""
     names = [task.record.name for task in tasks]
@@ -104,7 +108,10 @@ def plan_matrix(
         )
     scorer = backend or TransformersBackend(base)
     template = scorer.template
-    sized = [_size_task(scorer, task, decision, template) for task in tasks]
+    sized = [
+        _size_task(scorer, task, decision, template, needed_grader(task, graders or {}))
+        for task in tasks
+    ]
     rows: dict[str, Path | None] = {BASE_ID: None, MAJORITY_ID: None}
     rows.update({adapter_id: Path(folder) for adapter_id, folder in adapters})
     asked = [
@@ -147,6 +154,8 @@ def evaluate_matrix(
     decision: LabelDecision = "sum",
     keep_text: bool = False,
     selected: bool = False,
+    graders: Mapping[str, Grader] | None = None,
+    base_predictions: FindPredictions | None = None,
 ) -> MatrixReport:
     """Measure every cell of adapters × tasks that is not measured yet.
 
@@ -166,13 +175,26 @@ def evaluate_matrix(
         decision: How a label is chosen.
         keep_text: Whether predictions keep written answers.
         selected: Marks the cells as chosen by a ranking (verification).
+        graders: By metric, what grades written answers where a reference alone can't: "pass_at_1"
+            and "judge_accuracy".
+        base_predictions: Finds the bare base's predictions of an earlier run, so that gains over a
+            base that is not measured again are tested too.
 
     Raises:
-        TaskError: Two tasks share a name.
+        TaskError: Two tasks share a name, or a metric needs a grader that is not there.
     """
     started = time.perf_counter()
     scorer = backend or TransformersBackend(base)
-    plan = plan_matrix(base, adapters, tasks, has_cell=has_cell, backend=scorer, decision=decision)
+    plan = plan_matrix(
+        base,
+        adapters,
+        tasks,
+        has_cell=has_cell,
+        backend=scorer,
+        decision=decision,
+        graders=graders,
+    )
+    of_base: dict[str, Sequence[Prediction]] = {}
     probe = _read_reference(scorer, plan.units)
     cells: list[Cell] = []
     failures: list[CellFailure] = []
@@ -199,11 +221,15 @@ def evaluate_matrix(
                         unit,
                         keep_text=keep_text,
                         selected=selected,
+                        grader=needed_grader(unit.task, graders or {}),
+                        base_predictions=_of_base(unit, of_base, base_predictions),
                         progress=_scaled(progress, at, unit.n_tokens, plan.n_tokens),
                     )
                 except Exception as error:
                     failures.append(_failure(unit, error))
                     continue
+                if unit.adapter_id == BASE_ID:
+                    of_base[unit.protocol.digest] = result.predictions
                 save_cell(result)
                 cells.append(result.cell)
                 if progress is not None:
@@ -222,7 +248,7 @@ def evaluate_matrix(
 
 
 def _size_task(
-    backend: Backend, task: Task, decision: LabelDecision, template: str
+    backend: Backend, task: Task, decision: LabelDecision, template: str, grader: Grader | None
 ) -> tuple[Task, Protocol, int]:
     """The task with its protocol and the tokens that one cell of it costs."""
     record = task.record
@@ -235,7 +261,9 @@ def _size_task(
         n_tokens += sum(answers)
         if task.is_generated:
             room = max(_MIN_NEW_TOKENS, round(1.25 * max(answers)) + 8)
-            max_new_tokens = min(room, _MAX_NEW_TOKENS)
+            # Without references (pass@1 has its tests) nothing says how long an answer may be.
+            answered = any(row.response for row in task.rows)
+            max_new_tokens = min(room, _MAX_NEW_TOKENS) if answered else _MAX_NEW_TOKENS
             n_tokens += len(task.rows) * max_new_tokens
     protocol = Protocol(
         metric=record.metric,
@@ -246,6 +274,7 @@ def _size_task(
         decision=decision if task.is_label_task else None,
         max_new_tokens=max_new_tokens,
         backend=backend.family,
+        grader=None if grader is None else grader.protocol_key(task.rows),
     )
     return task, protocol, n_tokens
 
@@ -277,7 +306,8 @@ def _probe(backend: Backend, task: Task) -> FloatArray:
     if task.is_label_task:
         scores = backend.score_labels([row.prompt for row in rows], task.record.labels)
         return np.asarray(scores.log_likelihood, dtype=np.float64)
-    return np.concatenate(backend.answer_nll(rows)).astype(np.float64)
+    readable = [row if row.response else replace(row, response=" ") for row in rows]
+    return np.concatenate(backend.answer_nll(readable)).astype(np.float64)
 
 
 def _check_active(backend: Backend, reference: _Reference, folder: Path) -> None:
@@ -288,6 +318,18 @@ def _check_active(backend: Backend, reference: _Reference, folder: Path) -> None
             f"({N_PROBE_ROWS} rows of {reference.task.record.name}), so it is not active. Its "
             "update may be zero, or too small for the base's number format."
         )
+
+
+def _of_base(
+    unit: CellUnit, measured: Mapping[str, Sequence[Prediction]], find: FindPredictions | None
+) -> Sequence[Prediction]:
+    """The bare base's predictions under the unit's protocol; none for rows that are no adapter."""
+    if unit.adapter_id in (BASE_ID, MAJORITY_ID):
+        return ()
+    digest = unit.protocol.digest
+    if digest in measured or find is None:
+        return measured.get(digest, ())
+    return find(unit.task.record.name, digest)
 
 
 def _failure(unit: CellUnit, error: Exception) -> CellFailure:

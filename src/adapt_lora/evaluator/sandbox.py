@@ -23,6 +23,7 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -51,7 +52,7 @@ class Limits:
     """What one answer may use."""
 
     cpu_s: int = 10
-    """Processor time, seconds; what decides in practice, since a busy machine does not change it."""
+    """Processor time, seconds; a busy machine does not change what it decides."""
     wall_s: float = 30.0
     """Time on the clock, seconds; then everything that the answer started is killed."""
     memory_bytes: int = 1 << 30
@@ -152,7 +153,9 @@ class CodeRunner:
         """1.0 for each answer that meets all tests of its row, else 0.0."""
         outcomes: list[float | None] = []
         with ThreadPoolExecutor(self.n_workers) as pool:
-            jobs = pool.map(lambda pair: self.run(pair[0], pair[1].tests), zip(answers, rows, strict=True))
+            jobs = pool.map(
+                lambda pair: self.run(pair[0], pair[1].tests), zip(answers, rows, strict=True)
+            )
             for outcome in jobs:
                 outcomes.append(float(outcome.passed))
                 if progress is not None:
@@ -195,7 +198,7 @@ def open_runner(
             machine can't run such a process at all.
     """
     limits = limits or Limits()
-    missing = dict.fromkeys(without, "left out")
+    missing: dict[str, str] = {name: "left out" for name in without}
     verdict = _start("", (), limits, missing, weak=True)
     if verdict["status"] == "no namespaces":
         missing["namespaces"] = verdict["layers"]["namespaces"]
@@ -286,10 +289,8 @@ def _report(job: Mapping[str, Any], folder: str, timeout_s: float) -> dict[str, 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """Kill all that is left of a process and of what it started in its session."""
-    try:
+    with suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
-    except OSError:
-        pass
     process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:

@@ -21,7 +21,7 @@ TEXT_METRICS: Mapping[str, Callable[[str, str], float]] = {
 """Metrics that grade a written answer by its reference alone, each grade in [0, 1]."""
 
 GRADED_METRICS = frozenset({"pass_at_1", "judge_accuracy"})
-"""Metrics of a written answer that need a `Grader`: unit tests that are run, a model that judges."""
+"""Metrics of a written answer that need a `Grader`: tests to be run, or a judging model."""
 
 GENERATION_METRICS = frozenset({*TEXT_METRICS, *GRADED_METRICS})
 """Metrics of a generated text; the model writes, greedily."""
@@ -89,7 +89,7 @@ def make_task(
         TaskError: The metric is unknown, or the rows lack what it needs.
     """
     known = [name for name in METRIC_UNITS if name != PUBLISHED_METRIC]
-    metric = _METRIC_ALIASES.get(metric, metric)
+    metric = metric_key(metric)
     if metric not in ("auto", *known):
         raise TaskError(
             f"{dataset.name}: there is no metric '{metric}'. Choose auto, {', '.join(known)}."
@@ -121,12 +121,40 @@ def make_task(
     return Task(record, tuple(used.rows))
 
 
+def metric_key(name: str) -> str:
+    """A metric's key in METRIC_UNITS, from the name that people use ("pass@1")."""
+    return _METRIC_ALIASES.get(name, name)
+
+
+def needed_grader(task: Task, graders: Mapping[str, Grader]) -> Grader | None:
+    """What grades the task's answers; None where their references do.
+
+    Raises:
+        TaskError: The metric needs a grader and there is none.
+    """
+    metric = task.record.metric
+    if metric not in GRADED_METRICS:
+        return None
+    if metric not in graders:
+        how = (
+            "runs code that the model writes, which is off; allow it with --allow-code-execution"
+            if metric == "pass_at_1"
+            else "asks a judging model; name it with --judge-url and --judge-model"
+        )
+        named = "pass@1" if metric == "pass_at_1" else metric
+        raise TaskError(
+            f"{task.record.name}: {named} {how}, or choose another metric with --metric."
+        )
+    return graders[metric]
+
+
 def choose_metric(dataset: Dataset) -> str:
     """The metric that suits the rows.
 
-    pass@1 where every row has unit tests. Balanced accuracy where every row has a label. Where nearly all (95 %) responses are a bare
-    number, `numeric_match`; where nearly all are at most five words on one line, `exact_match`;
-    else the answers are too free to be matched, and their mean log-likelihood rules.
+    pass@1 where every row has unit tests. Balanced accuracy where every row has a label. Where
+    nearly all (95 %) responses are a bare number, `numeric_match`; where nearly all are at most
+    five words on one line, `exact_match`; else the answers are too free to be matched, and their
+    mean log-likelihood rules.
     """
     if all(row.tests for row in dataset.rows):
         return "pass_at_1"
