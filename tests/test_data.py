@@ -583,6 +583,32 @@ def test_a_malformed_mapping_is_refused(text):
 # ---- Folders and names ---------------------------------------------------------------------------
 
 
+def test_unit_tests_of_code_come_with_their_rows(tmp_path):
+    record = {
+        "prompt": "Double a number.",
+        "response": "def double(x): return 2 * x",
+        "test_setup": "import math",
+        "test_list": ["assert double(1) == 2", "assert double(0) == 0"],
+    }
+    dataset = read_records(tmp_path, record, {**record, "test_setup": ""})
+    assert dataset.rows[0].tests == ("import math", *record["test_list"])
+    assert dataset.rows[1].tests == tuple(record["test_list"])
+    assert "2 rows carry unit tests" in dataset.notes
+    assert not any("not used" in note for note in dataset.notes)
+
+
+def test_a_checking_function_is_called_with_the_one_it_checks(tmp_path):
+    check = "def check(candidate):\n    assert candidate(1) == 2"
+    record = {"prompt": "Double.", "response": "code", "test": check, "entry_point": "double"}
+    assert read_records(tmp_path, record).rows[0].tests == (check, "check(double)")
+
+
+@pytest.mark.parametrize("value", ["unit", ["a", 1], [], None, [{"input": 1}]])
+def test_a_field_of_that_name_without_code_holds_no_tests(tmp_path, value):
+    record = {"prompt": "p", "response": "r", "tests": value}
+    assert read_records(tmp_path, record).rows[0].tests == ()
+
+
 def make_folder(tmp_path: Path, **meta: object) -> Path:
     folder = tmp_path / "reviews"
     folder.mkdir()
@@ -619,8 +645,9 @@ def test_names_given_by_the_caller_win(tmp_path):
         ("label_accuracy", "balanced_accuracy"),
         ("exact_match", "exact_match"),
         ("numeric_match", "numeric_match"),
-        ("rouge_l", "answer_log_likelihood"),
-        ("pass@1", "answer_log_likelihood"),
+        ("rouge_l", "rouge_l"),
+        ("pass@1", "pass_at_1"),
+        ("bleu", "answer_log_likelihood"),
         (None, None),
     ],
 )

@@ -164,3 +164,45 @@ def test_generation_is_greedy_whatever_the_models_own_settings_say(tiny_base):
         assert generate(tiny_base, PROMPTS[:2], max_new_tokens=8) == plain
     finally:
         tiny_base.model.generation_config = settings
+
+
+def test_constrained_decoding_follows_the_likeliest_token_at_each_fork():
+    candidates = [(1, 9), (2, 3, 9), (2, 4, 9)]  # 9 closes
+    nll = [np.array(values) for values in ([0.9, 0.1], [0.5, 3.0, 0.0], [0.5, 2.0, 0.1])]
+    # The sums are 1.0, 3.5 and 2.6: the first would win, but decoding starts with 2.
+    assert scoring.greedy_candidate(candidates, nll) == 2
+
+
+def test_constrained_decoding_tells_a_label_from_a_longer_one_by_its_end():
+    candidates = [(5, 9), (5, 6, 9)]
+    ends = [np.array([0.1, 2.0]), np.array([0.1, 0.2, 0.0])]
+    assert scoring.greedy_candidate(candidates, ends) == 1
+    assert scoring.greedy_candidate([(5, 9), (5, 9)], ends) == 0
+
+
+def test_constrained_choice_is_what_transformers_writes_under_the_same_constraint(tiny_base):
+    labels = ["the film was good", "the film was bad", "good", "I like the city"]
+    prompts = ["what is the film", "good", "I like the food", "the city was bad and good"]
+    candidates = scoring.label_ids(tiny_base, labels)
+    chosen = score_labels(tiny_base, prompts, labels).greedy
+    for prompt, index in zip(prompts, chosen, strict=True):
+        ids = torch.tensor([encode_row(tiny_base, prompt, None).prompt_ids])
+        start = ids.shape[1]
+
+        def allowed(_, so_far, start=start):
+            written = tuple(so_far[start:].tolist())
+            longer = [c for c in candidates if len(c) > len(written)]
+            ahead = {c[len(written)] for c in longer if c[: len(written)] == written}
+            return sorted(ahead) or [candidates[0][-1]]
+
+        with torch.inference_mode():
+            out = tiny_base.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                prefix_allowed_tokens_fn=allowed,
+                max_new_tokens=max(map(len, candidates)),
+                do_sample=False,
+                eos_token_id=candidates[0][-1],
+            )
+        written = tuple(out[0, start:].tolist())
+        assert written[: len(candidates[index])] == candidates[index]

@@ -70,7 +70,8 @@ class ScriptedBackend:
         self.calls.append((self.on, "labels", len(prompts)))
         values = np.zeros((len(prompts), len(labels)), dtype=np.float32)
         values[:, self.favourites[self.on]] = 1.0
-        return LabelScores(values, np.ones(len(labels), dtype=np.int64))
+        greedy = np.full(len(prompts), 1 - self.favourites[self.on], dtype=np.int64)
+        return LabelScores(values, np.ones(len(labels), dtype=np.int64), greedy)
 
     def answer_nll(self, rows, *, progress=None):
         self.calls.append((self.on, "nll", len(rows)))
@@ -405,3 +406,93 @@ def test_the_protocol_names_the_kind_of_template_and_its_tokens(tiny_base, model
     kind, _, tokens = plan.units[0].protocol.template.partition(":")
     assert kind == tiny_base.template == "chat"
     assert len(tokens) == 12
+
+
+class HalfGrader:
+    """Grades answers by their first digit; can't grade those that have none."""
+
+    def protocol_key(self, rows):
+        return "half"
+
+    def grade(self, rows, answers, *, progress=None):
+        return [float(a[0]) if a[:1].isdigit() else None for a in answers]
+
+
+def test_a_grader_grades_what_references_cant(shelf, make_dataset):
+    essays = make_task(make_dataset("essays", ["a", "b"], labels=()), metric="judge_accuracy")
+    backend = ScriptedBackend({None: 0}, ["1", "0", "1", "?"])
+    report = _run(backend, [], [essays], shelf, graders={"judge_accuracy": HalfGrader()})
+    cell = report.cells[0]
+    assert cell.score == pytest.approx(2 / 3)
+    assert cell.n == 9
+    assert cell.metrics["judge_unparsable_share"] == pytest.approx(0.25)
+    assert shelf.results[0].protocol.grader == "half"
+    rights = [p.right for p in shelf.results[0].predictions[:4]]
+    assert rights == [True, False, True, None]
+
+
+def test_answers_that_can_never_be_graded_leave_no_score(shelf, make_dataset):
+    essays = make_task(make_dataset("essays", ["a"], labels=()), metric="judge_accuracy")
+    graders = {"judge_accuracy": HalfGrader()}
+    report = _run(ScriptedBackend({None: 0}, ["?"]), [], [essays], shelf, graders=graders)
+    assert not report.cells
+    assert "none of 12 answers could be graded" in report.failures[0].reason
+
+
+def test_a_task_without_its_grader_stops_the_plan(shelf, make_dataset):
+    essays = make_task(make_dataset("essays", ["a"], labels=()), metric="judge_accuracy")
+    with pytest.raises(TaskError, match="--judge-url"):
+        _run(ScriptedBackend({None: 0}), [], [essays], shelf)
+
+
+@pytest.mark.parametrize("metric", ["token_f1", "rouge_l"])
+def test_written_answers_are_graded_in_degrees(shelf, make_dataset, metric):
+    task = make_task(make_dataset("essays", ["blue sky"], labels=()), metric=metric)
+    report = _run(ScriptedBackend({None: 0}, ["blue", "blue sky"]), [], [task], shelf)
+    assert report.cells[0].score == pytest.approx((2 / 3 + 1) / 2)
+    assert shelf.results[0].predictions[0].grade == pytest.approx(2 / 3)
+    assert shelf.results[0].predictions[0].right is None
+
+
+def test_choice_takes_what_constrained_decoding_writes(shelf, reviews):
+    report = _run(ScriptedBackend({None: 0}), [], [reviews], shelf, decision="choice")
+    assert report.cells[0].predicted_shares == {"positive": 0, "negative": 1}
+
+
+def test_a_gain_over_the_base_is_tested_on_the_same_rows(shelf, reviews, sums):
+    backend = ScriptedBackend({None: 0, A: 1}, ["12"])
+    _run(backend, [("a", A)], [reviews, sums], shelf)
+    cell, base = shelf.cell("a", "reviews"), shelf.cell(BASE_ID, "reviews")
+    assert cell.metrics["gain_vs_base"] == pytest.approx(cell.score - base.score)
+    assert cell.metrics["n_rows_vs_base"] == 12
+    assert 0 < cell.metrics["p_value_vs_base"] <= 1
+    assert cell.metrics["minimum_detectable_gain"] > 0
+    assert shelf.cell("a", "sums").metrics["p_value_vs_base"] == 1
+    assert "p_value_vs_base" not in base.metrics
+    assert "p_value_vs_base" not in shelf.cell(MAJORITY_ID, "reviews").metrics
+
+
+def test_the_bases_predictions_of_an_earlier_run_serve_too(shelf, reviews):
+    backend = ScriptedBackend({None: 0, A: 1})
+    _run(backend, [], [reviews], shelf)
+    first = shelf.results[0]
+
+    def find(task, protocol):
+        assert (task, protocol) == ("reviews", first.cell.protocol)
+        return first.predictions
+
+    _run(backend, [("a", A)], [reviews], shelf, base_predictions=find)
+    assert "p_value_vs_base" in shelf.cell("a", "reviews").metrics
+
+
+def test_unit_tests_decide_where_there_is_no_reference(shelf, make_dataset):
+    dataset = make_dataset("code", [None], labels=(), n=4)
+    tested = replace(
+        dataset, rows=tuple(replace(row, tests=("assert f()",)) for row in dataset.rows)
+    )
+    task = make_task(tested)
+    graders = {"pass_at_1": HalfGrader()}
+    backend = ScriptedBackend({None: 0, A: 1}, ["1", "0"])
+    report = _run(backend, [("a", A)], [task], shelf, graders=graders)
+    assert [cell.score for cell in report.cells] == [0.5, 0.5]
+    assert "answer_log_likelihood" not in report.cells[0].metrics

@@ -15,7 +15,10 @@ from adapt_lora.evaluator.metrics import (
     label_cross_entropy,
     label_scores,
     macro_f1,
+    mean_grade,
+    rouge_l,
     share_right,
+    token_f1,
 )
 
 # Gold: 4 of label 0, 2 of label 1. Right: 3 of 4 and 1 of 2.
@@ -180,3 +183,71 @@ def test_the_final_number_of_a_text(text, number):
 )
 def test_numeric_match_compares_final_numbers(answer, gold, same):
     assert is_numeric_match(answer, gold) is same
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "f1"),
+    [
+        ("The Eiffel Tower!", "eiffel tower", 1.0),
+        ("in Paris, France", "Paris", 0.5),  # precision 1/3, recall 1
+        ("Paris Paris", "Paris", 2 / 3),  # a word counts as often as it stands in both
+        ("London", "Paris", 0.0),
+        ("", "Paris", 0.0),
+        ("the", "a", 1.0),  # neither has a word left
+    ],
+)
+def test_token_f1_is_squads(answer, gold, f1):
+    assert token_f1(answer, gold) == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "f1"),
+    [
+        # The first two are Lin's own example (2004, §3.1); all are what rouge-score 0.1.2 gives.
+        ("police killed the gunman", "police kill the gunman", 0.75),
+        ("the gunman kill police", "police kill the gunman", 0.5),
+        (
+            "The quick brown fox jumps over the lazy dog.",
+            "A quick brown dog jumps on the log",
+            0.47058823529411764,
+        ),
+        ("one two three four", "three four one two", 0.5),
+        ("", "x", 0.0),
+        ("Hello, World! 42", "hello world", 0.8),
+        ("a b c d e f g a b", "a c b g b a", 0.5333333333333333),
+    ],
+)
+def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(answer, gold, f1):
+    assert rouge_l(answer, gold) == pytest.approx(f1)
+
+
+def test_rouge_l_reads_other_scripts_than_latin():
+    assert rouge_l("Москва большой город", "москва большой") == pytest.approx(0.8)
+
+
+def test_rouge_l_agrees_with_the_textbook_table_on_random_words():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        left, right = (rng.choice(list("abcd"), size=n).tolist() for n in rng.integers(1, 80, 2))
+        table = np.zeros((len(left) + 1, len(right) + 1), dtype=int)
+        for i, a in enumerate(left, 1):
+            for j, b in enumerate(right, 1):
+                table[i, j] = (
+                    table[i - 1, j - 1] + 1 if a == b else max(table[i - 1, j], table[i, j - 1])
+                )
+        expected = 2 * table[-1, -1] / (len(left) + len(right))
+        assert rouge_l(" ".join(left), " ".join(right)) == pytest.approx(expected)
+
+
+def test_the_error_of_a_mean_grade_is_that_of_a_share_where_grades_are_0_and_1():
+    for grades in ([1.0, 1.0, 0.0], [1.0] * 5, [0.0]):
+        graded, share = mean_grade(grades), share_right(int(sum(grades)), len(grades))
+        assert graded.value == pytest.approx(share.value)
+        assert graded.se == pytest.approx(share.se)
+
+
+def test_the_error_of_a_mean_grade_is_near_the_spread_over_fresh_samples():
+    rng = np.random.default_rng(0)
+    samples = rng.beta(2, 3, size=(400, 50))
+    errors = [mean_grade(sample).se for sample in samples]
+    assert np.mean(errors) == pytest.approx(samples.mean(axis=1).std(), rel=0.15)

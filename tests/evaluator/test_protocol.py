@@ -27,6 +27,7 @@ PROTOCOL = Protocol(
         ("decision", "per_token"),
         ("max_new_tokens", 32),
         ("backend", "vllm"),
+        ("grader", "judge:m:rubric1"),
     ],
 )
 def test_every_field_changes_the_digest(field, value):

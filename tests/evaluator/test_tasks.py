@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from adapt_lora.errors import TaskError
-from adapt_lora.evaluator import choose_metric, make_task
+from adapt_lora.evaluator import choose_metric, make_task, needed_grader
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,28 @@ def test_the_metric_of_free_answers_follows_their_shape(make_dataset, responses,
     dataset = make_dataset(responses=responses, labels=())
     assert choose_metric(dataset) == metric
     assert make_task(dataset).record.metric == metric
+
+
+def test_rows_with_unit_tests_are_judged_by_pass_at_1(make_dataset):
+    dataset = make_dataset(responses=["def f(): return 1"], labels=())
+    tested = replace(dataset, rows=[replace(row, tests=("assert f()",)) for row in dataset.rows])
+    assert make_task(tested).record.metric == "pass_at_1"
+    assert make_task(tested, metric="pass@1").record.metric == "pass_at_1"
+    with pytest.raises(TaskError, match=r"12 of 12 rows have none \(first: line 1\)"):
+        make_task(dataset, metric="pass@1")
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [("pass@1", "off; allow it with --allow-code-execution"), ("judge_accuracy", "--judge-url")],
+)
+def test_a_metric_that_needs_leave_says_how_to_give_it(make_dataset, metric, words):
+    dataset = make_dataset(responses=["def f(): return 1"], labels=())
+    rows = [replace(row, tests=("assert f()",)) for row in dataset.rows]
+    task = make_task(replace(dataset, rows=rows), metric=metric)
+    assert task.is_generated
+    with pytest.raises(TaskError, match=words):
+        needed_grader(task, {})
 
 
 def test_labelled_rows_are_judged_by_balanced_accuracy(make_dataset):

@@ -62,7 +62,7 @@ class Limits:
     disk_bytes: int = 64 << 20
     """Size of all its files together; held in namespaces only."""
     n_processes: int = 64
-    """Threads and processes; without seccomp the only bound on them."""
+    """Threads and processes; seccomp refuses processes altogether."""
 
 
 @dataclass(frozen=True, slots=True)
