@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -29,7 +29,6 @@ class JudgeServer(ThreadingHTTPServer):
         self.keys: list[str | None] = []
         self.replies: dict[str, str] = {}
         self.troubles: dict[str, list[tuple[int, dict[str, str]]]] = {}
-        self.under_way = Counter()
         self.lock = threading.Lock()
 
     @property
@@ -153,8 +152,6 @@ def test_a_busy_server_is_asked_again_after_a_growing_wait(judge, server, waits)
 
 
 def test_a_server_that_never_recovers_is_an_error_and_keeps_what_came_before(judge, server, waits):
-    from dataclasses import replace
-
     server.troubles["Paris"] = [(503, {})] * 9
     one_by_one = replace(judge, concurrency=1)
     with pytest.raises(JudgeError, match=r"5 attempts \(last: status 503\).*--judge-url"):
@@ -172,8 +169,6 @@ def test_a_refusal_is_not_repeated(judge, server, waits):
 
 
 def test_no_server_is_an_error_that_says_where_it_was_sought(judge, waits):
-    from dataclasses import replace
-
     with pytest.raises(JudgeError, match=r"http://127\.0\.0\.1:9/v1 gave no reply.*ConnectError"):
         replace(judge, url="http://127.0.0.1:9/v1").grade(ROWS[:1], ["4"])
     with pytest.raises(JudgeError, match="not an address"):
@@ -181,8 +176,6 @@ def test_no_server_is_an_error_that_says_where_it_was_sought(judge, waits):
 
 
 def test_the_key_is_sent_and_shown_nowhere(judge, server):
-    from dataclasses import replace
-
     keyed = replace(judge, api_key="sk-very-secret")
     keyed.grade(ROWS[:1], ["4"])
     assert server.keys == ["Bearer sk-very-secret"]

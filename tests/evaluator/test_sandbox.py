@@ -3,17 +3,22 @@
 A case that another machine's kernel can't hold back is skipped with the kernel's own reason.
 """
 
+import json
 import os
 import platform
 import secrets
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from adapt_lora.errors import CodeExecutionError
+from adapt_lora.evaluator import confined, sandbox
 from adapt_lora.evaluator.sandbox import Limits, Protection, extract_code, open_runner
 
 pytestmark = pytest.mark.skipif(platform.system() != "Linux", reason="the walls are Linux's")
@@ -184,8 +189,6 @@ def test_without_walls_nothing_is_run_unless_one_insists():
 
 
 def test_a_runner_never_goes_on_behind_less_than_it_found(runner):
-    from dataclasses import replace
-
     every = ("namespaces", "landlock", "seccomp")
     fallen = replace(runner, protection=Protection(dict.fromkeys(every, "gone")))
     with pytest.raises(CodeExecutionError, match="refused"):
@@ -262,3 +265,46 @@ def _running(name: str) -> list[int]:
             break
         time.sleep(0.02)
     return found
+
+
+@pytest.mark.parametrize("without", WALLS.values(), ids=WALLS)
+def test_an_ordinary_user_has_the_same_walls(without):
+    """The other cases show it where the tests are run by one; root becomes one here."""
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if os.geteuid() != 0 or python is None:
+        pytest.skip("not root, or no interpreter that another user can reach")
+    with tempfile.TemporaryDirectory() as place:
+        os.chown(place, 65534, 65534)
+        script = shutil.copy(Path(confined.__file__), place)
+        where = "import json, sysconfig as s; p = s.get_paths(); print(p['stdlib'])"
+        done = subprocess.run([python, "-c", where], capture_output=True, text=True, check=True)
+        job = {
+            **asdict(LIMITS),
+            "tests": [],
+            "without": dict.fromkeys(without, "left out"),
+            "weak": False,
+            "folder": place,
+            "readable": sorted({done.stdout.strip(), *sandbox._SYSTEM_FILES}),
+        }
+
+        def status(answer: str) -> str:
+            done = subprocess.run(
+                [python, "-B", "-S", "-s", script],
+                input=json.dumps({**job, "answer": answer}),
+                capture_output=True,
+                text=True,
+                cwd=place,
+                user=65534,
+                group=65534,
+                extra_groups=[],
+                start_new_session=True,
+                check=True,
+            )
+            return json.loads(done.stdout)["status"]
+
+        if status("x = 1") in ("refused", "no namespaces"):
+            pytest.skip("the kernel does not let an ordinary user build them")
+        assert status("x = 1") == "passed"
+        assert status("open('/etc/passwd').read()") == "broken"
+        assert status(f"import os\nos.kill({os.getpid()}, 0)") == "broken"
+        assert status("import os\nwhile True:\n    os.fork()") == "broken"

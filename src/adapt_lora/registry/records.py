@@ -197,7 +197,13 @@ class Cell:
     """True when the cell was measured because a ranking had chosen it (verification)."""
 
     def gain_se(self, base: "Cell") -> float | None:
-        """Standard error of the gain over the base's cell, as if the two were independent."""
+        """Standard error of the gain over the base's cell.
+
+        Of the differences row by row where both were at hand, else as if the two were independent,
+        which is too large: most of the spread between rows is common to both.
+        """
+        if "gain_vs_base_se" in self.metrics:
+            return self.metrics["gain_vs_base_se"]
         return None if self.se is None or base.se is None else hypot(self.se, base.se)
 
 
