@@ -1216,20 +1216,29 @@ def _progress(*, hidden: bool) -> "Iterator[Progress]":
         yield lambda step, done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         "[progress.description]{task.description}",
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
     )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+    times = (TimeElapsedColumn(), "left:", TimeRemainingColumn())
+    with Progress(*columns, *times, console=Console(stderr=True)) as bars:
         steps: dict[str, Any] = {}
 
         def update(step: str, done: int, total: int) -> None:
-            if step not in steps:
-                steps[step] = bars.add_task(step, total=total)
-            bars.update(steps[step], completed=done, total=total)
+            # "evaluate: moods on sst2" is one bar, whose words change.
+            name = step.partition(":")[0]
+            if name not in steps:
+                steps[name] = bars.add_task(step, total=total)
+            bars.update(steps[name], description=step, completed=done, total=total)
 
         yield update
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from adapt_lora.errors import TaskError
-from adapt_lora.evaluator import Prediction, compare_with_base
+from adapt_lora.evaluator import compare_with_base
+from adapt_lora.registry.records import Prediction
 from adapt_lora.evaluator.comparison import mcnemar, minimum_detectable_share
 
 

@@ -12,10 +12,11 @@ import torch
 from adapt_lora.errors import AdapterError, TaskError
 from adapt_lora.evaluator import (
     CellResult,
+    Pace,
     TransformersBackend,
     evaluate_matrix,
     make_task,
-    measure_tokens_per_s,
+    measure_pace,
     plan_matrix,
 )
 from adapt_lora.evaluator.cells import majority_label
@@ -297,8 +298,14 @@ def test_the_plan_counts_cells_tokens_and_time(shelf, reviews, sums):
     assert (plan.n_cells, plan.n_skipped, len(plan.units)) == (5, 2, 3)
     # Prompts of 5 words and two one-word labels; or one-word answers and room for 32 more.
     assert plan.n_tokens == 12 * (5 + 2) + 2 * 12 * (5 + 1 + 32)
-    assert plan.estimated_s(tokens_per_s=10) == pytest.approx(plan.n_tokens / 10)
-    assert measure_tokens_per_s(backend, plan) > 0
+    assert plan.estimated_s(Pace(10)) == pytest.approx(plan.n_tokens / 10)
+    n_written = 2 * 12 * 32
+    slow_writer = Pace(10, written_tokens_per_s=2)
+    expected = (plan.n_tokens - n_written) / 10 + n_written / 2
+    assert plan.estimated_s(slow_writer) == pytest.approx(expected)
+    pace = measure_pace(backend, plan)
+    assert pace.read_tokens_per_s > 0
+    assert pace.written_tokens_per_s > 0
 
 
 def test_a_selected_cell_says_so(shelf, reviews):

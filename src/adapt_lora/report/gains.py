@@ -73,7 +73,7 @@ def gain_of(
     cell, base = cells.get((adapter_id, task.name)), cells.get((BASE_ID, task.name))
     if cell is None or base is None:
         return None
-    if (cell.metric, cell.protocol) != (base.metric, base.protocol):
+    if (cell.metric, cell.column) != (base.metric, base.column):
         return None
     return TaskGain(
         task=task.name,
