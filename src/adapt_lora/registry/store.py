@@ -159,6 +159,7 @@ class Registry:
         self._job_runs: dict[tuple[str, str], str] = {}
         self._job_steps: dict[str, int] = {}
         self._few_shot_models: dict[tuple[str, str], str] = {}
+        self._ensured_tasks: set[tuple[str, str, bool]] = set()
 
     # --- bases
     # -------------------------------------------------------------------------------------------
@@ -1139,6 +1140,13 @@ class Registry:
         return None if found is None else layout.adapter_from_plain(found)
 
     def _ensure_tasks(self, shelving: _Shelving, tasks: Sequence[TaskRecord]) -> None:
+        # A sync takes as long as writing a cell, and cells come task by task.
+        ids = {
+            (shelving.evaluations_id, layout.task_id(task), bool(task.fingerprint.values))
+            for task in tasks
+        }
+        if ids <= self._ensured_tasks:
+            return
         entries = self._sync(shelving, "task").entries.values()
         stored = [layout.task_from_plain(entry.content) for entry in entries]
         known = {layout.task_id(task): bool(task.fingerprint.values) for task in stored}
@@ -1155,6 +1163,7 @@ class Registry:
             self._write_items(run, items)
             self._client.set_tag(run.info.run_id, layout.STATUS, layout.READY)
             self._touch(run.info.run_id)
+        self._ensured_tasks |= ids
 
     def _job_run(
         self, shelving: _Shelving, adapter_id: str, name: str

@@ -6,11 +6,12 @@ and Ito's, which people with any common colour blindness tell apart.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adapt_lora.errors import DatasetError, MatrixError, RecommendError, TrainingError
 from adapt_lora.registry.records import (
@@ -21,7 +22,14 @@ from adapt_lora.registry.records import (
     TransferMatrix,
     Unit,
 )
-from adapt_lora.report.gains import cells_by_place, gain_of, is_own_cell
+from adapt_lora.report.gains import (
+    MatrixRow,
+    MatrixValues,
+    cells_by_place,
+    figure_of,
+    gain_rows,
+    is_own_cell,
+)
 from adapt_lora.report.outcomes import CellOutcomes
 from adapt_lora.report.wording import (
     MINUS,
@@ -39,7 +47,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-MatrixValues = Literal["gain", "score"]
+FloatArray = NDArray[np.float64]
 
 _BLUE, _ORANGE, _GREEN, _VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 _PURPLE, _SKY, _INK, _QUIET = "#CC79A7", "#56B4E9", "#222222", "#8A8A8A"
@@ -187,16 +195,31 @@ def plot_loss(history: Sequence[LossRecord], path: str | Path) -> Path:
     return _saved(figure, path)
 
 
-def plot_matrix(matrix: TransferMatrix, path: str | Path, *, values: MatrixValues = "gain") -> Path:
+def plot_matrix(
+    matrix: TransferMatrix,
+    path: str | Path,
+    *,
+    values: MatrixValues = "gain",
+    clustered: bool = True,
+) -> Path:
     """Draw the transfer matrix as a heat map; returns the PNG's path.
 
-    Rows are adapters, columns tasks with the base's score under the name. Gaps are hatched, own
-    cells framed. Tasks in points and tasks in nats stand apart, each with a scale of its own.
+    Rows are adapters and few-shot rows, columns tasks with the base's score under the name. Gaps
+    are hatched, own cells framed. Tasks in points and tasks in nats stand apart, each with a scale
+    of its own.
+
+    Args:
+        matrix: What to draw.
+        path: Where the PNG goes.
+        values: Gains over the base, or scores.
+        clustered: Put rows that do alike beside each other, and columns that are done alike, with
+            the trees that say how alike; else the order of the matrix.
 
     Raises:
-        MatrixError: The matrix has no adapters or no tasks.
+        MatrixError: The matrix has no rows with gains or no tasks.
     """
-    if not matrix.adapters or not matrix.tasks:
+    rows = gain_rows(matrix)
+    if not rows or not matrix.tasks:
         raise MatrixError(
             "The transfer matrix has nothing to draw: it needs at least one adapter and one task."
         )
@@ -205,11 +228,30 @@ def plot_matrix(matrix: TransferMatrix, path: str | Path, *, values: MatrixValue
         tasks = [task for task in matrix.tasks if task.unit == unit]
         if tasks:
             blocks.append((unit, tasks))
+    trees = _trees(matrix, rows, blocks, values=values) if clustered else _Trees()
+    rows = tuple(rows[i] for i in trees.row_order) if trees.row_order else rows
     widths = [0.72 * len(tasks) + 1.3 for _, tasks in blocks]
-    figure = _figure(2.8 + sum(widths), 2.6 + 0.42 * len(matrix.adapters))
-    panels = figure.subplots(1, len(blocks), squeeze=False, width_ratios=widths)[0]
-    for number, (axes, (unit, tasks)) in enumerate(zip(panels, blocks, strict=True)):
-        _draw_block(axes, matrix, tasks, unit=unit, values=values, named_rows=number == 0)
+    heights = [0.6, 0.42 * len(rows) + 1.4]
+    figure = _figure(3.6 + sum(widths), 2.0 + sum(heights))
+    grid = figure.add_gridspec(
+        2, 1 + len(blocks), width_ratios=[0.7, *widths], height_ratios=heights, hspace=0, wspace=0
+    )
+    beside = figure.add_subplot(grid[1, 0])
+    _draw_tree(beside, trees.rows, upright=False)
+    for number, (unit, tasks) in enumerate(blocks):
+        above = figure.add_subplot(grid[0, 1 + number])
+        _draw_tree(above, trees.columns.get(unit), upright=True)
+        order = trees.column_order.get(unit) or range(len(tasks))
+        axes = figure.add_subplot(grid[1, 1 + number])
+        _draw_block(
+            axes,
+            matrix,
+            rows,
+            [tasks[i] for i in order],
+            unit=unit,
+            values=values,
+            named_rows=number == 0,
+        )
     title = "Gain over the base model" if values == "gain" else "Score"
     figure.suptitle(f"{title}, {_safe(matrix.base.name, 60)}", x=0.01, ha="left", fontweight="bold")
     _legend_below(figure)
@@ -679,17 +721,118 @@ def _draw_label_shares(axes: "Axes", fingerprint: Fingerprint) -> None:
     axes.tick_params(axis="y", length=0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Trees:
+    """What is beside what, as scipy's linkages; empty where there is nothing to be clustered."""
+
+    rows: FloatArray | None = None
+    row_order: tuple[int, ...] = ()
+    columns: Mapping[Unit, FloatArray] = field(default_factory=dict)
+    column_order: Mapping[Unit, tuple[int, ...]] = field(default_factory=dict)
+
+
+def _trees(
+    matrix: TransferMatrix,
+    rows: Sequence[MatrixRow],
+    blocks: Sequence[tuple[Unit, Sequence[TaskRecord]]],
+    *,
+    values: MatrixValues,
+) -> _Trees:
+    """Average linkage of rows over all tasks, and of the tasks of each unit over all rows.
+
+    Columns are standardised first, so that a task with large gains does not decide alone.
+    """
+    from scipy.cluster.hierarchy import leaves_list
+
+    tables = {
+        unit: _cell_values(matrix, rows, tasks, unit=unit, values=values) for unit, tasks in blocks
+    }
+    standard = {unit: _standardised(table) for unit, table in tables.items()}
+    row_tree = _linkage(np.hstack(list(standard.values())))
+    columns: dict[Unit, FloatArray] = {}
+    for unit, table in standard.items():
+        tree = _linkage(table.T)
+        if tree is not None:
+            columns[unit] = tree
+    return _Trees(
+        rows=row_tree,
+        row_order=() if row_tree is None else tuple(leaves_list(row_tree).tolist()),
+        columns=columns,
+        column_order={unit: tuple(leaves_list(tree).tolist()) for unit, tree in columns.items()},
+    )
+
+
+def _standardised(table: FloatArray) -> FloatArray:
+    """Columns with mean 0 and spread 1 over what was measured; NaN stays a gap."""
+    measured = np.isfinite(table)
+    n = np.maximum(measured.sum(axis=0), 1)
+    centred = table - np.where(measured, table, 0).sum(axis=0) / n
+    spread = np.sqrt((np.where(measured, centred, 0) ** 2).sum(axis=0) / n)
+    return np.asarray(centred / np.where(spread > 0, spread, 1))
+
+
+def _linkage(table: FloatArray) -> FloatArray | None:
+    """Average linkage of rows (n, d) with gaps; None for fewer than three rows.
+
+    The distance of two rows is the root of their mean squared difference over the columns that
+    both have, as if the shared ones spoke for the rest; two rows that share none are as far apart
+    as the farthest that do.
+    """
+    from scipy.cluster.hierarchy import linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+
+    if len(table) < 3:
+        return None
+    known = np.isfinite(table)
+    filled = np.where(known, table, 0.0)
+    weights = known.astype(float)
+    shared = weights @ weights.T  # (n, n)
+    squares = (filled**2) @ weights.T
+    total = squares + squares.T - 2 * filled @ filled.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        distance = np.sqrt(np.maximum(total, 0) / shared)
+    farthest = float(np.nanmax(distance, initial=0.0)) or 1.0
+    distance = np.where(shared > 0, distance, farthest)
+    np.fill_diagonal(distance, 0)
+    condensed = squareform((distance + distance.T) / 2, checks=False)
+    return np.asarray(optimal_leaf_ordering(linkage(condensed, "average"), condensed))
+
+
+def _draw_tree(axes: "Axes", tree: FloatArray | None, *, upright: bool) -> None:
+    """A linkage as a tree whose leaves meet the heat map's rows or columns."""
+    from matplotlib.collections import LineCollection
+    from scipy.cluster.hierarchy import dendrogram
+
+    axes.set_axis_off()
+    if tree is None:
+        return
+    drawn = dendrogram(tree, no_plot=True)
+    # scipy puts leaves at 5, 15, 25, …
+    places, heights = (np.array(drawn["icoord"]) - 5) / 10, np.array(drawn["dcoord"])
+    n_leaves, top = len(tree) + 1, 1.05 * float(heights.max()) or 1.0
+    across, along = (places, heights) if upright else (heights, places)
+    look: dict[str, Any] = {"colors": _QUIET, "linewidths": 0.9}
+    axes.add_collection(LineCollection(np.stack([across, along], axis=-1), **look))
+    if upright:
+        axes.set(xlim=(-0.5, n_leaves - 0.5), ylim=(0, top))
+    else:
+        axes.set(xlim=(top, 0), ylim=(n_leaves - 0.5, -0.5))
+
+
 def _draw_block(
     axes: "Axes",
     matrix: TransferMatrix,
+    rows: Sequence[MatrixRow],
     tasks: Sequence[TaskRecord],
     *,
     unit: Unit,
     values: MatrixValues,
     named_rows: bool,
 ) -> None:
-    table = _cell_values(matrix, tasks, unit=unit, values=values)
-    own = np.array([[is_own_cell(a, task) for task in tasks] for a in matrix.adapters])
+    table = _cell_values(matrix, rows, tasks, unit=unit, values=values)
+    own = np.array(
+        [[r.adapter is not None and is_own_cell(r.adapter, task) for task in tasks] for r in rows]
+    )
     limit = _colour_limit(table, own) if values == "gain" else None
     if limit is None:
         image = axes.imshow(table, cmap="cividis", aspect="auto")
@@ -708,26 +851,28 @@ def _draw_block(
         below = f"base {score_text(base.score, unit)}" if base else "no base score"
         heads.append(f"{_safe(task.name, 20)}\n{below}")
     axes.set_xticks(range(len(tasks)), heads, rotation=45, ha="right", rotation_mode="anchor")
-    names = [_safe(adapter.name, 28) for adapter in matrix.adapters] if named_rows else []
+    names = [_safe(row.name, 28) for row in rows] if named_rows else []
     axes.set_yticks(range(len(names)), names)
     _no_ticks(axes)
     _colour_bar(image, axes, f"{values} ({UNIT_WORDS[unit]})", table=table, limit=limit)
 
 
 def _cell_values(
-    matrix: TransferMatrix, tasks: Sequence[TaskRecord], *, unit: Unit, values: MatrixValues
-) -> np.ndarray:
-    """Gains or scores as shown, points of 100; NaN is a gap: (n_adapters, n_tasks)."""
+    matrix: TransferMatrix,
+    rows: Sequence[MatrixRow],
+    tasks: Sequence[TaskRecord],
+    *,
+    unit: Unit,
+    values: MatrixValues,
+) -> FloatArray:
+    """Gains or scores as shown, points of 100; NaN is a gap: (n_rows, n_tasks)."""
     cells = cells_by_place(matrix)
-    table = np.full((len(matrix.adapters), len(tasks)), np.nan)
-    for row, adapter in enumerate(matrix.adapters):
+    table = np.full((len(rows), len(tasks)), np.nan)
+    for number, row in enumerate(rows):
         for column, task in enumerate(tasks):
-            cell = cells.get((adapter.adapter_id, task.name))
-            gain = gain_of(cells, adapter.adapter_id, task)
-            if values == "gain" and gain is not None:
-                table[row, column] = gain.gain
-            elif values == "score" and cell is not None:
-                table[row, column] = cell.score
+            figure = figure_of(cells, row.row_id, task, values=values)
+            if figure is not None:
+                table[number, column] = figure.value
     return 100 * table if unit == "points" else table
 
 
