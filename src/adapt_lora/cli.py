@@ -932,22 +932,44 @@ def bench(
 
 @app.command("import")
 def import_results(
-    file: Annotated[Path, typer.Argument(help="CSV of published results, a line per run.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV of published results, a line per run; or a results_*.json of "
+            "lm-evaluation-harness, or a folder of such files."
+        ),
+    ],
+    adapter: Annotated[
+        str | None,
+        typer.Option("--adapter", help="Whose harness results they are; the file says by default."),
+    ] = None,
+    base_model: BaseModelOption = None,
+    pool: Annotated[
+        bool,
+        typer.Option(
+            "--pool", help="Put harness scores into your own columns: you vouch that they compare."
+        ),
+    ] = False,
     tracking_uri: RegistryOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """File published results as adapters whose weights live elsewhere, with their scores."""
+    """File results that others measured: published runs, or files of lm-evaluation-harness."""
     from adapt_lora import roads
 
     with _progress(hidden=as_json or quiet) as progress:
         done = roads.import_results(
-            file, registry=_registry(tracking_uri, quiet=quiet or as_json), progress=progress
+            file,
+            registry=_registry(tracking_uri, quiet=quiet or as_json),
+            adapter=adapter,
+            base_model=base_model,
+            pool=pool,
+            progress=progress,
         )
     if as_json:
         _print_json(_plain_record(done))
     elif quiet:
-        typer.echo(done.n_adapters)
+        typer.echo(done.n_cells)
     else:
         typer.echo(
             f"{done.n_adapters:,} adapters and {done.n_cells:,} scores of {len(done.bases)} base "

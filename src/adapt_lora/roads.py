@@ -27,6 +27,7 @@ from adapt_lora.errors import (
     BaseModelError,
     ConfigError,
     DatasetError,
+    MatrixError,
     NotFoundError,
     RecommendError,
     TrainingError,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from adapt_lora.recommender import Recommendation
     from adapt_lora.recommender.traits import Traits
     from adapt_lora.registry.adapter import Adapter
+    from adapt_lora.registry.lm_eval import HarnessCell, HarnessResults
     from adapt_lora.report.outcomes import CellOutcomes
     from adapt_lora.trainer import EpochRecord, Recipe, StepMetrics, TrainingResult
 
@@ -526,23 +528,50 @@ def evaluate(
 
 
 def import_results(
-    path: str | Path, *, registry: Registry, progress: Progress | None = None
+    path: str | Path,
+    *,
+    registry: Registry,
+    adapter: str | None = None,
+    base_model: str | None = None,
+    pool: bool = False,
+    progress: Progress | None = None,
 ) -> Import:
-    """File published results as adapters whose weights live elsewhere, with their scores.
+    """File results that others measured: published runs, or files of lm-evaluation-harness.
 
-    What the registry has already is left as it is, so an import that was cut off can be repeated.
+    A table of published runs becomes adapters whose weights live elsewhere, with their scores. A
+    harness file becomes cells of a registered adapter, or of the bare base. What the registry has
+    already is left as it is, so an import that was cut off can be repeated.
 
     Args:
-        path: A results file; `read_published` says which form.
-        registry: Where it goes; each base model of the file gets a matrix of its own.
+        path: A CSV as `read_published` describes it, a results file of the harness, or a folder
+            with such files.
+        registry: Where it goes; each base model of a table gets a matrix of its own.
+        adapter: Whose harness results they are; None asks the file: the adapter that its `peft=`
+            leads to, else the bare base.
+        base_model: Base model of harness results, where the registry does not know it by the
+            file's `pretrained=`.
+        pool: Put harness cells into the registry's own columns of the same tasks and metrics: you
+            vouch for equal rows and prompts.
         progress: Told (“import BASE”, adapters written, in all) per base model.
 
     Raises:
         MatrixError: The file can't be read; nothing was written.
+        NotFoundError: The harness measured an adapter that is not registered.
     """
+    from adapt_lora.registry.lm_eval import lm_eval_files
     from adapt_lora.registry.published import read_published
 
     started = time.perf_counter()
+    files = lm_eval_files(path)
+    if files:
+        return _import_harness(files, registry, adapter, base_model, pool=pool)
+    if Path(path).is_dir():
+        raise MatrixError(f"{path}: no results_*.json of lm-evaluation-harness in this folder.")
+    if adapter is not None or pool:
+        raise ConfigError(
+            f"--adapter and --pool are about results of lm-evaluation-harness; {path} is not such "
+            "a file."
+        )
     published = read_published(path)
     added = []
     for matrix in published.matrices:
@@ -560,6 +589,100 @@ def import_results(
         warnings=published.warnings,
         seconds=time.perf_counter() - started,
     )
+
+
+def _import_harness(
+    files: Sequence[Path],
+    registry: Registry,
+    adapter: str | None,
+    base_model: str | None,
+    *,
+    pool: bool,
+) -> Import:
+    from adapt_lora.registry.lm_eval import read_lm_eval
+
+    started = time.perf_counter()
+    read = [read_lm_eval(file) for file in files]
+    rows = [_harness_row(results, registry, adapter, base_model) for results in read]
+    cells = [
+        _pooled(registry, identity, results) if pool else results.cells
+        for results, (identity, _) in zip(read, rows, strict=True)
+    ]
+    n_new = 0
+    for (identity, row), found in zip(rows, cells, strict=True):
+        registry.ensure_base(identity)
+        row_id = row.adapter_id if isinstance(row, AdapterRecord) else row
+        measured = registry.measured(identity)
+        for one in found:
+            if (row_id, one.cell.task, one.cell.protocol) not in measured:
+                cell = replace(one.cell, adapter_id=row_id)
+                registry.add_cells(identity, row, one.task, [cell], one.predictions)
+                n_new += 1
+    bases = {identity.name: identity for identity, _ in rows}
+    for identity in bases.values():
+        registry.update_scores(identity)
+        registry.ensure_views(identity)
+    known = {row.adapter_id for _, row in rows if isinstance(row, AdapterRecord)}
+    return Import(
+        source="lm-evaluation-harness",
+        bases=tuple(bases),
+        n_adapters=0,
+        n_cells=n_new,
+        n_known_adapters=len(known),
+        warnings=tuple(warning for results in read for warning in results.warnings),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _harness_row(
+    results: "HarnessResults", registry: Registry, adapter: str | None, base_model: str | None
+) -> tuple[BaseIdentity, AdapterRecord | str]:
+    """Whose results they are: a registered adapter, or the bare base."""
+    identity = which_base(registry, base_model) if base_model else None
+    if adapter is not None:
+        record = registry.adapter(adapter, identity)
+        return record.base, record
+    if not results.peft:
+        found = identity or which_base(registry, results.pretrained or None)
+        return found, BASE_ID
+    records = registry.adapters(identity)
+    try:
+        from adapt_lora.registry.adapter import read_adapter
+
+        digest = read_adapter(Path(results.peft), base_model=results.pretrained).adapter_id
+        fitting = [record for record in records if record.adapter_id == digest]
+    except AdaptError:  # the path is another machine's, or a Hub id: the name must do
+        name = _entry_name(results.peft)
+        fitting = [record for record in records if record.name == name]
+    if len({record.adapter_id for record in fitting}) != 1:
+        raise NotFoundError(
+            f"{results.source} was measured with the adapter {results.peft}, which is not "
+            "registered by its content or name. Register it first (adapt register), or say which "
+            "registered one it is: --adapter NAME."
+        )
+    return fitting[0].base, fitting[0]
+
+
+def _pooled(
+    registry: Registry, identity: BaseIdentity, results: "HarnessResults"
+) -> "list[HarnessCell]":
+    """The cells as if they had been measured in the registry's own columns of these tasks."""
+    matrix = registry.transfer_matrix(identity)
+    own = {task.name: task for task in matrix.tasks}
+    columns = {cell.task: cell.column for cell in matrix.cells}
+    pooled = []
+    for one in results.cells:
+        name = one.task.dataset.name
+        task = own.get(name)
+        if task is None or task.metric != one.cell.metric:
+            metric = "no such column" if task is None else f"one in {task.metric}"
+            raise MatrixError(
+                f"{results.source}: {name} in {one.cell.metric} can't be pooled, since the "
+                f"registry has {metric}. Import without --pool, or measure that column first."
+            )
+        cell = replace(one.cell, task=name, protocol=columns[name])
+        pooled.append(replace(one, task=task, cell=cell))
+    return pooled
 
 
 def which_base(registry: Registry, base_model: str | None) -> BaseIdentity:

@@ -103,6 +103,7 @@ class WrittenAnswer(str):
     """Whether the model stopped by itself or was cut at the limit."""
 
     def __new__(cls, text: str, *, n_tokens: int, finish: Finish) -> "WrittenAnswer":
+        """Make one; a str takes its text before `__init__`."""
         answer = super().__new__(cls, text)
         answer.n_tokens, answer.finish = n_tokens, finish
         return answer

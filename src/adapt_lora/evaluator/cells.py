@@ -174,7 +174,7 @@ def _score_answers(
     sums, lengths = _read_references(backend, task, progress)
     if sums:
         estimates["answer_log_likelihood"] = answer_log_likelihood(sums, lengths)
-    answers: list[str] = []
+    answers: Sequence[str] = ()
     grades: list[float | None] = [None] * len(task.rows)
     if limit is not None:
         answers = backend.generate(

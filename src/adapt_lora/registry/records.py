@@ -204,7 +204,7 @@ class Cell:
 
     @property
     def column(self) -> str:
-        """Protocol digest of the column that the cell stands in; few-shot rows share the others'."""
+        """Protocol digest that all cells of one column share, few-shot rows among them."""
         return self.zero_shot or self.protocol
 
     def gain_se(self, base: "Cell") -> float | None:

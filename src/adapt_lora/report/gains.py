@@ -146,7 +146,9 @@ def matrix_json(matrix: TransferMatrix) -> dict[str, Any]:
     }
 
 
-def matrix_csv(matrix: TransferMatrix, *, values: MatrixValues = "gain", errors: bool = False) -> str:
+def matrix_csv(
+    matrix: TransferMatrix, *, values: MatrixValues = "gain", errors: bool = False
+) -> str:
     """A line per row, a column per task, gaps empty; `adapt traits --scores` reads such scores.
 
     Args:

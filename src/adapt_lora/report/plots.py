@@ -461,8 +461,7 @@ class _Sheet:
         return column * self.width, 0.45 + row * self.height
 
     def write(self, x: float, y: float, words: str, **look: Any) -> None:
-        look = {"fontsize": 8, "va": "center", "color": _INK} | look
-        self.axes.text(x, y, words, **look)
+        self.axes.text(x, y, words, **{"fontsize": 8, "va": "center", "color": _INK, **look})
 
     def save(self, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -812,7 +811,7 @@ def _draw_tree(axes: "Axes", tree: FloatArray | None, *, upright: bool) -> None:
     n_leaves, top = len(tree) + 1, 1.05 * float(heights.max()) or 1.0
     across, along = (places, heights) if upright else (heights, places)
     look: dict[str, Any] = {"colors": _QUIET, "linewidths": 0.9}
-    axes.add_collection(LineCollection(np.stack([across, along], axis=-1), **look))
+    axes.add_collection(LineCollection(list(np.stack([across, along], axis=-1)), **look))
     if upright:
         axes.set(xlim=(-0.5, n_leaves - 0.5), ylim=(0, top))
     else:
