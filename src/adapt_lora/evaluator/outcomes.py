@@ -40,8 +40,11 @@ def with_outcomes(
     if not task.is_label_task:
         predictions = _with_ends(backend, predictions)
         cell = replace(cell, metrics={**cell.metrics, **_length_metrics(predictions)})
-    if not keep_text and not task.is_label_task:
-        predictions = tuple(replace(prediction, answer=None) for prediction in predictions)
+        # A plain text or none: what knew how it ended has told it.
+        predictions = tuple(
+            replace(one, answer=str(one.answer) if keep_text and one.answer is not None else None)
+            for one in predictions
+        )
     return replace(result, cell=cell, predictions=predictions)
 
 

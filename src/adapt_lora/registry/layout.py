@@ -269,13 +269,9 @@ def predictions_parquet(predictions: Sequence[Prediction]) -> bytes:
             ("finish", pa.string()),
         ]
     )
-    # Plain strings: an answer may be a str that carries more.
-    rows = [
-        {**asdict(one), "answer": None if one.answer is None else str(one.answer)}
-        for one in predictions
-    ]
+    table = pa.Table.from_pylist([asdict(one) for one in predictions], schema=schema)
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
 
 

@@ -19,6 +19,7 @@ from adapt_lora.registry.records import (
     Unit,
     few_shot_row,
 )
+from adapt_lora.report.wording import one_line
 
 MatrixValues = Literal["gain", "score"]
 
@@ -251,5 +252,7 @@ def _fits(name: str, patterns: Sequence[str]) -> bool:
 def _check_known(patterns: Sequence[str], names: Sequence[str], what: str) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            known = ", ".join(sorted(set(names))[:8]) or "none"
-            raise NotFoundError(f"No {what} {pattern!r} in the matrix (there are: {known}).")
+            known = ", ".join(one_line(name, limit=40) for name in sorted(set(names))[:8])
+            raise NotFoundError(
+                f"No {what} {pattern!r} in the matrix (there are: {known or 'none'})."
+            )
