@@ -12,6 +12,7 @@ import platform
 import tempfile
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -1509,8 +1510,8 @@ class _CellKeeper:
         self.tasks = {unit.task.record.name: unit.task.record for unit in units}
         self.places = [f"{names[unit.adapter_id]} on {unit.task.record.name}" for unit in units]
         self.ends = list(accumulate(unit.n_tokens for unit in units))
-        self.row_id = ""
-        self.row: list[CellOutcomes] = []
+        self.left = Counter(unit.adapter_id for unit in units)
+        self.rows: dict[str, list[CellOutcomes]] = {}
 
     def save(self, result: "CellResult") -> None:
         """File a cell, and say so."""
@@ -1523,11 +1524,12 @@ class _CellKeeper:
         self.registry.add_cells(
             self.identity, self.by_id.get(model, model), task, [cell], result.predictions
         )
-        if cell.adapter_id != self.row_id:
-            self.close()
-            self.row_id = cell.adapter_id
         outcomes = cell_outcomes(task, result.predictions)
-        self.row += [] if outcomes is None else [outcomes]
+        if outcomes is not None:
+            self.rows.setdefault(cell.adapter_id, []).append(outcomes)
+        self.left[cell.adapter_id] -= 1
+        if not self.left[cell.adapter_id]:
+            self._draw(cell.adapter_id)
         if self.say is not None:
             error = "" if cell.se is None else f" ± {cell.se:.3f}"
             self.say(
@@ -1536,15 +1538,18 @@ class _CellKeeper:
             )
 
     def close(self) -> None:
-        """Draw the row that is through."""
+        """Draw the rows that lack a cell that failed."""
+        for row_id in list(self.rows):
+            self._draw(row_id)
+
+    def _draw(self, row_id: str) -> None:
         from adapt_lora.report.plots import plot_outcomes
 
-        if self.row:
+        outcomes = self.rows.pop(row_id, [])
+        if outcomes:
             with tempfile.TemporaryDirectory(prefix="adapt-plots-") as scratch:
-                title = self.names[self.row_id]
-                plots = plot_outcomes(self.row, Path(scratch), title=title)
-                self.registry.add_evaluation_plots(self.identity, self.row_id, plots)
-        self.row = []
+                plots = plot_outcomes(outcomes, Path(scratch), title=self.names[row_id])
+                self.registry.add_evaluation_plots(self.identity, row_id, plots)
 
     def named(self, progress: Progress | None) -> Callable[[int, int], None] | None:
         """Progress in tokens, under the name of the cell in hand."""

@@ -240,8 +240,8 @@ def test_the_face_imports_nothing_heavy():
 
 def test_predictions_survive_parquet(tmp_path):
     predictions = (
-        Prediction("d" * 64, True, "yes", (-0.25, -1.5), None, "yes", 12),
-        Prediction("e" * 64, None, None, (-3.0,), 4, None, 7, 9, "length"),
+        Prediction("d" * 64, True, "yes", (-0.25, -1.5), None, "yes", None, 12),
+        Prediction("e" * 64, None, None, (-3.0,), 4, None, 0.5, 7, 9, "length"),
         Prediction("f" * 64, False, "ünï\n", (), None),
     )
     path = tmp_path / "a.parquet"

@@ -113,10 +113,14 @@ def test_rows_that_share_no_column_are_far_apart_not_an_error():
 def test_a_row_of_outcomes_is_drawn_with_many_labels_and_hostile_names(tmp_path):
     labels = [f"label $number$ {i}" for i in range(30)]
     many = [
-        Prediction("d", i % 3 > 0, labels[i % 7], (), None, labels[i % 30], i) for i in range(60)
+        Prediction("d", i % 3 > 0, labels[i % 7], (), None, labels[i % 30], None, i)
+        for i in range(60)
     ]
-    two = [Prediction("d", i % 2 == 0, "yes", (), None, ("yes", "no")[i % 2], 5) for i in range(8)]
-    written = [Prediction("d", None, None, (), 3, None, 4, 9, "length") for _ in range(5)]
+    two = [
+        Prediction("d", i % 2 == 0, "yes", (), None, ("yes", "no")[i % 2], None, 5)
+        for i in range(8)
+    ]
+    written = [Prediction("d", None, None, (), 3, None, None, 4, 9, "length") for _ in range(5)]
     row = [
         cell_outcomes(_task("many", "g", labels), many),
         cell_outcomes(_task("$two_{$", "g", ["no", "yes"]), two),
@@ -134,7 +138,7 @@ def test_outcomes_fall_into_true_and_false_positives():
     task = _task("two", "g", ["no", "yes"])
     pairs = [("yes", "yes"), ("no", "yes"), ("no", "no"), ("yes", "no"), ("yes", "no")]
     predictions = [
-        Prediction("d", gold == answer, answer, (), None, gold, 10 + i)
+        Prediction("d", gold == answer, answer, (), None, gold, None, 10 + i)
         for i, (gold, answer) in enumerate(pairs)
     ]
     outcomes = cell_outcomes(task, predictions)
