@@ -1733,8 +1733,8 @@ class _Clock:
 
 __all__ = [
     "Evaluation",
-    "Grading",
     "EvaluationPlan",
+    "Grading",
     "Import",
     "PlannedCell",
     "Progress",

@@ -41,7 +41,7 @@ class Protocol:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 (hex) over every field; `grader` and those about shots only where there are any."""
+        """sha256 (hex) over every field; grader and shots count only where there are any."""
         fields = {
             name: value
             for name, value in asdict(self).items()
