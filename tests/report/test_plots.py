@@ -145,6 +145,8 @@ def test_outcomes_fall_into_true_and_false_positives():
     assert outcomes.lengths == {"TP": (10,), "FP": (11,), "TN": (12,), "FN": (13, 14)}
     assert outcomes.confusion.tolist() == [[1, 1], [2, 1]]
     assert outcomes.positive == "yes"
+    turned = cell_outcomes(_task("two", "g", ["yes", "no"]), predictions)
+    assert (turned.positive, turned.lengths) == ("yes", outcomes.lengths)
     assert cell_outcomes(task, ()) is None
 
 

@@ -471,6 +471,7 @@ def _read_pace(backend: Backend, task: Task) -> Pace:
     n_tokens += len(rows) * sum(backend.count_tokens(labels))
     if not task.is_label_task:
         n_tokens += sum(backend.count_tokens([row.response or "" for row in rows]))
+    _read_rows(backend, task, rows[:1])  # the first pass of a process is several times slower
     started = time.perf_counter()
     _read_rows(backend, task, rows)
     return Pace(max(n_tokens, 1) / (time.perf_counter() - started))

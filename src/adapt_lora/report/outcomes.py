@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from adapt_lora.registry.records import Prediction, TaskRecord
 
+_AFFIRMATIVE = frozenset({"positive", "yes", "true", "1"})
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CellOutcomes:
@@ -33,7 +35,7 @@ class CellOutcomes:
 def cell_outcomes(task: TaskRecord, predictions: Sequence[Prediction]) -> CellOutcomes | None:
     """The outcomes of a cell; None where no predictions were kept.
 
-    Of two labels the second is the positive one, so that rows fall into TP, FP, TN and FN as in
+    Of two labels the one that says so is the positive one, else the second, so that rows fall into TP, FP, TN and FN as in
     Krishna et al. 2025 (Fig. 13-15); with more labels, and for written answers, into "right" and
     "wrong", or "all" where answers are not matched.
     """
@@ -41,7 +43,7 @@ def cell_outcomes(task: TaskRecord, predictions: Sequence[Prediction]) -> CellOu
         return None
     decided = [one for one in predictions if one.gold is not None and one.answer is not None]
     if task.labels and decided:
-        positive = task.labels[1] if len(task.labels) == 2 else ""
+        positive = _positive(task.labels) if len(task.labels) == 2 else ""
         return CellOutcomes(
             task=task.name,
             labels=task.labels,
@@ -56,6 +58,10 @@ def cell_outcomes(task: TaskRecord, predictions: Sequence[Prediction]) -> CellOu
         length_of="answer",
         finishes=Counter(one.finish for one in written if one.finish is not None),
     )
+
+
+def _positive(labels: Sequence[str]) -> str:
+    return next((label for label in labels if label.casefold() in _AFFIRMATIVE), labels[1])
 
 
 def _confusion(labels: Sequence[str], decided: Sequence[Prediction]) -> NDArray[np.int64]:
