@@ -142,6 +142,68 @@ def test_matrix_and_analyses_print_json_and_tables(adapt):
     assert adapt("analyse", "horoscopes").exit_code == 2
 
 
+def test_the_matrix_is_filtered_and_printed_as_csv(adapt):
+    lines = adapt("matrix", "--csv", "--adapter", "moods", "--task", "task_*").stdout.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["adapter", "moods"]
+    assert lines[0] == "adapter,task_mood,task_choice"
+    scores = adapt("matrix", "--csv", "--scores", "--errors").stdout.splitlines()
+    assert [line.split(",")[0] for line in scores[1:3]] == ["base", "majority label"]
+    assert "task_mood se" in scores[0]
+    path = adapt.home / "scores.csv"
+    path.write_text(adapt("matrix", "--csv", "--scores").stdout)
+    assert parsed(adapt("traits", "--scores", path, "--components", 1, "--json"))["loadings"]
+    assert "±" in adapt("matrix", "--errors").stdout
+    assert adapt("matrix", "--csv", "--json").exit_code == 2
+    plot = adapt.home / "matrix.png"
+    assert adapt("matrix", "--plot", plot, "--quiet").exit_code == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    nobody = adapt("matrix", "--adapter", "nobody")
+    assert (nobody.exit_code, "No adapter 'nobody'" in nobody.stderr) == (1, True)
+
+
+def test_a_dry_run_shows_the_plan_and_measures_nothing(adapt):
+    task = write_rows(adapt.home / "dry.jsonl", "mood", 12)
+    plan = parsed(adapt("evaluate", "--task", task, "--dry-run", "--json"))
+    assert (plan["n_cells"], plan["n_to_measure"], plan["n_skipped"]) == (4, 4, 0)
+    assert {cell["adapter"] for cell in plan["cells"]} >= {"base model", "moods", "choices"}
+    assert plan["estimated_s"] > 0
+    shown = adapt("evaluate", "--task", task, "--dry-run").stdout
+    assert "Cells to measure" in shown
+    assert "4 cells (4 rows, 1 task) to measure, 0 there already" in shown
+    assert "dry" not in {c["task"] for c in parsed(adapt("matrix", "--json"))["cells"]}
+
+
+def test_a_broken_task_is_named_and_the_exit_code_says_so(adapt):
+    good = write_rows(adapt.home / "good.jsonl", "mood", 12)
+    bad = adapt.home / "bad.jsonl"
+    bad.write_text("no json\n")
+    tasks = ("--task", bad, "--task", good, "--adapter", "moods")
+    done = adapt("evaluate", *tasks)
+    assert done.exit_code == 1
+    assert "3 cells measured, 0 were there, 1 failed" in done.stdout
+    assert "Failed: bad.jsonl: " in done.stderr
+    assert "moods on good: balanced_accuracy" in done.stderr
+    again = adapt("evaluate", *tasks, "--json")
+    assert again.exit_code == 1
+    content = json.loads(again.stdout)
+    assert (content["measured"], content["skipped"]) == ([], 3)
+    assert [failure["task"] for failure in content["failed"]] == ["bad.jsonl"]
+
+
+def test_shots_make_a_row_of_their_own(adapt):
+    task = write_rows(adapt.home / "asked.jsonl", "mood", 12)
+    pool = write_rows(adapt.home / "shown.jsonl", "mood", 40)
+    done = parsed(adapt("evaluate", "--task", task, "--shots", 2, "--shots-from", pool, "--json"))
+    assert [cell["adapter"] for cell in done["measured"]] == [
+        "base model",
+        "majority label",
+        "base model, 2 shots",
+    ]
+    assert "base, 2 shots" in adapt("matrix", "--task", "asked").stdout
+    without = adapt("evaluate", "--task", task, "--shots", 2)
+    assert (without.exit_code, "--shots-from" in without.stderr) == (1, True)
+
+
 def test_traits_are_written_back_to_the_adapters(adapt):
     content = parsed(adapt("traits", "--components", "2", "--json"))
     assert len(content["names"]) == 2

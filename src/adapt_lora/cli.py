@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from adapt_lora.base_model import BaseIdentity
     from adapt_lora.data import Dataset
+    from adapt_lora.evaluator import CellFailure
     from adapt_lora.registry import Registry
     from adapt_lora.registry.records import AdapterRecord
     from adapt_lora.roads import Progress
@@ -538,41 +539,80 @@ def evaluate(
     accept_weak_sandbox: AcceptWeakFlag = False,
     judge_url: JudgeUrlOption = None,
     judge_model: JudgeModelOption = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Show this many training examples in each prompt: a row of its own, of the "
+            "adapters named by --adapter, else of the base model.",
+        ),
+    ] = None,
+    shots_from: Annotated[
+        list[str] | None,
+        typer.Option(help="Rows to show, one source per --task that is a file, in their order."),
+    ] = None,
+    keep_text: Annotated[
+        bool, typer.Option("--keep-text", help="Keep written answers with the predictions.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be measured, and how long.")
+    ] = False,
     mapping: MapOption = None,
     tracking_uri: RegistryOption = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Measure adapters × tasks; cells that exist are not measured again."""
+    """Measure adapters × tasks; cells that exist are not measured again.
+
+    A task or adapter that can't be used never stops the others: it is named at the end, and the
+    exit code is 1 then.
+    """
     from adapt_lora import roads
 
+    registry = _registry(tracking_uri, quiet=quiet or as_json)
+    asked: dict[str, Any] = {
+        "adapters": adapter,
+        "base_model": base_model,
+        "metric": metric,
+        "max_rows": max_rows,
+        "shots": shots,
+        "shots_from": shots_from or (),
+        "seed": seed,
+        "mapping": _mapping(mapping),
+        "grading": roads.Grading(
+            decision, allow_code_execution, accept_weak_sandbox, judge_url, judge_model
+        ),
+    }
+    if dry_run:
+        plan = roads.plan_evaluation(task, registry=registry, **asked)
+        if as_json:
+            _print_json(plan.to_json())
+        else:
+            if not quiet:
+                from adapt_lora.report.tables import plan_table
+
+                _show(plan_table(plan.to_json()))
+            typer.echo(plan.describe())
+        _name_failures(plan.failures, {}, plan.warnings)
+        return
     with _progress(hidden=as_json or quiet) as progress:
         evaluation = roads.evaluate(
             task,
-            registry=_registry(tracking_uri, quiet=quiet or as_json),
-            adapters=adapter,
-            base_model=base_model,
-            metric=metric,
-            max_rows=max_rows,
-            seed=seed,
-            mapping=_mapping(mapping),
-            grading=roads.Grading(
-                decision,
-                allow_code_execution,
-                accept_weak_sandbox,
-                judge_url,
-                judge_model,
-            ),
+            registry=registry,
+            keep_text=keep_text,
             progress=progress,
+            say=None if as_json or quiet else _say,
+            **asked,
         )
-    report, protection = evaluation.report, evaluation.code_protection
+    report, names = evaluation.report, evaluation.names
+    protection = evaluation.code_protection
     if as_json:
         _print_json(
             {
-                "measured": [_plain_record(cell) for cell in report.cells],
+                "measured": [_named_row(cell, names) for cell in report.cells],
                 "skipped": report.n_skipped,
-                "failed": [_plain_record(failure) for failure in report.failures],
+                "failed": [_named_row(failure, names) for failure in report.failures],
                 "seconds": report.seconds,
                 **({"code_protection": protection} if protection else {}),
             }
@@ -581,19 +621,14 @@ def evaluate(
         if not quiet:
             from adapt_lora.report.tables import matrix_table
 
-            _show(matrix_table(evaluation.matrix))
+            _show(matrix_table(evaluation.matrix, width=_width()))
         typer.echo(
             f"{len(report.cells)} cells measured, {report.n_skipped} were there, "
             f"{len(report.failures)} failed, {report.seconds:.0f} s."
         )
     if protection and not quiet:
         _say(protection)
-    for warning in evaluation.warnings:
-        _say(f"Warning: {warning}", style="yellow")
-    for failure in report.failures:
-        _say(f"Failed: {failure.adapter_id} on {failure.task}: {failure.reason}", style="red")
-    if report.failures:
-        raise typer.Exit(1)
+    _name_failures(report.failures, names, evaluation.warnings)
 
 
 @app.command("list")
@@ -722,29 +757,59 @@ def remove(
 @app.command()
 def matrix(
     base_model: BaseModelOption = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw a heat map into this PNG.")] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", help="Only these adapters; * stands for anything. Repeat."),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Only these tasks; * stands for anything. Repeat."),
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option("--family", help="Only tasks of these families. Repeat.")
+    ] = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Show scores instead of gains over the base.")
+    ] = False,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="Show standard errors beside the figures.")
+    ] = False,
+    as_csv: Annotated[
+        bool,
+        typer.Option("--csv", envvar="ADAPT_MATRIX_CSV", help="Print CSV, gaps left empty."),
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw a heat map, likes beside likes, into this PNG.")
+    ] = None,
     tracking_uri: RegistryOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Show the transfer matrix: adapters × tasks, gains over the base."""
-    registry = _registry(tracking_uri, quiet=quiet or as_json)
-    content = registry.transfer_matrix(_identity(registry, base_model))
+    from adapt_lora.report.gains import filter_matrix, matrix_csv, matrix_json
+
+    if as_csv and as_json:
+        raise typer.BadParameter("--csv and --json are two ways to print; choose one.")
+    registry = _registry(tracking_uri, quiet=quiet or as_json or as_csv)
+    content = filter_matrix(
+        registry.transfer_matrix(_identity(registry, base_model)),
+        adapters=adapter or (),
+        tasks=task or (),
+        families=family or (),
+    )
+    values: Literal["score", "gain"] = "score" if scores else "gain"
     if plot is not None:
         from adapt_lora.report.plots import plot_matrix
 
-        plot_matrix(content, plot)
+        plot_matrix(content, plot, values=values)
     if as_json:
-        names = {record.adapter_id: record.name for record in content.adapters}
-        cells = [
-            {**_plain_record(cell), "adapter": names.get(cell.adapter_id, cell.adapter_id)}
-            for cell in content.cells
-        ]
-        _print_json({"base_model": content.base.name, "cells": cells})
-        return
-    from adapt_lora.report.tables import matrix_table
+        _print_json(matrix_json(content))
+    elif as_csv:
+        typer.echo(matrix_csv(content, values=values, errors=errors), nl=False)
+    else:
+        from adapt_lora.report.tables import matrix_table
 
-    _show(matrix_table(content))
+        _show(matrix_table(content, values=values, errors=errors, width=_width()))
 
 
 @app.command()
@@ -867,22 +932,44 @@ def bench(
 
 @app.command("import")
 def import_results(
-    file: Annotated[Path, typer.Argument(help="CSV of published results, a line per run.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV of published results, a line per run; or a results_*.json of "
+            "lm-evaluation-harness, or a folder of such files."
+        ),
+    ],
+    adapter: Annotated[
+        str | None,
+        typer.Option("--adapter", help="Whose harness results they are; the file says by default."),
+    ] = None,
+    base_model: BaseModelOption = None,
+    pool: Annotated[
+        bool,
+        typer.Option(
+            "--pool", help="Put harness scores into your own columns: you vouch that they compare."
+        ),
+    ] = False,
     tracking_uri: RegistryOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """File published results as adapters whose weights live elsewhere, with their scores."""
+    """File results that others measured: published runs, or files of lm-evaluation-harness."""
     from adapt_lora import roads
 
     with _progress(hidden=as_json or quiet) as progress:
         done = roads.import_results(
-            file, registry=_registry(tracking_uri, quiet=quiet or as_json), progress=progress
+            file,
+            registry=_registry(tracking_uri, quiet=quiet or as_json),
+            adapter=adapter,
+            base_model=base_model,
+            pool=pool,
+            progress=progress,
         )
     if as_json:
         _print_json(_plain_record(done))
     elif quiet:
-        typer.echo(done.n_adapters)
+        typer.echo(done.n_cells)
     else:
         typer.echo(
             f"{done.n_adapters:,} adapters and {done.n_cells:,} scores of {len(done.bases)} base "
@@ -1130,6 +1217,27 @@ def _plain_record(record: Any) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(record).items() if value is not None}
 
 
+def _named_row(record: Any, names: Mapping[str, str]) -> dict[str, Any]:
+    """A cell or a failure with the name of its row beside the id."""
+    row_id = record.adapter_id
+    return {**_plain_record(record), "adapter": names.get(row_id, row_id)}
+
+
+def _name_failures(
+    failures: "Sequence[CellFailure]", names: Mapping[str, str], warnings: Sequence[str]
+) -> None:
+    """Say what could not be measured and why; exit code 1 where there is any."""
+    for warning in warnings:
+        _say(f"Warning: {warning}", style="yellow")
+    for failure in failures:
+        # "*" stands for every row of a task, or every task of an adapter.
+        parts = [names.get(failure.adapter_id, failure.adapter_id), failure.task]
+        where = " on ".join(part for part in parts if part != "*")
+        _say(f"Failed: {where}: {failure.reason}", style="red")
+    if failures:
+        raise typer.Exit(1)
+
+
 def _training_line(content: Mapping[str, Any]) -> str:
     where = content.get("folder") or f"registered as {content['name']} v{content.get('version')}"
     if not content["trained"]:
@@ -1216,20 +1324,29 @@ def _progress(*, hidden: bool) -> "Iterator[Progress]":
         yield lambda step, done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         "[progress.description]{task.description}",
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
     )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+    times = (TimeElapsedColumn(), "left:", TimeRemainingColumn())
+    with Progress(*columns, *times, console=Console(stderr=True)) as bars:
         steps: dict[str, Any] = {}
 
         def update(step: str, done: int, total: int) -> None:
-            if step not in steps:
-                steps[step] = bars.add_task(step, total=total)
-            bars.update(steps[step], completed=done, total=total)
+            # "evaluate: moods on sst2" is one bar, whose words change.
+            name = step.partition(":")[0]
+            if name not in steps:
+                steps[name] = bars.add_task(step, total=total)
+            bars.update(steps[name], description=step, completed=done, total=total)
 
         yield update
 
@@ -1241,9 +1358,16 @@ def _print_json(content: Mapping[str, Any]) -> None:
 def _show(what: "RenderableType") -> None:
     from rich.console import Console
 
-    # A pipe or a file has no width; 80 columns would break every table.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PLAIN_WIDTH
-    Console(width=width).print(what)
+    Console(width=_width()).print(what)
+
+
+def _width() -> int:
+    """Columns of the terminal; a pipe or a file has none, and 80 would break every table."""
+    from rich.console import Console
+
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return Console().width
+    return _PLAIN_WIDTH
 
 
 def _say(text: str, style: str | None = None) -> None:

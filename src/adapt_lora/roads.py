@@ -11,19 +11,24 @@ import os
 import platform
 import tempfile
 import time
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from adapt_lora.base_model import BaseIdentity, cache_dir, find_base_model, load_base_model
 from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import (
+    AdaptError,
     BaseModelError,
     ConfigError,
     DatasetError,
+    MatrixError,
     NotFoundError,
     RecommendError,
     TrainingError,
@@ -32,24 +37,43 @@ from adapt_lora.registry import Registry
 from adapt_lora.registry.layout import registered_name
 from adapt_lora.registry.records import (
     BASE_ID,
+    MAJORITY_ID,
     AdapterRecord,
     Cell,
     DatasetRecord,
     Fingerprint,
+    Prediction,
     StepRecord,
     TransferMatrix,
+    few_shot_row,
 )
 
 if TYPE_CHECKING:
     from adapt_lora.base_model import BaseModel
-    from adapt_lora.evaluator import Grader, LabelDecision, MatrixReport, Task
+    from adapt_lora.evaluator import (
+        Backend,
+        CellFailure,
+        CellResult,
+        CellUnit,
+        Grader,
+        LabelDecision,
+        MatrixPlan,
+        MatrixReport,
+        Shots,
+        Task,
+    )
     from adapt_lora.recommender import Recommendation
     from adapt_lora.recommender.traits import Traits
     from adapt_lora.registry.adapter import Adapter
+    from adapt_lora.registry.lm_eval import HarnessCell, HarnessResults
+    from adapt_lora.report.outcomes import CellOutcomes
     from adapt_lora.trainer import EpochRecord, Recipe, StepMetrics, TrainingResult
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all); the unit is the step's own."""
+
+EVERY = "*"
+"""In a failure: every row of the matrix, or every task."""
 
 TARGET_TOKENS = 8_000
 """Tokens of a target that are read for its fingerprint."""
@@ -110,6 +134,70 @@ class Evaluation:
     """Sentences about the base model's weights."""
     code_protection: str | None = None
     """What stood between this machine and the code that was run on it; None where none was."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What people call the rows, by their ids in cells and failures."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCell:
+    """A cell that would be measured."""
+
+    adapter: str
+    """What people call the row."""
+    task: str
+    """Name of the task."""
+    n_tokens: int
+    """Tokens that the model reads or writes for it."""
+    estimated_s: float
+    """Seconds it takes at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """What `evaluate` is going to do."""
+
+    base: str
+    """The base model."""
+    cells: tuple[PlannedCell, ...]
+    """Cells to be measured, in order."""
+    n_cells: int
+    """Cells asked for, those among them that are measured already included."""
+    estimated_s: float
+    """Seconds the model works at most: answers may end before their limit."""
+    tokens_per_s: float | None
+    """Tokens a second that the bare base reads here; None where nothing is left to measure."""
+    failures: "tuple[CellFailure, ...]" = ()
+    """Tasks that can't be scored as asked."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about the base model's weights."""
+
+    def describe(self) -> str:
+        """The plan in one line."""
+        rows = len(dict.fromkeys(cell.adapter for cell in self.cells))
+        tasks = len(dict.fromkeys(cell.task for cell in self.cells))
+        there = self.n_cells - len(self.cells)
+        if not self.cells:
+            return f"Plan: all {there:,} cells are measured already."
+        return (
+            f"Plan: {len(self.cells):,} cells ({_counted(rows, 'row')}, "
+            f"{_counted(tasks, 'task')}) to measure, {there:,} there already; "
+            f"at most about {_duration(self.estimated_s)} at {self.tokens_per_s:,.0f} tokens/s."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `adapt evaluate --dry-run --json` prints."""
+        content: dict[str, Any] = {
+            "base_model": self.base,
+            "cells": [asdict(cell) for cell in self.cells],
+            "n_cells": self.n_cells,
+            "n_to_measure": len(self.cells),
+            "n_skipped": self.n_cells - len(self.cells),
+            "estimated_s": self.estimated_s,
+        }
+        if self.tokens_per_s is not None:
+            content["tokens_per_s"] = self.tokens_per_s
+        content["failed"] = [asdict(failure) for failure in self.failures]
+        return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +406,47 @@ def stored_recipe(name: str, registry: Registry, base_model: str | None = None) 
         raise ConfigError(f"{name}: {error}") from error
 
 
+def plan_evaluation(
+    tasks: Sequence[str | Path],
+    *,
+    registry: Registry,
+    adapters: Sequence[str] | None = None,
+    base_model: str | None = None,
+    metric: str = "auto",
+    max_rows: int | None = None,
+    seed: int = 0,
+    mapping: Mapping[str, str] | None = None,
+    shots: int | None = None,
+    shots_from: Sequence[str | Path] = (),
+    grading: Grading | None = None,
+) -> "EvaluationPlan":
+    """What `evaluate` would measure and how long it would take; writes nothing.
+
+    Arguments as for `evaluate`.
+    """
+    grading = grading or Grading()
+    made = _make_tasks(tasks, metric=metric, max_rows=max_rows, seed=seed, mapping=mapping)
+    made, graders = _graded_tasks(made, grading)
+    base = load_base_model(base_model)
+    warning = registry.base_warning(base.identity)
+    examples, lost = _draw_examples(made.usable, shots, shots_from, seed=seed, mapping=mapping)
+    chosen = _choose_rows(registry, base.identity, adapters, shots)
+    work = _lay_out(
+        base,
+        registry,
+        chosen,
+        made.tasks,
+        shots=examples,
+        decision=grading.decision,
+        graders=graders,
+    )
+    return replace(
+        _describe_plan(work, base, chosen),
+        failures=(*made.failures, *lost),
+        warnings=(warning,) if warning else (),
+    )
+
+
 def evaluate(
     tasks: Sequence[str | Path],
     *,
@@ -328,10 +457,16 @@ def evaluate(
     max_rows: int | None = None,
     seed: int = 0,
     mapping: Mapping[str, str] | None = None,
+    shots: int | None = None,
+    shots_from: Sequence[str | Path] = (),
+    keep_text: bool = False,
     grading: Grading | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Measure adapters × tasks, cell by cell, leaving out what is measured already.
+
+    A task or an adapter that can't be used is named among the report's failures; the others go on.
 
     Args:
         tasks: Files or folders (test.jsonl); each becomes a column.
@@ -340,62 +475,104 @@ def evaluate(
         base_model: As for `load_base_model`.
         metric: One metric for all tasks, or "auto".
         max_rows: Rows per task, drawn by `seed`; None for all.
-        seed: Decides the draw.
+        seed: Decides every draw.
         mapping: Field names, as for `read_dataset`.
+        shots: Show this many examples in each prompt, as a row of its own of the named adapters, or
+            of the base where none is named; None for rows without examples.
+        shots_from: Answered rows to show, one source per task that is a file, in their order;
+            folders and Hub datasets bring their own training split.
+        keep_text: Keep written answers beside the row digests.
         grading: How labels are chosen, and what may be run or asked to grade answers.
-        progress: Told (“evaluate”, tokens done, in all).
+        progress: Told (“evaluate: ADAPTER on TASK”, tokens done, in all).
+        say: Told the plan before it starts, and every cell as it is done.
 
     Raises:
-        TaskError: A task can't be scored as asked; nothing has been measured then.
+        AdaptError: None of the tasks can be scored as asked; nothing has been measured then.
+        NotFoundError: There is no adapter of that name.
         CodeExecutionError: Code can't be run here behind enough protection.
     """
-    from adapt_lora.evaluator import CodeRunner, make_task
-
-    datasets = [read_dataset(task, mapping=mapping) for task in tasks]
-    made = [make_task(rows, metric=metric, max_rows=max_rows, seed=seed) for rows in datasets]
     grading = grading or Grading()
-    graders = _graders(grading, made)
+    made = _make_tasks(tasks, metric=metric, max_rows=max_rows, seed=seed, mapping=mapping)
+    made, graders = _graded_tasks(made, grading)
     base = load_base_model(base_model)
     warning = registry.ensure_base(base.identity)
-    chosen = _choose_adapters(registry, base.identity, adapters)
-    described = [
-        _describe_task(task, rows, registry, base, progress)
-        for task, rows in zip(made, datasets, strict=True)
-    ]
-    report = _measure(
-        base, registry, chosen, described, progress, decision=grading.decision, graders=graders
+    examples, lost = _draw_examples(made.usable, shots, shots_from, seed=seed, mapping=mapping)
+    chosen = _choose_rows(registry, base.identity, adapters, shots)
+    work = _lay_out(
+        base,
+        registry,
+        chosen,
+        made.tasks,
+        shots=examples,
+        decision=grading.decision,
+        graders=graders,
     )
+    early = [*made.failures, *lost]
+    if say is not None:
+        say(_describe_plan(work, base, chosen).describe())
+        for failure in early:
+            say(f"Left out: {failure.task}: {failure.reason}")
+    work, failed = _describe_tasks(work, made.usable, registry, base, progress)
+    report = _run(work, base, registry, chosen, progress, say=say, keep_text=keep_text)
+    report = replace(report, failures=(*early, *failed, *report.failures))
     matrix = registry.transfer_matrix(base.identity)
     registry.update_scores(base.identity)
     _renew_cards(registry, matrix, {cell.adapter_id for cell in report.cells})
     registry.ensure_views(base.identity)
-    runner = graders.get("pass_at_1")
     return Evaluation(
         report,
         matrix,
         (warning,) if warning else (),
-        runner.protection.describe() if isinstance(runner, CodeRunner) else None,
+        names=_row_names(chosen, work),
+        code_protection=_protection(graders),
     )
 
 
 def import_results(
-    path: str | Path, *, registry: Registry, progress: Progress | None = None
+    path: str | Path,
+    *,
+    registry: Registry,
+    adapter: str | None = None,
+    base_model: str | None = None,
+    pool: bool = False,
+    progress: Progress | None = None,
 ) -> Import:
-    """File published results as adapters whose weights live elsewhere, with their scores.
+    """File results that others measured: published runs, or files of lm-evaluation-harness.
 
-    What the registry has already is left as it is, so an import that was cut off can be repeated.
+    A table of published runs becomes adapters whose weights live elsewhere, with their scores. A
+    harness file becomes cells of a registered adapter, or of the bare base. What the registry has
+    already is left as it is, so an import that was cut off can be repeated.
 
     Args:
-        path: A results file; `read_published` says which form.
-        registry: Where it goes; each base model of the file gets a matrix of its own.
+        path: A CSV as `read_published` describes it, a results file of the harness, or a folder
+            with such files.
+        registry: Where it goes; each base model of a table gets a matrix of its own.
+        adapter: Whose harness results they are; None asks the file: the adapter that its `peft=`
+            leads to, else the bare base.
+        base_model: Base model of harness results, where the registry does not know it by the
+            file's `pretrained=`.
+        pool: Put harness cells into the registry's own columns of the same tasks and metrics: you
+            vouch for equal rows and prompts.
         progress: Told (“import BASE”, adapters written, in all) per base model.
 
     Raises:
         MatrixError: The file can't be read; nothing was written.
+        NotFoundError: The harness measured an adapter that is not registered.
     """
+    from adapt_lora.registry.lm_eval import lm_eval_files
     from adapt_lora.registry.published import read_published
 
     started = time.perf_counter()
+    files = lm_eval_files(path)
+    if files:
+        return _import_harness(files, registry, adapter, base_model, pool=pool)
+    if Path(path).is_dir():
+        raise MatrixError(f"{path}: no results_*.json of lm-evaluation-harness in this folder.")
+    if adapter is not None or pool:
+        raise ConfigError(
+            f"--adapter and --pool are about results of lm-evaluation-harness; {path} is not such "
+            "a file."
+        )
     published = read_published(path)
     added = []
     for matrix in published.matrices:
@@ -413,6 +590,100 @@ def import_results(
         warnings=published.warnings,
         seconds=time.perf_counter() - started,
     )
+
+
+def _import_harness(
+    files: Sequence[Path],
+    registry: Registry,
+    adapter: str | None,
+    base_model: str | None,
+    *,
+    pool: bool,
+) -> Import:
+    from adapt_lora.registry.lm_eval import read_lm_eval
+
+    started = time.perf_counter()
+    read = [read_lm_eval(file) for file in files]
+    rows = [_harness_row(results, registry, adapter, base_model) for results in read]
+    cells = [
+        _pooled(registry, identity, results) if pool else results.cells
+        for results, (identity, _) in zip(read, rows, strict=True)
+    ]
+    n_new = 0
+    for (identity, row), found in zip(rows, cells, strict=True):
+        registry.ensure_base(identity)
+        row_id = row.adapter_id if isinstance(row, AdapterRecord) else row
+        measured = registry.measured(identity)
+        for one in found:
+            if (row_id, one.cell.task, one.cell.protocol) not in measured:
+                cell = replace(one.cell, adapter_id=row_id)
+                registry.add_cells(identity, row, one.task, [cell], one.predictions)
+                n_new += 1
+    bases = {identity.name: identity for identity, _ in rows}
+    for identity in bases.values():
+        registry.update_scores(identity)
+        registry.ensure_views(identity)
+    known = {row.adapter_id for _, row in rows if isinstance(row, AdapterRecord)}
+    return Import(
+        source="lm-evaluation-harness",
+        bases=tuple(bases),
+        n_adapters=0,
+        n_cells=n_new,
+        n_known_adapters=len(known),
+        warnings=tuple(warning for results in read for warning in results.warnings),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _harness_row(
+    results: "HarnessResults", registry: Registry, adapter: str | None, base_model: str | None
+) -> tuple[BaseIdentity, AdapterRecord | str]:
+    """Whose results they are: a registered adapter, or the bare base."""
+    identity = which_base(registry, base_model) if base_model else None
+    if adapter is not None:
+        record = registry.adapter(adapter, identity)
+        return record.base, record
+    if not results.peft:
+        found = identity or which_base(registry, results.pretrained or None)
+        return found, BASE_ID
+    records = registry.adapters(identity)
+    try:
+        from adapt_lora.registry.adapter import read_adapter
+
+        digest = read_adapter(Path(results.peft), base_model=results.pretrained).adapter_id
+        fitting = [record for record in records if record.adapter_id == digest]
+    except AdaptError:  # the path is another machine's, or a Hub id: the name must do
+        name = _entry_name(results.peft)
+        fitting = [record for record in records if record.name == name]
+    if len({record.adapter_id for record in fitting}) != 1:
+        raise NotFoundError(
+            f"{results.source} was measured with the adapter {results.peft}, which is not "
+            "registered by its content or name. Register it first (adapt register), or say which "
+            "registered one it is: --adapter NAME."
+        )
+    return fitting[0].base, fitting[0]
+
+
+def _pooled(
+    registry: Registry, identity: BaseIdentity, results: "HarnessResults"
+) -> "list[HarnessCell]":
+    """The cells as if they had been measured in the registry's own columns of these tasks."""
+    matrix = registry.transfer_matrix(identity)
+    own = {task.name: task for task in matrix.tasks}
+    columns = {cell.task: cell.column for cell in matrix.cells}
+    pooled = []
+    for one in results.cells:
+        name = one.task.dataset.name
+        task = own.get(name)
+        if task is None or task.metric != one.cell.metric:
+            metric = "no such column" if task is None else f"one in {task.metric}"
+            raise MatrixError(
+                f"{results.source}: {name} in {one.cell.metric} can't be pooled, since the "
+                f"registry has {metric}. Import without --pool, or measure that column first."
+            )
+        cell = replace(one.cell, task=name, protocol=columns[name])
+        pooled.append(replace(one, task=task, cell=cell))
+    return pooled
 
 
 def which_base(registry: Registry, base_model: str | None) -> BaseIdentity:
@@ -977,6 +1248,321 @@ def _describe_task(
     return replace(task, record=replace(record, fingerprint=fingerprint))
 
 
+@dataclass(frozen=True, slots=True)
+class _ReadTask:
+    """A task that can be scored."""
+
+    source: str | Path
+    rows: Dataset
+    task: "Task"
+
+
+@dataclass(frozen=True, slots=True)
+class _MadeTasks:
+    usable: tuple[_ReadTask, ...]
+    failures: "tuple[CellFailure, ...]"
+
+    @property
+    def tasks(self) -> "list[Task]":
+        return [read.task for read in self.usable]
+
+
+def _make_tasks(
+    sources: Sequence[str | Path],
+    *,
+    metric: str,
+    max_rows: int | None,
+    seed: int,
+    mapping: Mapping[str, str] | None,
+) -> _MadeTasks:
+    """Tasks of all sources that can be scored, and why the others can't."""
+    from adapt_lora.evaluator import CellFailure, make_task
+
+    usable: list[_ReadTask] = []
+    failures: list[CellFailure] = []
+    for source in sources:
+        try:
+            rows = read_dataset(source, mapping=mapping)
+            task = make_task(rows, metric=metric, max_rows=max_rows, seed=seed)
+            usable.append(_ReadTask(source, rows, task))
+        except AdaptError as error:
+            if len(sources) == 1:
+                raise
+            failures.append(CellFailure(EVERY, Path(source).name, str(error)))
+            last = error
+    if not usable:
+        raise last
+    return _MadeTasks(tuple(usable), tuple(failures))
+
+
+def _draw_examples(
+    tasks: Sequence[_ReadTask],
+    shots: int | None,
+    sources: Sequence[str | Path],
+    *,
+    seed: int,
+    mapping: Mapping[str, str] | None,
+) -> "tuple[dict[str, Shots] | None, list[CellFailure]]":
+    """Examples by task, and the tasks that have none to show; None without shots."""
+    from adapt_lora.evaluator import CellFailure, draw_shots
+
+    if shots is None:
+        if sources:
+            raise ConfigError("--shots-from says where examples come from; say how many: --shots.")
+        return None, []
+    files = [read for read in tasks if Path(read.source).is_file()]
+    if len(sources) != len(files):
+        raise ConfigError(
+            f"--shots needs one --shots-from for each task that is a file "
+            f"({', '.join(Path(read.source).name for read in files) or 'none is'}), in their "
+            f"order, but {len(sources)} are given. Folders bring their own train.jsonl."
+        )
+    given = dict(zip((read.source for read in files), sources, strict=True))
+    examples: dict[str, Shots] = {}
+    failures: list[CellFailure] = []
+    for read in tasks:
+        name, taken = read.task.record.name, {row.digest for row in read.rows.rows}
+        try:
+            pool = read_dataset(given.get(read.source, read.source), mapping=mapping, split="train")
+            examples[name] = draw_shots(pool.rows, read.task, shots, seed=seed, taken=taken)
+        except AdaptError as error:
+            if len(tasks) == 1:
+                raise
+            failures.append(CellFailure(EVERY, name, str(error)))
+    return examples, failures
+
+
+def _choose_rows(
+    registry: Registry, identity: BaseIdentity, names: Sequence[str] | None, shots: int | None
+) -> list[AdapterRecord]:
+    """The adapters to be measured: with examples in the prompt only those that are named."""
+    if shots is not None and names is None:
+        return []
+    return _choose_adapters(registry, identity, names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A plan and what measures it."""
+
+    backend: "Backend"
+    plan: "MatrixPlan"
+    graders: "Mapping[str, Grader]"
+
+
+def _lay_out(
+    base: "BaseModel",
+    registry: Registry,
+    adapters: Sequence[AdapterRecord],
+    tasks: "Sequence[Task]",
+    *,
+    decision: "LabelDecision",
+    graders: "Mapping[str, Grader]",
+    shots: "Mapping[str, Shots] | None" = None,
+) -> _Work:
+    from adapt_lora.evaluator import TransformersBackend, plan_matrix
+
+    measured = registry.measured(base.identity)
+    backend = TransformersBackend(base)
+    plan = plan_matrix(
+        base,
+        [(record.adapter_id, _weights_place(record)) for record in adapters],
+        tasks,
+        has_cell=lambda adapter_id, task, protocol: (adapter_id, task, protocol) in measured,
+        backend=backend,
+        decision=decision,
+        shots=shots,
+        graders=graders,
+    )
+    return _Work(backend, plan, graders)
+
+
+def _describe_plan(
+    work: _Work, base: "BaseModel", adapters: Sequence[AdapterRecord]
+) -> EvaluationPlan:
+    from adapt_lora.evaluator import Pace, measure_pace, unit_seconds
+
+    pace = measure_pace(work.backend, work.plan)
+    names = _row_names(adapters, work)
+    rate = pace or Pace(1.0)
+    return EvaluationPlan(
+        base=base.identity.name,
+        cells=tuple(
+            PlannedCell(
+                adapter=names[unit.adapter_id],
+                task=unit.task.record.name,
+                n_tokens=unit.n_tokens,
+                estimated_s=unit_seconds(unit, rate),
+            )
+            for unit in work.plan.units
+        ),
+        n_cells=work.plan.n_cells,
+        estimated_s=work.plan.estimated_s(rate),
+        tokens_per_s=None if pace is None else pace.read_tokens_per_s,
+    )
+
+
+def _row_names(adapters: Sequence[AdapterRecord], work: _Work) -> dict[str, str]:
+    """What people call the rows of a plan, by id."""
+    names = {BASE_ID: "base model", MAJORITY_ID: MAJORITY_ID}
+    names |= {record.adapter_id: record.name for record in adapters}
+    for unit in work.plan.units:
+        shown = few_shot_row(unit.adapter_id)
+        if shown is not None:
+            names[unit.adapter_id] = f"{names[shown.adapter_id]}, {shown.words}"
+    return names
+
+
+def _describe_tasks(
+    work: _Work,
+    tasks: Sequence[_ReadTask],
+    registry: Registry,
+    base: "BaseModel",
+    progress: Progress | None,
+) -> "tuple[_Work, list[CellFailure]]":
+    """The work with the fingerprints of its tasks, each kept at once; without broken tasks."""
+    from adapt_lora.evaluator import CellFailure, failure_reason
+
+    pending = {unit.task.record.name for unit in work.plan.units}
+    described: dict[str, Task] = {}
+    failures: list[CellFailure] = []
+    for read in tasks:
+        name = read.task.record.name
+        if name not in pending:
+            continue
+        try:
+            described[name] = _describe_task(read.task, read.rows, registry, base, progress)
+        except Exception as error:  # whatever one task brings down, the others go on
+            failures.append(CellFailure(EVERY, name, failure_reason(error)))
+            continue
+        registry.add_tasks(base.identity, [described[name].record])
+    units = tuple(
+        replace(unit, task=described[unit.task.record.name])
+        for unit in work.plan.units
+        if unit.task.record.name in described
+    )
+    return replace(work, plan=replace(work.plan, units=units)), failures
+
+
+def _run(
+    work: _Work,
+    base: "BaseModel",
+    registry: Registry,
+    adapters: Sequence[AdapterRecord],
+    progress: Progress | None,
+    *,
+    say: Callable[[str], None] | None = None,
+    selected: bool = False,
+    keep_text: bool = False,
+) -> "MatrixReport":
+    from adapt_lora.evaluator import run_plan
+
+    names = _row_names(adapters, work)
+    work, failures = _with_weights(work, registry, adapters)
+    keeper = _CellKeeper(base.identity, registry, adapters, names, work.plan.units, say)
+    report = run_plan(
+        work.backend,
+        work.plan,
+        save_cell=keeper.save,
+        progress=keeper.named(progress),
+        keep_text=keep_text,
+        selected=selected,
+        graders=work.graders,
+        base_predictions=_base_predictions(registry, base.identity),
+    )
+    keeper.close()
+    return replace(report, failures=(*failures, *report.failures))
+
+
+def _with_weights(
+    work: _Work, registry: Registry, adapters: Sequence[AdapterRecord]
+) -> "tuple[_Work, list[CellFailure]]":
+    """The work of adapters whose files are on this disk now, and why the others' are not."""
+    from adapt_lora.evaluator import CellFailure, failure_reason
+
+    pending = {unit.folder for unit in work.plan.units}
+    lost: dict[Path, CellFailure] = {}
+    for record in adapters:
+        place = _weights_place(record)
+        if place in pending:
+            try:
+                _weights(registry, record)
+            except Exception as error:  # of fifty adapters one may have lost its files
+                lost[place] = CellFailure(record.adapter_id, EVERY, failure_reason(error))
+    units = tuple(unit for unit in work.plan.units if unit.folder not in lost)
+    return replace(work, plan=replace(work.plan, units=units)), list(lost.values())
+
+
+class _CellKeeper:
+    """Files cells as they come, and pictures of a row once the row is through."""
+
+    def __init__(
+        self,
+        identity: BaseIdentity,
+        registry: Registry,
+        adapters: Sequence[AdapterRecord],
+        names: Mapping[str, str],
+        units: "Sequence[CellUnit]",
+        say: Callable[[str], None] | None,
+    ) -> None:
+        self.identity, self.registry, self.names, self.say = identity, registry, names, say
+        self.by_id = {record.adapter_id: record for record in adapters}
+        self.tasks = {unit.task.record.name: unit.task.record for unit in units}
+        self.places = [f"{names[unit.adapter_id]} on {unit.task.record.name}" for unit in units]
+        self.ends = list(accumulate(unit.n_tokens for unit in units))
+        self.left = Counter(unit.adapter_id for unit in units)
+        self.rows: dict[str, list[CellOutcomes]] = {}
+
+    def save(self, result: "CellResult") -> None:
+        """File a cell, and say so."""
+        from adapt_lora.report.outcomes import cell_outcomes
+
+        cell = result.cell
+        shown = few_shot_row(cell.adapter_id)
+        model = cell.adapter_id if shown is None else shown.adapter_id
+        task = self.tasks[cell.task]
+        self.registry.add_cells(
+            self.identity, self.by_id.get(model, model), task, [cell], result.predictions
+        )
+        outcomes = cell_outcomes(task, result.predictions)
+        if outcomes is not None:
+            self.rows.setdefault(cell.adapter_id, []).append(outcomes)
+        self.left[cell.adapter_id] -= 1
+        if not self.left[cell.adapter_id]:
+            self._draw(cell.adapter_id)
+        if self.say is not None:
+            error = "" if cell.se is None else f" ± {cell.se:.3f}"
+            self.say(
+                f"{self.names[cell.adapter_id]} on {cell.task}: {cell.metric} {cell.score:.3f}"
+                f"{error}, {result.seconds:.1f} s"
+            )
+
+    def close(self) -> None:
+        """Draw the rows that lack a cell that failed."""
+        for row_id in list(self.rows):
+            self._draw(row_id)
+
+    def _draw(self, row_id: str) -> None:
+        from adapt_lora.report.plots import plot_outcomes
+
+        outcomes = self.rows.pop(row_id, [])
+        if outcomes:
+            with tempfile.TemporaryDirectory(prefix="adapt-plots-") as scratch:
+                plots = plot_outcomes(outcomes, Path(scratch), title=self.names[row_id])
+                self.registry.add_evaluation_plots(self.identity, row_id, plots)
+
+    def named(self, progress: Progress | None) -> Callable[[int, int], None] | None:
+        """Progress in tokens, under the name of the cell in hand."""
+        if progress is None:
+            return None
+
+        def update(done: int, total: int) -> None:
+            number = min(bisect_right(self.ends, done), len(self.places) - 1)
+            progress(f"evaluate: {self.places[number]}", done, total)
+
+        return update
+
+
 def _measure(
     base: "BaseModel",
     registry: Registry,
@@ -988,37 +1574,66 @@ def _measure(
     graders: "Mapping[str, Grader]",
     selected: bool = False,
 ) -> "MatrixReport":
-    from adapt_lora.evaluator import evaluate_matrix
+    work = _lay_out(base, registry, adapters, tasks, decision=decision, graders=graders)
+    return _run(work, base, registry, adapters, progress, selected=selected)
 
-    by_id = {record.adapter_id: record for record in adapters}
-    records = {task.record.name: task.record for task in tasks}
-    measured = registry.measured(base.identity)
-    return evaluate_matrix(
-        base,
-        [(record.adapter_id, _weights(registry, record)) for record in adapters],
-        tasks,
-        has_cell=lambda adapter_id, task, protocol: (adapter_id, task, protocol) in measured,
-        save_cell=lambda result: registry.add_cells(
-            base.identity,
-            by_id.get(result.cell.adapter_id, result.cell.adapter_id),
-            records[result.cell.task],
-            [result.cell],
-        ),
-        progress=_named(progress, "evaluate"),
-        decision=decision,
-        graders=graders,
-        selected=selected,
-    )
+
+def _base_predictions(
+    registry: Registry, identity: BaseIdentity
+) -> "Callable[[str, str], Sequence[Prediction]]":
+    """Finds what the bare base answered in an earlier run."""
+
+    @functools.cache  # every adapter asks for the same
+    def find(task: str, protocol: str) -> Sequence[Prediction]:
+        try:
+            return registry.predictions(identity, BASE_ID, task, protocol=protocol)
+        except NotFoundError:
+            return ()
+
+    return find
+
+
+def _graded_tasks(made: _MadeTasks, grading: Grading) -> "tuple[_MadeTasks, dict[str, Grader]]":
+    """The tasks whose answers can be graded as `grading` allows, and what grades them."""
+    from adapt_lora.evaluator import CellFailure, needed_grader
+
+    graders = _graders(grading, made.tasks)
+    usable: list[_ReadTask] = []
+    failures = list(made.failures)
+    for read in made.usable:
+        try:
+            needed_grader(read.task, graders)
+            usable.append(read)
+        except AdaptError as error:
+            if len(made.usable) + len(made.failures) == 1:
+                raise
+            failures.append(CellFailure(EVERY, read.task.record.name, str(error)))
+            last = error
+    if not usable:
+        raise last
+    return _MadeTasks(tuple(usable), tuple(failures)), graders
+
+
+def _protection(graders: "Mapping[str, Grader]") -> str | None:
+    """What stands between this machine and code that a model wrote; None where none is run."""
+    from adapt_lora.evaluator import CodeRunner
+
+    runner = graders.get("pass_at_1")
+    return runner.protection.describe() if isinstance(runner, CodeRunner) else None
+
+
+def _weights_place(record: AdapterRecord) -> Path:
+    """Where the adapter's files are kept on this disk."""
+    return cache_dir() / "adapters" / record.adapter_id[:32]
 
 
 def _graders(grading: Grading, tasks: Sequence["Task"]) -> "dict[str, Grader]":
     """What grades answers by more than their reference, where one of the tasks needs it.
 
     Raises:
-        TaskError: A task needs what `grading` does not allow.
         CodeExecutionError: Code can't be run here behind enough protection.
     """
-    from adapt_lora.evaluator import Judge, needed_grader, open_runner
+    from adapt_lora.evaluator import Judge, open_runner
 
     metrics = {task.record.metric for task in tasks}
     graders: dict[str, Grader] = {}
@@ -1031,14 +1646,12 @@ def _graders(grading: Grading, tasks: Sequence["Task"]) -> "dict[str, Grader]":
         )
     if grading.allow_code_execution and "pass_at_1" in metrics:
         graders["pass_at_1"] = open_runner(accept_weak=grading.accept_weak_sandbox)
-    for task in tasks:
-        needed_grader(task, graders)
     return {metric: grader for metric, grader in graders.items() if metric in metrics}
 
 
 def _weights(registry: Registry, record: AdapterRecord) -> Path:
     """The adapter's files on this disk; content never changes under an adapter's id."""
-    folder = cache_dir() / "adapters" / record.adapter_id[:32]
+    folder = _weights_place(record)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         registry.pull(f"{record.name}/{record.version}", folder, record.base)
@@ -1089,6 +1702,16 @@ def _base_score(fingerprint: Fingerprint, metric: str) -> tuple[float, float] | 
     return values["base_score"], values["base_score_se"]
 
 
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def _named(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
     if progress is None:
         return None
@@ -1110,8 +1733,10 @@ class _Clock:
 
 __all__ = [
     "Evaluation",
+    "EvaluationPlan",
     "Grading",
     "Import",
+    "PlannedCell",
     "Progress",
     "TargetRanking",
     "Training",
@@ -1119,6 +1744,7 @@ __all__ = [
     "find_training",
     "fit_traits",
     "import_results",
+    "plan_evaluation",
     "recommend",
     "register",
     "stored_recipe",

@@ -39,6 +39,9 @@ _HEAD_COPY_BYTES = 512 * 2**20
 _MIN_PREFIX = 8
 _SENTINEL = "\u241fprompt\u241f"
 
+Finish = Literal["stop", "length"]
+"""How a written answer ended: by the model's own end mark, or cut at the limit."""
+
 TemplateName = Literal["base", "plain", "question-answer"]
 """How a prompt is wrapped: the base's own chat template where it has one; a bare newline between
 prompt and answer; massive-sft's "###Question: …" and "###Answer: …" (its App. D)."""
@@ -89,6 +92,21 @@ class LabelScores:
     greedy: NDArray[np.int64] | None = None
     """(n_rows,) index of the label that greedy decoding writes when at each step only tokens that
     lead to a label may be written; None where the backend can't tell."""
+
+
+class WrittenAnswer(str):
+    """A written answer that knows how it ended; everywhere else it is its text."""
+
+    n_tokens: int
+    """Tokens the model wrote, its end mark left out."""
+    finish: Finish
+    """Whether the model stopped by itself or was cut at the limit."""
+
+    def __new__(cls, text: str, *, n_tokens: int, finish: Finish) -> "WrittenAnswer":
+        """Make one; a str takes its text before `__init__`."""
+        answer = super().__new__(cls, text)
+        answer.n_tokens, answer.finish = n_tokens, finish
+        return answer
 
 
 def encode_row(
@@ -210,11 +228,11 @@ def generate(
     max_new_tokens: int,
     max_batch_tokens: int = 4096,
     progress: Progress | None = None,
-) -> list[str]:
+) -> list[WrittenAnswer]:
     """Greedy answers, in the order of the prompts, without closing tokens."""
     encoded = [encode_row(base, prompt, None) for prompt in prompts]
     _check_lengths(base, encoded)
-    answers = [""] * len(prompts)
+    answers = [WrittenAnswer("", n_tokens=0, finish="stop")] * len(prompts)
     done = 0
     lengths = [len(row.prompt_ids) + max_new_tokens for row in encoded]
     for batch in token_batches(lengths, max_batch_tokens):
@@ -550,7 +568,7 @@ def _mean_state(states: torch.Tensor) -> FloatArray:
 
 def _generate_batch(
     base: BaseModel, prompts: Sequence[tuple[int, ...]], max_new_tokens: int
-) -> list[str]:
+) -> list[WrittenAnswer]:
     longest = max(len(ids) for ids in prompts)
     pad = int(base.tokenizer.pad_token_id)
     ids = torch.full((len(prompts), longest), pad, dtype=torch.long)
@@ -576,8 +594,20 @@ def _generate_batch(
             )
     finally:
         base.model.generation_config = own
-    texts = base.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
-    return [str(text).strip() for text in texts]
+    written = out[:, longest:]
+    texts = base.tokenizer.batch_decode(written, skip_special_tokens=True)
+    return [
+        _ended_answer(str(text).strip(), ids, greedy.eos_token_id)
+        for text, ids in zip(texts, written.tolist(), strict=True)
+    ]
+
+
+def _ended_answer(text: str, ids: Sequence[int], stops: Collection[int]) -> WrittenAnswer:
+    """An answer from its ids; what follows the first end mark is padding."""
+    n_tokens = next((i for i, token in enumerate(ids) if token in stops), None)
+    if n_tokens is None:
+        return WrittenAnswer(text, n_tokens=len(ids), finish="length")
+    return WrittenAnswer(text, n_tokens=n_tokens, finish="stop")
 
 
 def _check_lengths(base: BaseModel, encoded: Sequence[Encoded]) -> None:

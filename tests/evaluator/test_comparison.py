@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from adapt_lora.errors import TaskError
-from adapt_lora.evaluator import Prediction, compare_with_base
+from adapt_lora.evaluator import compare_with_base
 from adapt_lora.evaluator.comparison import mcnemar, minimum_detectable_share
+from adapt_lora.registry.records import Prediction
 
 
 def _right(flags, gold=None, answers=None):

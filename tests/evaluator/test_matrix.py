@@ -1,7 +1,9 @@
 import json
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from hashlib import sha256
 from math import log
 from pathlib import Path
 
@@ -12,15 +14,17 @@ import torch
 from adapt_lora.errors import AdapterError, TaskError
 from adapt_lora.evaluator import (
     CellResult,
+    Pace,
     TransformersBackend,
     evaluate_matrix,
     make_task,
-    measure_tokens_per_s,
+    measure_pace,
+    measure_units,
     plan_matrix,
 )
 from adapt_lora.evaluator.cells import majority_label
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
-from adapt_lora.scoring import LabelScores
+from adapt_lora.scoring import LabelScores, WrittenAnswer
 
 
 class Shelf:
@@ -297,8 +301,14 @@ def test_the_plan_counts_cells_tokens_and_time(shelf, reviews, sums):
     assert (plan.n_cells, plan.n_skipped, len(plan.units)) == (5, 2, 3)
     # Prompts of 5 words and two one-word labels; or one-word answers and room for 32 more.
     assert plan.n_tokens == 12 * (5 + 2) + 2 * 12 * (5 + 1 + 32)
-    assert plan.estimated_s(tokens_per_s=10) == pytest.approx(plan.n_tokens / 10)
-    assert measure_tokens_per_s(backend, plan) > 0
+    assert plan.estimated_s(Pace(10)) == pytest.approx(plan.n_tokens / 10)
+    n_written = 2 * 12 * 32
+    slow_writer = Pace(10, written_tokens_per_s=2)
+    expected = (plan.n_tokens - n_written) / 10 + n_written / 2
+    assert plan.estimated_s(slow_writer) == pytest.approx(expected)
+    pace = measure_pace(backend, plan)
+    assert pace.read_tokens_per_s > 0
+    assert pace.written_tokens_per_s > 0
 
 
 def test_a_selected_cell_says_so(shelf, reviews):
@@ -496,3 +506,76 @@ def test_unit_tests_decide_where_there_is_no_reference(shelf, make_dataset):
     report = _run(backend, [("a", A)], [task], shelf, graders=graders)
     assert [cell.score for cell in report.cells] == [0.5, 0.5]
     assert "answer_log_likelihood" not in report.cells[0].metrics
+
+
+# ---- What a cell keeps ---------------------------------------------------------------------------
+
+
+class Ends(ScriptedBackend):
+    """Knows how its answers ended: the second of two was cut."""
+
+    def generate(self, prompts, *, max_new_tokens, progress=None):
+        texts = super().generate(prompts, max_new_tokens=max_new_tokens)
+        ends = ("stop", "length")
+        return [
+            WrittenAnswer(text, n_tokens=3 + i % 2, finish=ends[i % 2])
+            for i, text in enumerate(texts)
+        ]
+
+
+def test_predictions_name_gold_label_and_lengths(shelf, reviews):
+    _run(ScriptedBackend({None: 1}), [], [reviews], shelf)
+    predictions = shelf.results[0].predictions
+    assert [p.gold for p in predictions] == [row.label for row in reviews.rows]
+    assert {p.prompt_tokens for p in predictions} == {5}
+    assert {p.answer for p in predictions} == {reviews.record.labels[1]}
+    assert shelf.results[0].cell.metrics["seconds"] >= 0
+
+
+def test_written_answers_keep_length_and_end_but_no_text(shelf, sums):
+    _run(Ends({None: 0}, ["12", "7"]), [], [sums], shelf)
+    (result,) = shelf.results
+    assert [p.finish for p in result.predictions[:2]] == ["stop", "length"]
+    assert [p.answer_tokens for p in result.predictions[:2]] == [3, 4]
+    assert {p.answer for p in result.predictions} == {None}
+    assert result.cell.metrics["answers_cut_share"] == 0.5
+    assert result.cell.metrics["answer_tokens_mean"] == 3.5
+
+
+def test_a_backend_that_does_not_say_how_answers_ended_is_not_guessed_at(shelf, sums):
+    _run(ScriptedBackend({None: 0}, ["it is 12"]), [], [sums], shelf)
+    (result,) = shelf.results
+    assert {p.finish for p in result.predictions} == {None}
+    assert {p.answer_tokens for p in result.predictions} == {3}
+    assert "answers_cut_share" not in result.cell.metrics
+
+
+def test_protocols_without_examples_have_the_digest_they_always_had(shelf, reviews):
+    _run(ScriptedBackend({None: 0}), [], [reviews], shelf)
+    protocol = shelf.results[0].protocol
+    fields = {k: v for k, v in asdict(protocol).items() if not k.startswith(("grader", "shots"))}
+    text = json.dumps(fields, sort_keys=True, ensure_ascii=True)
+    assert protocol.digest == sha256(text.encode()).hexdigest()
+
+
+def test_units_can_be_measured_anywhere_in_any_parts(shelf, reviews, sums):
+    backend = ScriptedBackend({None: 0, A: 1}, ["12"])
+    plan = plan_matrix(None, [("a", A)], [reviews, sums], has_cell=shelf.has, backend=backend)
+    halves = [plan.units[::2], plan.units[1::2]]
+    there = [pickle.loads(pickle.dumps(half)) for half in halves]
+    found = {
+        (r.cell.adapter_id, r.cell.task): r.cell.score
+        for half in there
+        for r in measure_units(ScriptedBackend({None: 0, A: 1}, ["12"]), half)
+    }
+    _run(backend, [("a", A)], [reviews, sums], shelf)
+    assert found == {(r.cell.adapter_id, r.cell.task): r.cell.score for r in shelf.results}
+
+
+def test_a_real_model_says_how_its_answers_ended(tiny_base, make_dataset, shelf):
+    sums = make_task(make_dataset("sums", ["12", "7"], labels=(), n=4))
+    evaluate_matrix(tiny_base, [], [sums], has_cell=shelf.has, save_cell=shelf.save)
+    limit = shelf.results[0].protocol.max_new_tokens
+    for prediction in shelf.results[0].predictions:
+        assert prediction.finish in ("stop", "length")
+        assert (prediction.answer_tokens == limit) == (prediction.finish == "length")

@@ -1,9 +1,20 @@
+import json
 from dataclasses import replace
 
 import pytest
 
+from adapt_lora.errors import NotFoundError
+from adapt_lora.recommender.scores import read_scores
 from adapt_lora.registry.records import BASE_ID
-from adapt_lora.report.gains import adapter_gains
+from adapt_lora.report.gains import (
+    adapter_gains,
+    cells_by_place,
+    filter_matrix,
+    gain_of,
+    gain_rows,
+    matrix_csv,
+    matrix_json,
+)
 
 
 def test_an_adapters_gains_are_scores_over_the_base_and_mark_its_own_task(matrix, record):
@@ -30,3 +41,72 @@ def test_scores_under_another_protocol_than_the_bases_give_no_gain(matrix, recor
         for cell in matrix.cells
     )
     assert adapter_gains(replace(matrix, cells=cells), record) == ()
+
+
+@pytest.fixture
+def shown(matrix):
+    """The matrix with the base shown three examples on two tasks."""
+    cells = tuple(
+        replace(cell, adapter_id="base+3shot", protocol="shown", zero_shot=cell.protocol)
+        for cell in matrix.cells
+        if cell.adapter_id == BASE_ID and cell.task in ("snli", "goat")
+    )
+    return replace(matrix, cells=(*matrix.cells, *cells))
+
+
+def test_few_shot_rows_have_gains_over_the_bare_base(shown):
+    rows = gain_rows(shown)
+    assert [row.name for row in rows[:2]] == ["base, 3 shots", "sentiment-lora"]
+    task = next(task for task in shown.tasks if task.name == "snli")
+    assert gain_of(cells_by_place(shown), "base+3shot", task).gain == 0
+
+
+def test_filters_take_names_patterns_and_families(shown, matrix):
+    part = filter_matrix(shown, adapters=["*-lora"], tasks=["s*"])
+    assert [record.name for record in part.adapters] == [
+        "sentiment-lora",
+        "nli-lora",
+        "arithmetic-lora",
+    ]
+    assert [task.name for task in part.tasks] == ["sst2-test", "snli", "stories"]
+    assert {cell.task for cell in part.cells} == {"sst2-test", "snli", "stories"}
+    assert {BASE_ID, "base+3shot"} <= {cell.adapter_id for cell in part.cells}
+    tasks = (replace(matrix.tasks[0], family="sentiment"), *matrix.tasks[1:])
+    by_family = filter_matrix(replace(matrix, tasks=tasks), families=["sentiment"])
+    assert [task.name for task in by_family.tasks] == ["sst2-test"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "words"),
+    [
+        ({"adapters": ["nobody"]}, "No adapter 'nobody' in the matrix .*nli-lora"),
+        ({"tasks": ["q*"]}, "No task 'q\\*'"),
+        ({"families": ["nli"]}, "No family 'nli' in the matrix .there are: none"),
+    ],
+)
+def test_a_filter_that_fits_nothing_is_an_error(matrix, filters, words):
+    with pytest.raises(NotFoundError, match=words):
+        filter_matrix(matrix, **filters)
+
+
+def test_csv_leaves_gaps_empty_and_scores_can_be_read_for_traits(shown, tmp_path):
+    lines = matrix_csv(shown).splitlines()
+    assert lines[0] == "adapter,sst2-test,snli,trec-coarse,goat,stories,legal-abstracts"
+    assert lines[1] == '"base, 3 shots",,0,,0,,'
+    assert lines[2].startswith("sentiment-lora,0.371,0.007,")
+    path = tmp_path / "scores.csv"
+    path.write_text(matrix_csv(shown, values="score"))
+    table = read_scores(path)
+    assert table.rows[:3] == ("base", "majority label", "base, 3 shots")
+    assert table.values[0, 0] == pytest.approx(0.512)
+    with_errors = matrix_csv(shown, errors=True).splitlines()
+    assert with_errors[0].startswith("adapter,sst2-test,sst2-test se,snli,")
+    assert with_errors[2].startswith("sentiment-lora,0.371,0.0424264,")
+
+
+def test_json_has_gains_of_all_but_the_rows_they_are_counted_from(shown):
+    content = matrix_json(shown)
+    without = {cell["adapter"] for cell in content["cells"] if "gain" not in cell}
+    assert without == {"base", "majority label"}
+    assert content["rows"][2] == {"adapter_id": "base+3shot", "adapter": "base, 3 shots"}
+    assert json.dumps(content, allow_nan=False)

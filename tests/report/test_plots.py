@@ -4,14 +4,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.cluster.hierarchy import leaves_list
 
 from adapt_lora.errors import DatasetError, MatrixError, RecommendError, TrainingError
-from adapt_lora.registry.records import BASE_ID, Fingerprint
+from adapt_lora.registry.records import (
+    BASE_ID,
+    DatasetRecord,
+    Fingerprint,
+    Prediction,
+    TaskRecord,
+)
+from adapt_lora.report import plots
+from adapt_lora.report.outcomes import cell_outcomes
 from adapt_lora.report.plots import (
     PredictedMeasured,
     plot_histograms,
     plot_loss,
     plot_matrix,
+    plot_outcomes,
     plot_predicted_vs_measured,
     plot_trait_profiles,
     plot_traits,
@@ -84,6 +94,65 @@ def test_a_matrix_without_any_measured_gain_is_all_gaps(matrix, tmp_path):
     base_only = tuple(cell for cell in matrix.cells if cell.adapter_id == BASE_ID)
     assert_picture(plot_matrix(replace(matrix, cells=base_only), tmp_path / "a.png"))
     assert_picture(plot_matrix(replace(matrix, cells=()), tmp_path / "b.png", values="score"))
+
+
+def test_rows_and_columns_that_are_alike_stand_together():
+    twins = [[9.0, -9.0, 8.0, np.nan], [1.0, 1.0, np.nan, -7.0], [9.0, -9.0, np.nan, np.nan]]
+    opposite = [-9.0, 9.0, -8.0, 3.0]
+    order = leaves_list(plots._linkage(np.array([twins[0], opposite, twins[1], twins[2]]))).tolist()
+    assert abs(order.index(0) - order.index(3)) == 1
+    assert abs(order.index(0) - order.index(1)) > 1
+
+
+def test_rows_that_share_no_column_are_far_apart_not_an_error():
+    table = np.array([[1.0, np.nan], [np.nan, 1.0], [1.0, 1.0], [np.nan, np.nan]])
+    assert np.isfinite(plots._linkage(table)).all()
+    assert plots._linkage(table[:2]) is None
+
+
+def test_a_row_of_outcomes_is_drawn_with_many_labels_and_hostile_names(tmp_path):
+    labels = [f"label $number$ {i}" for i in range(30)]
+    many = [
+        Prediction("d", i % 3 > 0, labels[i % 7], (), None, labels[i % 30], None, i)
+        for i in range(60)
+    ]
+    two = [
+        Prediction("d", i % 2 == 0, "yes", (), None, ("yes", "no")[i % 2], None, 5)
+        for i in range(8)
+    ]
+    written = [Prediction("d", None, None, (), 3, None, None, 4, 9, "length") for _ in range(5)]
+    row = [
+        cell_outcomes(_task("many", "g", labels), many),
+        cell_outcomes(_task("$two_{$", "g", ["no", "yes"]), two),
+        cell_outcomes(_task("written", "g", ()), written),
+    ]
+    drawn = plot_outcomes(row, tmp_path, title="<b>$x_{")
+    assert set(drawn) == {"confusion.png", "lengths.png"}
+    for path in drawn.values():
+        assert_picture(path)
+    assert set(plot_outcomes(row[2:], tmp_path, title="one")) == {"lengths.png"}
+    assert plot_outcomes([], tmp_path, title="none") == {}
+
+
+def test_outcomes_fall_into_true_and_false_positives():
+    task = _task("two", "g", ["no", "yes"])
+    pairs = [("yes", "yes"), ("no", "yes"), ("no", "no"), ("yes", "no"), ("yes", "no")]
+    predictions = [
+        Prediction("d", gold == answer, answer, (), None, gold, None, 10 + i)
+        for i, (gold, answer) in enumerate(pairs)
+    ]
+    outcomes = cell_outcomes(task, predictions)
+    assert outcomes.lengths == {"TP": (10,), "FP": (11,), "TN": (12,), "FN": (13, 14)}
+    assert outcomes.confusion.tolist() == [[1, 1], [2, 1]]
+    assert outcomes.positive == "yes"
+    turned = cell_outcomes(_task("two", "g", ["yes", "no"]), predictions)
+    assert (turned.positive, turned.lengths) == ("yes", outcomes.lengths)
+    assert cell_outcomes(task, ()) is None
+
+
+def _task(name, group, labels):
+    metric = "balanced_accuracy" if labels else "answer_log_likelihood"
+    return TaskRecord(name, group, metric, DatasetRecord(name, "d", group, 9), tuple(labels))
 
 
 def test_an_empty_matrix_is_refused(matrix, tmp_path):

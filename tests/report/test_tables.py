@@ -8,6 +8,7 @@ from adapt_lora.report.tables import (
     bench_table,
     correlations_table,
     matrix_table,
+    plan_table,
     recommendation_table,
     side_effects_table,
     traits_table,
@@ -42,6 +43,40 @@ def test_the_matrix_shows_gaps_own_cells_and_the_majority_label(matrix):
     assert nli.split() == ["nli-lora", "+9.2", "+36.8°", "−1.0", "0.0", "−0.200", "·"]
     assert "majority label (score)" in text
     assert "51.2" in next(line for line in text.splitlines() if "base model" in line)
+
+
+def test_tasks_that_do_not_fit_go_on_below(matrix):
+    console = Console(width=60)
+    with console.capture() as capture:
+        console.print(matrix_table(matrix, width=60))
+    text = capture.get()
+    assert "tasks 1-3 of 6" in text
+    lines = [line.split() for line in text.splitlines() if line.startswith(" nli-lora")]
+    assert [len(line) - 1 for line in lines] == [3, 3]  # no figure is folded, none is lost
+    assert "tasks 1-" not in shown(matrix_table(matrix, width=200))
+
+
+def test_scores_and_errors_stand_there_when_asked_for(matrix):
+    text = shown(matrix_table(matrix, values="score", errors=True))
+    nli = next(line for line in text.splitlines() if "nli-lora" in line)
+    assert "60.4 ± 3.0" in nli
+    assert "+" not in nli
+    assert "base model (score)" not in text
+
+
+def test_a_plan_lists_cells_and_time_by_row():
+    cells = [
+        {"adapter": "base model", "task": task, "n_tokens": 1500, "estimated_s": 2.0}
+        for task in ("sst2", "snli")
+    ]
+    text = shown(plan_table({"base_model": "org/tiny", "cells": cells}))
+    assert next(line for line in text.splitlines() if "base model" in line).split()[2:] == [
+        "sst2,",
+        "snli",
+        "3,000",
+        "4",
+        "s",
+    ]
 
 
 def test_only_gains_beyond_two_standard_errors_are_coloured(matrix):

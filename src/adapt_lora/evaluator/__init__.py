@@ -1,16 +1,22 @@
 """Evaluation: adapters × tasks in, cells of the transfer matrix out."""
 
 from adapt_lora.evaluator.backends import Backend, TransformersBackend
-from adapt_lora.evaluator.cells import CellResult, Prediction
+from adapt_lora.evaluator.cells import CellResult, CellUnit
 from adapt_lora.evaluator.comparison import PairedComparison, compare_with_base
+from adapt_lora.evaluator.fewshot import Shots, draw_shots
 from adapt_lora.evaluator.judge import Judge
 from adapt_lora.evaluator.matrix import (
     CellFailure,
     MatrixPlan,
     MatrixReport,
+    Pace,
     evaluate_matrix,
-    measure_tokens_per_s,
+    failure_reason,
+    measure_pace,
+    measure_units,
     plan_matrix,
+    run_plan,
+    unit_seconds,
 )
 from adapt_lora.evaluator.metrics import Estimate, LabelDecision
 from adapt_lora.evaluator.protocol import Protocol
@@ -28,6 +34,7 @@ __all__ = [
     "Backend",
     "CellFailure",
     "CellResult",
+    "CellUnit",
     "CodeRunner",
     "Estimate",
     "Grader",
@@ -35,19 +42,25 @@ __all__ = [
     "LabelDecision",
     "MatrixPlan",
     "MatrixReport",
+    "Pace",
     "PairedComparison",
-    "Prediction",
     "Protection",
     "Protocol",
+    "Shots",
     "Task",
     "TransformersBackend",
     "choose_metric",
     "compare_with_base",
+    "draw_shots",
     "evaluate_matrix",
+    "failure_reason",
     "make_task",
-    "measure_tokens_per_s",
+    "measure_pace",
+    "measure_units",
     "metric_key",
     "needed_grader",
     "open_runner",
     "plan_matrix",
+    "run_plan",
+    "unit_seconds",
 ]

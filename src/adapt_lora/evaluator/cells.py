@@ -9,7 +9,7 @@ import numpy as np
 
 from adapt_lora.errors import ScoringError, TaskError
 from adapt_lora.evaluator.backends import Backend, Progress
-from adapt_lora.evaluator.comparison import compare_with_base
+from adapt_lora.evaluator.fewshot import Shots
 from adapt_lora.evaluator.metrics import (
     Estimate,
     FloatArray,
@@ -23,29 +23,8 @@ from adapt_lora.evaluator.metrics import (
 )
 from adapt_lora.evaluator.protocol import Protocol
 from adapt_lora.evaluator.tasks import TEXT_METRICS, Grader, Task
-from adapt_lora.registry.records import MAJORITY_ID, Cell
+from adapt_lora.registry.records import MAJORITY_ID, Cell, Prediction
 from adapt_lora.scoring import LabelScores
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What came out for one row."""
-
-    row: str
-    """Digest of the row; the text itself is not kept."""
-    right: bool | None
-    """Whether the answer is right; None where it is graded in degrees, or not at all."""
-    answer: str | None
-    """Chosen label; a written answer only where text is kept."""
-    log_likelihood: tuple[float, ...]
-    """Of each label in order, or of the reference response alone, nats; empty without one."""
-    n_tokens: int | None
-    """Tokens of the reference response; None for label tasks and rows without one."""
-    gold: str | None = None
-    """The row's label; None for tasks without a label set."""
-    grade: float | None = None
-    """What the written answer is worth in the ruling metric, in [0, 1]; None for label tasks, where
-    nothing is written, and where no grade could be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +46,7 @@ class CellUnit:
     """One cell to be measured: the unit of work, of saving and of failing."""
 
     adapter_id: str
-    """The adapter, or BASE_ID or MAJORITY_ID."""
+    """The adapter, BASE_ID, MAJORITY_ID, or the id of a few-shot row."""
     folder: Path | None
     """The adapter's files; None for base and majority label."""
     task: Task
@@ -76,6 +55,10 @@ class CellUnit:
     """How it will be scored."""
     n_tokens: int
     """Tokens that the model reads or writes for it; 0 for the majority label."""
+    n_written: int = 0
+    """Of these, tokens that it may write."""
+    shots: Shots | None = None
+    """Examples that the prompts show."""
 
 
 def majority_label(task: Task) -> str:
@@ -91,7 +74,6 @@ def measure_cell(
     keep_text: bool,
     selected: bool,
     grader: Grader | None = None,
-    base_predictions: Sequence[Prediction] = (),
     progress: Progress | None = None,
 ) -> CellResult:
     """Score one unit under its protocol, with its adapter on already.
@@ -102,8 +84,6 @@ def measure_cell(
         keep_text: Whether predictions keep written answers.
         selected: Marks the cell as chosen by a ranking (verification).
         grader: Grades written answers where the metric needs one.
-        base_predictions: The bare base's under the same protocol; with them the cell says how sure
-            its gain is (`compare_with_base`).
         progress: Told (rows done, rows in all).
 
     Raises:
@@ -126,9 +106,6 @@ def measure_cell(
     ruling = estimates.pop(task.record.metric)
     beside |= {name: estimate.value for name, estimate in estimates.items()}
     beside |= {f"{name}_se": estimate.se for name, estimate in estimates.items()}
-    if base_predictions and predictions:
-        compared = compare_with_base(predictions, base_predictions, metric=task.record.metric)
-        beside |= compared.metrics
     cell = Cell(
         adapter_id=unit.adapter_id,
         task=task.record.name,
@@ -197,7 +174,7 @@ def _score_answers(
     sums, lengths = _read_references(backend, task, progress)
     if sums:
         estimates["answer_log_likelihood"] = answer_log_likelihood(sums, lengths)
-    answers: list[str] = []
+    answers: Sequence[str] = ()
     grades: list[float | None] = [None] * len(task.rows)
     if limit is not None:
         answers = backend.generate(

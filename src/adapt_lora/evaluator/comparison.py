@@ -15,7 +15,7 @@ from adapt_lora.errors import TaskError
 from adapt_lora.evaluator.metrics import N_BOOTSTRAP, FloatArray, IntArray
 
 if TYPE_CHECKING:
-    from adapt_lora.evaluator.cells import Prediction
+    from adapt_lora.registry.records import Prediction
 
 SIGNIFICANCE, POWER = 0.05, 0.8
 """Two-sided level and power that the minimum detectable gain is stated for."""

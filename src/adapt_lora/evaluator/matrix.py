@@ -1,7 +1,7 @@
 """The matrix runner: adapters × tasks as cells, each measured once and saved at once."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from adapt_lora.base_model import BaseModel
+from adapt_lora.data import Row
 from adapt_lora.errors import AdapterError, AdaptError, TaskError
 from adapt_lora.evaluator.backends import Backend, Progress, TransformersBackend
-from adapt_lora.evaluator.cells import CellResult, CellUnit, Prediction, measure_cell
+from adapt_lora.evaluator.cells import CellResult, CellUnit, measure_cell
+from adapt_lora.evaluator.comparison import compare_with_base
+from adapt_lora.evaluator.fewshot import Shots
 from adapt_lora.evaluator.metrics import FloatArray, LabelDecision
+from adapt_lora.evaluator.outcomes import with_outcomes
 from adapt_lora.evaluator.protocol import Protocol
 from adapt_lora.evaluator.tasks import Grader, Task, needed_grader
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, Cell
+from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, Cell, FewShotRow, Prediction
 from adapt_lora.scoring import PROTOCOL_VERSION
 
 HasCell = Callable[[str, str, str], bool]
@@ -31,6 +35,8 @@ N_PROBE_ROWS = 3
 # A written answer may be somewhat longer than the longest reference, and a chatty base needs room
 # for "The answer is …"; the cap bounds the cost of a task with essays for references.
 _MIN_NEW_TOKENS, _MAX_NEW_TOKENS = 32, 512
+# Rows read and tokens written to know the pace: about a second of a small model on two cores.
+_PACE_ROWS, _PACE_TOKENS = 8, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +44,21 @@ class CellFailure:
     """A cell that could not be measured."""
 
     adapter_id: str
-    """The adapter, or BASE_ID."""
+    """The adapter, BASE_ID, or the id of a few-shot row."""
     task: str
     """Name of the task."""
     reason: str
     """What went wrong, one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast the bare base works on this machine."""
+
+    read_tokens_per_s: float
+    """Prompt and label tokens that it reads."""
+    written_tokens_per_s: float | None = None
+    """Tokens of answers that it writes; None where no task asks for any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +70,7 @@ class MatrixPlan:
     n_cells: int
     """Cells asked for, base and majority rows included."""
     protocols: Mapping[str, str]
-    """Digest of the protocol that each task is scored under, by task."""
+    """Digest of the protocol that each task is scored under, by task; without examples shown."""
 
     @property
     def n_skipped(self) -> int:
@@ -66,9 +82,9 @@ class MatrixPlan:
         """Tokens that the model reads or writes for all units."""
         return sum(unit.n_tokens for unit in self.units)
 
-    def estimated_s(self, tokens_per_s: float) -> float:
-        """Seconds the units will take at that rate (`measure_tokens_per_s`)."""
-        return self.n_tokens / tokens_per_s
+    def estimated_s(self, pace: Pace) -> float:
+        """Seconds the units take at most at that pace: answers may end before their limit."""
+        return sum(unit_seconds(unit, pace) for unit in self.units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +98,7 @@ class MatrixReport:
     n_skipped: int
     """Cells left alone because they were measured already."""
     protocols: Mapping[str, str]
-    """Digest of the protocol that each task is scored under, by task."""
+    """Digest of the protocol that each task is scored under, by task; without examples shown."""
     n_tokens: int
     """Tokens planned for the measured cells."""
     seconds: float
@@ -97,6 +113,7 @@ def plan_matrix(
     has_cell: HasCell,
     backend: Backend | None = None,
     decision: LabelDecision = "sum",
+    shots: Mapping[str, Shots] | None = None,
     graders: Mapping[str, Grader] | None = None,
 ) -> MatrixPlan:
     """Lay out the cells that are not measured yet; arguments as for `evaluate_matrix`."""
@@ -108,38 +125,64 @@ def plan_matrix(
         )
     scorer = backend or TransformersBackend(base)
     template = scorer.template
-    sized = [
-        _size_task(scorer, task, decision, template, needed_grader(task, graders or {}))
+    sized = {
+        task.record.name: _size_task(
+            scorer, task, decision, template, needed_grader(task, graders or {})
+        )
         for task in tasks
+    }
+    asked: list[CellUnit] = list(sized.values())
+    asked += [
+        replace(unit, adapter_id=MAJORITY_ID, n_tokens=0, n_written=0)
+        for unit in sized.values()
+        if unit.task.is_label_task
     ]
-    rows: dict[str, Path | None] = {BASE_ID: None, MAJORITY_ID: None}
-    rows.update({adapter_id: Path(folder) for adapter_id, folder in adapters})
-    asked = [
-        CellUnit(row, folder, task, protocol, 0 if row == MAJORITY_ID else n_tokens)
-        for row, folder in rows.items()
-        for task, protocol, n_tokens in sized
-        if row != MAJORITY_ID or task.is_label_task
-    ]
+    if shots is None:
+        asked += [
+            replace(unit, adapter_id=adapter_id, folder=Path(folder))
+            for adapter_id, folder in adapters
+            for unit in sized.values()
+        ]
+    else:
+        rows: list[tuple[str, Path | None]] = [(row, Path(folder)) for row, folder in adapters]
+        asked += [
+            _show_examples(scorer, sized[name], row, folder, examples)
+            for row, folder in rows or [(BASE_ID, None)]
+            for name, examples in shots.items()
+        ]
     missing = tuple(
         unit
         for unit in asked
         if not has_cell(unit.adapter_id, unit.task.record.name, unit.protocol.digest)
     )
-    protocols = {task.record.name: protocol.digest for task, protocol, _ in sized}
+    protocols = {name: unit.protocol.digest for name, unit in sized.items()}
     return MatrixPlan(missing, len(asked), protocols)
 
 
-def measure_tokens_per_s(backend: Backend, plan: MatrixPlan) -> float | None:
-    """How fast the bare base reads the plan's first task, from a few rows; None without a plan."""
-    units = [unit for unit in plan.units if unit.n_tokens]
+def unit_seconds(unit: CellUnit, pace: Pace) -> float:
+    """Seconds that a unit takes at most at that pace."""
+    writing = pace.written_tokens_per_s or pace.read_tokens_per_s
+    n_read = unit.n_tokens - unit.n_written
+    return n_read / pace.read_tokens_per_s + unit.n_written / writing
+
+
+def measure_pace(backend: Backend, plan: MatrixPlan) -> Pace | None:
+    """How fast the bare base reads and writes, from a few rows; None where nothing is planned.
+
+    Raises:
+        AdaptError: Not one of the planned tasks can be read.
+    """
+    units = list({u.task.record.name: u for u in plan.units if u.n_tokens}.values())
     if not units:
         return None
-    task = units[0].task
-    started = time.perf_counter()
-    with backend.adapted(None):
-        _probe(backend, task)
-    n_probe = min(N_PROBE_ROWS, len(task.rows))
-    return units[0].n_tokens * n_probe / len(task.rows) / (time.perf_counter() - started)
+    reading = _first_pace(backend, units, _read_pace)
+    writing = [unit for unit in units if unit.n_written]
+    return replace(
+        reading,
+        written_tokens_per_s=_first_pace(backend, writing, _write_pace).written_tokens_per_s
+        if writing
+        else None,
+    )
 
 
 def evaluate_matrix(
@@ -154,6 +197,7 @@ def evaluate_matrix(
     decision: LabelDecision = "sum",
     keep_text: bool = False,
     selected: bool = False,
+    shots: Mapping[str, Shots] | None = None,
     graders: Mapping[str, Grader] | None = None,
     base_predictions: FindPredictions | None = None,
 ) -> MatrixReport:
@@ -175,6 +219,8 @@ def evaluate_matrix(
         decision: How a label is chosen.
         keep_text: Whether predictions keep written answers.
         selected: Marks the cells as chosen by a ranking (verification).
+        shots: Examples by task; then these tasks get few-shot rows of the adapters, or of the base
+            where there are none, beside the bare base.
         graders: By metric, what grades written answers where a reference alone can't: "pass_at_1"
             and "judge_accuracy".
         base_predictions: Finds the bare base's predictions of an earlier run, so that gains over a
@@ -183,7 +229,6 @@ def evaluate_matrix(
     Raises:
         TaskError: Two tasks share a name, or a metric needs a grader that is not there.
     """
-    started = time.perf_counter()
     scorer = backend or TransformersBackend(base)
     plan = plan_matrix(
         base,
@@ -192,48 +237,51 @@ def evaluate_matrix(
         has_cell=has_cell,
         backend=scorer,
         decision=decision,
+        shots=shots,
         graders=graders,
     )
-    of_base: dict[str, Sequence[Prediction]] = {}
-    probe = _read_reference(scorer, plan.units)
+    return run_plan(
+        scorer,
+        plan,
+        save_cell=save_cell,
+        progress=progress,
+        keep_text=keep_text,
+        selected=selected,
+        graders=graders,
+        base_predictions=base_predictions,
+    )
+
+
+def run_plan(
+    backend: Backend,
+    plan: MatrixPlan,
+    *,
+    save_cell: Callable[[CellResult], None],
+    progress: Progress | None = None,
+    keep_text: bool = False,
+    selected: bool = False,
+    graders: Mapping[str, Grader] | None = None,
+    base_predictions: FindPredictions | None = None,
+) -> MatrixReport:
+    """Measure what `plan_matrix` laid out; arguments as for `evaluate_matrix`."""
+    started = time.perf_counter()
     cells: list[Cell] = []
     failures: list[CellFailure] = []
-    n_tokens = 0
-    for _, group in groupby(plan.units, lambda unit: unit.adapter_id):
-        units = list(group)
-        folder = units[0].folder
-        with ExitStack() as block:
-            # Whatever one adapter or task brings down, the others are still worth having.
-            try:
-                block.enter_context(scorer.adapted(folder))
-                if folder is not None and probe is not None:
-                    _check_active(scorer, probe, folder)
-            except Exception as error:
-                failures += [_failure(unit, error) for unit in units]
-                n_tokens += sum(unit.n_tokens for unit in units)
-                continue
-            for unit in units:
-                at = n_tokens
-                n_tokens += unit.n_tokens
-                try:
-                    result = measure_cell(
-                        scorer,
-                        unit,
-                        keep_text=keep_text,
-                        selected=selected,
-                        grader=needed_grader(unit.task, graders or {}),
-                        base_predictions=_of_base(unit, of_base, base_predictions),
-                        progress=_scaled(progress, at, unit.n_tokens, plan.n_tokens),
-                    )
-                except Exception as error:
-                    failures.append(_failure(unit, error))
-                    continue
-                if unit.adapter_id == BASE_ID:
-                    of_base[unit.protocol.digest] = result.predictions
-                save_cell(result)
-                cells.append(result.cell)
-                if progress is not None:
-                    progress(n_tokens, plan.n_tokens)
+    outcomes = measure_units(
+        backend,
+        plan.units,
+        keep_text=keep_text,
+        selected=selected,
+        progress=progress,
+        graders=graders,
+        base_predictions=base_predictions,
+    )
+    for outcome in outcomes:
+        if isinstance(outcome, CellFailure):
+            failures.append(outcome)
+        else:
+            save_cell(outcome)
+            cells.append(outcome.cell)
     failed = {(failure.adapter_id, failure.task) for failure in failures}
     return MatrixReport(
         cells=tuple(cells),
@@ -247,13 +295,116 @@ def evaluate_matrix(
     )
 
 
+def measure_units(
+    backend: Backend,
+    units: Sequence[CellUnit],
+    *,
+    keep_text: bool = False,
+    selected: bool = False,
+    progress: Progress | None = None,
+    graders: Mapping[str, Grader] | None = None,
+    base_predictions: FindPredictions | None = None,
+) -> Iterator[CellResult | CellFailure]:
+    """Measure units in their order, each outcome as soon as it is there.
+
+    Any part of a plan can be measured anywhere: units are plain data. Those of one adapter that
+    stand together share one loading of it. Nothing that a unit raises ends the others.
+
+    Args:
+        backend: Scores and writes.
+        units: From `plan_matrix`.
+        keep_text: Whether predictions keep written answers.
+        selected: Marks the cells as chosen by a ranking (verification).
+        progress: Told (tokens done, tokens of all these units).
+        graders: As for `evaluate_matrix`.
+        base_predictions: The same.
+    """
+    of_base: dict[str, Sequence[Prediction]] = {}
+    probe = _read_reference(backend, units)
+    total = sum(unit.n_tokens for unit in units)
+    n_tokens = 0
+    for folder, group in groupby(units, lambda unit: unit.folder):
+        together = list(group)
+        with ExitStack() as block:
+            # Whatever one adapter or task brings down, the others are still worth having.
+            try:
+                block.enter_context(backend.adapted(folder))
+                if folder is not None and probe is not None:
+                    _check_active(backend, probe, folder)
+            except Exception as error:
+                n_tokens += sum(unit.n_tokens for unit in together)
+                yield from [_failure(unit, error) for unit in together]
+                continue
+            for unit in together:
+                scaled = _scaled(progress, n_tokens, unit.n_tokens, total)
+                n_tokens += unit.n_tokens
+                try:
+                    outcome: CellResult | CellFailure = _measure_unit(
+                        backend,
+                        unit,
+                        keep_text=keep_text,
+                        selected=selected,
+                        progress=scaled,
+                        grader=needed_grader(unit.task, graders or {}),
+                        of_base=_of_base(unit, of_base, base_predictions),
+                    )
+                except Exception as error:
+                    outcome = _failure(unit, error)
+                if isinstance(outcome, CellResult) and unit.adapter_id == BASE_ID:
+                    of_base[unit.protocol.digest] = outcome.predictions
+                yield outcome
+                if progress is not None:
+                    progress(n_tokens, total)
+
+
+def _measure_unit(
+    backend: Backend,
+    unit: CellUnit,
+    *,
+    keep_text: bool,
+    selected: bool,
+    progress: Progress | None,
+    grader: Grader | None,
+    of_base: Sequence[Prediction],
+) -> CellResult:
+    asked = unit if unit.shots is None else replace(unit, task=unit.shots.shown(unit.task))
+    # Texts are dropped below, once their lengths are known.
+    result = measure_cell(
+        backend, asked, keep_text=True, selected=selected, grader=grader, progress=progress
+    )
+    cell = result.cell
+    if unit.shots is not None:
+        cell = replace(cell, zero_shot=unit.protocol.zero_shot.digest)
+    result = replace(result, cell=cell)
+    result = with_outcomes(backend, unit.task, result, keep_text=keep_text)
+    if not of_base or not result.predictions:
+        return result
+    # Only now: prompts with examples had other digests than the rows that the base was asked.
+    compared = compare_with_base(result.predictions, of_base, metric=unit.task.record.metric)
+    metrics = {**result.cell.metrics, **compared.metrics}
+    return replace(result, cell=replace(result.cell, metrics=metrics))
+
+
+def _of_base(
+    unit: CellUnit, measured: Mapping[str, Sequence[Prediction]], find: FindPredictions | None
+) -> Sequence[Prediction]:
+    """The bare base's predictions in the unit's column; none for rows that have no gain."""
+    if unit.adapter_id in (BASE_ID, MAJORITY_ID):
+        return ()
+    digest = unit.protocol.zero_shot.digest
+    if digest in measured or find is None:
+        return measured.get(digest, ())
+    return find(unit.task.record.name, digest)
+
+
 def _size_task(
     backend: Backend, task: Task, decision: LabelDecision, template: str, grader: Grader | None
-) -> tuple[Task, Protocol, int]:
-    """The task with its protocol and the tokens that one cell of it costs."""
+) -> CellUnit:
+    """The base's unit of a task: its protocol, and the tokens that one cell of it costs."""
     record = task.record
     n_tokens = sum(backend.count_tokens([row.prompt for row in task.rows]))
     max_new_tokens: int | None = None
+    n_written = 0
     if task.is_label_task:
         n_tokens += len(task.rows) * sum(backend.count_tokens(record.labels))
     else:
@@ -264,7 +415,7 @@ def _size_task(
             # Without references (pass@1 has its tests) nothing says how long an answer may be.
             answered = any(row.response for row in task.rows)
             max_new_tokens = min(room, _MAX_NEW_TOKENS) if answered else _MAX_NEW_TOKENS
-            n_tokens += len(task.rows) * max_new_tokens
+            n_written = len(task.rows) * max_new_tokens
     protocol = Protocol(
         metric=record.metric,
         rows=record.dataset.digest,
@@ -276,7 +427,61 @@ def _size_task(
         backend=backend.family,
         grader=None if grader is None else grader.protocol_key(task.rows),
     )
-    return task, protocol, n_tokens
+    return CellUnit(BASE_ID, None, task, protocol, n_tokens + n_written, n_written)
+
+
+def _show_examples(
+    backend: Backend, unit: CellUnit, adapter_id: str, folder: Path | None, shots: Shots
+) -> CellUnit:
+    """A unit of the bare base as one whose prompts show examples."""
+    n_shots = len(shots.examples)
+    reads = 2 if unit.n_written else 1  # to score the reference, and to write an answer
+    preamble = len(unit.task.rows) * sum(backend.count_tokens([shots.preamble]))
+    return replace(
+        unit,
+        adapter_id=FewShotRow(adapter_id, n_shots, shots.seed).row_id,
+        folder=folder,
+        shots=shots,
+        n_tokens=unit.n_tokens + reads * preamble,
+        protocol=replace(
+            unit.protocol, shots=n_shots, shots_seed=shots.seed, shots_digest=shots.digest
+        ),
+    )
+
+
+def _first_pace(
+    backend: Backend, units: Sequence[CellUnit], measure: Callable[[Backend, Task], Pace]
+) -> Pace:
+    """The pace on the first task that can be read; a broken one is named when its turn comes."""
+    for number, unit in enumerate(units, start=1):
+        task = unit.task if unit.shots is None else unit.shots.shown(unit.task)
+        try:
+            with backend.adapted(None):
+                return measure(backend, task)
+        except AdaptError:
+            if number == len(units):
+                raise
+    raise AssertionError("no units")
+
+
+def _read_pace(backend: Backend, task: Task) -> Pace:
+    rows = task.rows[:_PACE_ROWS]
+    n_tokens = sum(backend.count_tokens([row.prompt for row in rows]))
+    labels = task.record.labels if task.is_label_task else ()
+    n_tokens += len(rows) * sum(backend.count_tokens(labels))
+    if not task.is_label_task:
+        n_tokens += sum(backend.count_tokens([row.response or "" for row in rows]))
+    _read_rows(backend, task, rows[:1])  # the first pass of a process is several times slower
+    started = time.perf_counter()
+    _read_rows(backend, task, rows)
+    return Pace(max(n_tokens, 1) / (time.perf_counter() - started))
+
+
+def _write_pace(backend: Backend, task: Task) -> Pace:
+    prompts = [row.prompt for row in task.rows[:_PACE_ROWS]]
+    started = time.perf_counter()
+    backend.generate(prompts, max_new_tokens=_PACE_TOKENS)
+    return Pace(1.0, len(prompts) * _PACE_TOKENS / (time.perf_counter() - started))
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +507,10 @@ def _read_reference(backend: Backend, units: Sequence[CellUnit]) -> _Reference |
 
 
 def _probe(backend: Backend, task: Task) -> FloatArray:
-    rows = task.rows[:N_PROBE_ROWS]
+    return _read_rows(backend, task, task.rows[:N_PROBE_ROWS])
+
+
+def _read_rows(backend: Backend, task: Task, rows: Sequence[Row]) -> FloatArray:
     if task.is_label_task:
         scores = backend.score_labels([row.prompt for row in rows], task.record.labels)
         return np.asarray(scores.log_likelihood, dtype=np.float64)
@@ -320,23 +528,16 @@ def _check_active(backend: Backend, reference: _Reference, folder: Path) -> None
         )
 
 
-def _of_base(
-    unit: CellUnit, measured: Mapping[str, Sequence[Prediction]], find: FindPredictions | None
-) -> Sequence[Prediction]:
-    """The bare base's predictions under the unit's protocol; none for rows that are no adapter."""
-    if unit.adapter_id in (BASE_ID, MAJORITY_ID):
-        return ()
-    digest = unit.protocol.digest
-    if digest in measured or find is None:
-        return measured.get(digest, ())
-    return find(unit.task.record.name, digest)
-
-
 def _failure(unit: CellUnit, error: Exception) -> CellFailure:
+    return CellFailure(unit.adapter_id, unit.task.record.name, failure_reason(error))
+
+
+def failure_reason(error: Exception) -> str:
+    """One sentence about an error, with its type where it is not one of ours."""
     reason = str(error).strip() or repr(error)
-    if not isinstance(error, AdaptError):
-        reason = f"{type(error).__name__}: {reason.splitlines()[0]}"
-    return CellFailure(unit.adapter_id, unit.task.record.name, reason)
+    if isinstance(error, AdaptError):
+        return reason
+    return f"{type(error).__name__}: {reason.splitlines()[0]}"
 
 
 def _scaled(progress: Progress | None, at: int, n_tokens: int, total: int) -> Progress | None:

@@ -1,7 +1,7 @@
 """The protocol: all that decides a score besides adapter and task, under one digest."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 
@@ -32,11 +32,25 @@ class Protocol:
     """What grades answers beside their references: the judge and its rubric, or the unit tests and
     how they are run; None where the references alone do."""
 
+    shots: int | None = None
+    """Examples that each prompt shows; None for none."""
+    shots_seed: int | None = None
+    """What decided which examples."""
+    shots_digest: str | None = None
+    """Digest of the examples as they stand in the prompt."""
+
     @cached_property
     def digest(self) -> str:
-        """sha256 (hex) over every field, `grader` only where there is one."""
-        fields = asdict(self)
-        if self.grader is None:
-            del fields["grader"]
+        """sha256 (hex) over every field; grader and shots count only where there are any."""
+        fields = {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None or not name.startswith(("grader", "shots"))
+        }
         text = json.dumps(fields, sort_keys=True, ensure_ascii=True)
         return sha256(text.encode()).hexdigest()
+
+    @property
+    def zero_shot(self) -> "Protocol":
+        """The same protocol without examples in the prompt."""
+        return replace(self, shots=None, shots_seed=None, shots_digest=None)

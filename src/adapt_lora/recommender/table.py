@@ -26,6 +26,7 @@ from adapt_lora.registry.records import (
     Fingerprint,
     TransferMatrix,
     Unit,
+    few_shot_row,
 )
 
 Array = npt.NDArray[np.float64]
@@ -183,7 +184,12 @@ def table_from_matrix(matrix: TransferMatrix, *, unit: Unit) -> TransferTable:
     scores, errors = np.full(shape, np.nan), np.full(shape, np.nan)
     base_scores = np.full(shape[1], np.nan)
     metrics = {task.name: task.metric for task in tasks}
-    usable = [cell for cell in matrix.cells if metrics.get(cell.task) == cell.metric]
+    # A model that is shown examples is no candidate, and its gain is not an adapter's.
+    usable = [
+        cell
+        for cell in matrix.cells
+        if metrics.get(cell.task) == cell.metric and few_shot_row(cell.adapter_id) is None
+    ]
     protocols = {cell.task: cell.protocol for cell in usable if cell.adapter_id == BASE_ID}
     foreign: dict[str, int] = {}
     for cell in usable:

@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from adapt_lora.base_model import BaseIdentity
@@ -25,7 +26,9 @@ from adapt_lora.registry.records import (
     DatasetRecord,
     Fingerprint,
     Histogram,
+    Prediction,
     TaskRecord,
+    few_shot_row,
 )
 
 SCHEMA = "1"
@@ -43,11 +46,16 @@ VERSION = "adapt.version"
 TRAITS = "adapt.traits"
 TRAIT_FIT = "adapt.trait_fit"
 """Tag of the bare base's run: it keeps a fit of the traits in TRAITS_FILE."""
+FEW_SHOT = "adapt.few_shot"
+"""Tag of a logged model that stands for a few-shot row: the row's id."""
+SHOWN_TO = "adapt.shown_to"
+"""Tag of the same: the adapter that is on, or BASE_ID."""
 NOTE = "mlflow.note.content"
 
 RECORD_FILE = "record.json"
 FINGERPRINT_FILE = "fingerprint.json"
 TRAITS_FILE = "traits.json"
+PREDICTIONS_FOLDER = "predictions"
 
 _PARAM_LIMIT, TAG_LIMIT, _KEY_LIMIT = 6000, 8000, 250
 # Bytes, not characters, count on some backends; ASCII JSON makes them the same.
@@ -220,10 +228,8 @@ def cell_items(adapter_id: str, name: str, base: BaseIdentity) -> RunItems:
 
 def cell_tags(stored: StoredCell) -> dict[str, str]:
     """A cell as tags of its run, in pieces where one tag is too short; see `cells_of`."""
-    cell = stored.cell
     text = _dumps(to_plain(stored))
-    key = _digest([cell.task, stored.dataset_digest, cell.protocol, cell.adapter_id])[:12]
-    stem = f"{_CELL}{legal_key(cell.task)[:200]}/{key}"
+    stem = f"{_CELL}{cell_key(stored.cell, stored.dataset_digest)}"
     pieces = [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
     # The count stands in the key, so that a shorter second measurement can't be mixed with the
     # first.
@@ -231,6 +237,52 @@ def cell_tags(stored: StoredCell) -> dict[str, str]:
         f"{stem}/{len(pieces)}.{index}.{stored.measured_ms}": piece
         for index, piece in enumerate(pieces)
     }
+
+
+def cell_key(cell: Cell, dataset_digest: str) -> str:
+    """What names a cell among those of its run: the task, and a digest of what tells it apart."""
+    digest = _digest([cell.task, dataset_digest, cell.protocol, cell.adapter_id])[:12]
+    return f"{legal_key(cell.task)[:200]}/{digest}"
+
+
+def predictions_file(cell: Cell, dataset_digest: str) -> str:
+    """Where a cell's predictions lie among the artifacts of its run."""
+    return f"{PREDICTIONS_FOLDER}/{cell_key(cell, dataset_digest)}.parquet"
+
+
+def predictions_parquet(predictions: Sequence[Prediction]) -> bytes:
+    """Predictions as a Parquet file, a row each; the inverse of `read_predictions`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            ("row", pa.string()),
+            ("right", pa.bool_()),
+            ("answer", pa.string()),
+            ("log_likelihood", pa.list_(pa.float64())),
+            ("n_tokens", pa.int32()),
+            ("gold", pa.string()),
+            ("grade", pa.float64()),
+            ("prompt_tokens", pa.int32()),
+            ("answer_tokens", pa.int32()),
+            ("finish", pa.string()),
+        ]
+    )
+    table = pa.Table.from_pylist([asdict(one) for one in predictions], schema=schema)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def read_predictions(path: Path) -> tuple[Prediction, ...]:
+    """The predictions in a file that `predictions_parquet` made."""
+    import pyarrow.parquet as pq
+
+    return tuple(
+        Prediction(**{**row, "log_likelihood": tuple(row["log_likelihood"])})
+        for row in pq.read_table(path).to_pylist()
+    )
 
 
 def cells_of(tags: Mapping[str, str]) -> list[StoredCell]:
@@ -325,7 +377,7 @@ def registered_name(name: str) -> str:
         raise ConfigError(
             f"An adapter's name may have {_KEY_LIMIT} characters; {name[:40]!r}… has {len(name)}."
         )
-    if legal in (BASE_ID, MAJORITY_ID):
+    if legal in (BASE_ID, MAJORITY_ID) or few_shot_row(legal) is not None:
         raise ConfigError(
             f"{name!r} is the name of a row of its own in every matrix; choose another."
         )

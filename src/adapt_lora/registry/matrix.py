@@ -12,6 +12,7 @@ from adapt_lora.registry.records import (
     AdapterRecord,
     TaskRecord,
     TransferMatrix,
+    few_shot_row,
 )
 
 
@@ -37,7 +38,8 @@ def assemble_matrix(
     Cells of one task are compared only under one protocol, on the same rows and in the same
     metric. Where a task was measured under several, the column with a base row and the most
     adapters is taken, of equal ones the latest. Of two measurements of one cell the latest counts.
-    Cells of adapters that are gone are left out.
+    Few-shot rows stand in the column of the same protocol without examples. Cells of adapters that
+    are gone are left out.
 
     Args:
         base: Base model of all that follows.
@@ -72,14 +74,16 @@ def _columns(
     columns: dict[_Column, dict[str, StoredCell]] = defaultdict(dict)
     for stored in sorted(cells, key=lambda stored: stored.measured_ms):
         cell = stored.cell
-        if cell.adapter_id in known or cell.adapter_id in (BASE_ID, MAJORITY_ID):
-            key = _Column(cell.task, stored.dataset_digest, cell.metric, cell.protocol)
+        shown = few_shot_row(cell.adapter_id)
+        model = cell.adapter_id if shown is None else shown.adapter_id
+        if model in known or model in (BASE_ID, MAJORITY_ID):
+            key = _Column(cell.task, stored.dataset_digest, cell.metric, cell.column)
             columns[key][cell.adapter_id] = stored
     return columns
 
 
 def _worth(column: Mapping[str, StoredCell]) -> tuple[bool, int, int]:
-    adapters = len(column.keys() - {BASE_ID, MAJORITY_ID})
+    adapters = sum(few_shot_row(row) is None for row in column.keys() - {BASE_ID, MAJORITY_ID})
     return BASE_ID in column, adapters, max(stored.measured_ms for stored in column.values())
 
 

@@ -1,5 +1,6 @@
 """What the registry holds, as plain frozen records: the nouns that every room above speaks."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import hypot
@@ -12,6 +13,8 @@ BASE_ID = "base"
 
 MAJORITY_ID = "majority label"
 """`adapter_id` of the constant guess of the commonest gold label."""
+
+_SHOTS = re.compile(r"(?P<adapter_id>.+)\+(?P<shots>\d+)shot(?:-seed(?P<seed>\d+))?")
 
 Unit = Literal["points", "nats"]
 Regime = Literal["zeroshot", "intermediate"]
@@ -176,7 +179,7 @@ class Cell:
     """How one adapter (or the base, or the majority label) did on one task."""
 
     adapter_id: str
-    """Registry id of the adapter, or BASE_ID, or MAJORITY_ID."""
+    """Registry id of the adapter, BASE_ID, MAJORITY_ID, or the id of a `FewShotRow`."""
     task: str
     """Name of the task."""
     metric: str
@@ -195,6 +198,14 @@ class Cell:
     """Share of rows per predicted label; empty for generation tasks."""
     selected: bool = False
     """True when the cell was measured because a ranking had chosen it (verification)."""
+    zero_shot: str | None = None
+    """Digest of the same protocol without the examples that the prompts showed; None where they
+    showed none."""
+
+    @property
+    def column(self) -> str:
+        """Protocol digest that all cells of one column share, few-shot rows among them."""
+        return self.zero_shot or self.protocol
 
     def gain_se(self, base: "Cell") -> float | None:
         """Standard error of the gain over the base's cell.
@@ -205,6 +216,65 @@ class Cell:
         if "gain_vs_base_se" in self.metrics:
             return self.metrics["gain_vs_base_se"]
         return None if self.se is None or base.se is None else hypot(self.se, base.se)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What came out for one row of a task."""
+
+    row: str
+    """Digest of the row; its text is not kept."""
+    right: bool | None
+    """Whether the answer is right; None where it is graded in degrees, or not at all."""
+    answer: str | None
+    """Chosen label; a written answer only where text is kept."""
+    log_likelihood: tuple[float, ...]
+    """Of each label in order, or of the reference response alone, nats; empty without one."""
+    n_tokens: int | None
+    """Tokens of the reference response; None for label tasks and rows without one."""
+    gold: str | None = None
+    """The row's label; None for tasks without a label set."""
+    grade: float | None = None
+    """What the written answer is worth in the ruling metric, in [0, 1]; None for label tasks, where
+    nothing is written, and where no grade could be had."""
+    prompt_tokens: int | None = None
+    """Tokens of the row's prompt, without template and examples."""
+    answer_tokens: int | None = None
+    """Tokens of the written answer; None where nothing is written."""
+    finish: Literal["stop", "length"] | None = None
+    """How the written answer ended; None where nothing is written or the backend does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class FewShotRow:
+    """A row of the matrix: a model that is shown examples in the prompt. No adapter of its own."""
+
+    adapter_id: str
+    """The adapter that is on, or BASE_ID."""
+    shots: int
+    """Examples in each prompt, at least one."""
+    seed: int = 0
+    """Decided which examples."""
+
+    @property
+    def row_id(self) -> str:
+        """What stands as `adapter_id` in its cells, e.g. "base+3shot" or "base+3shot-seed1"."""
+        drawn = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.adapter_id}+{self.shots}shot{drawn}"
+
+    @property
+    def words(self) -> str:
+        """What follows the model's name in tables: "3 shots, seed 1"."""
+        drawn = f", seed {self.seed}" if self.seed else ""
+        return f"{self.shots} shot{'' if self.shots == 1 else 's'}{drawn}"
+
+
+def few_shot_row(row_id: str) -> FewShotRow | None:
+    """The few-shot row that an `adapter_id` of a cell stands for; None for all other rows."""
+    found = _SHOTS.fullmatch(row_id)
+    if found is None:
+        return None
+    return FewShotRow(found["adapter_id"], int(found["shots"]), int(found["seed"] or 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,9 +38,12 @@ from adapt_lora.registry.records import (
     MAJORITY_ID,
     AdapterRecord,
     Cell,
+    FewShotRow,
+    Prediction,
     StepRecord,
     TaskRecord,
     TransferMatrix,
+    few_shot_row,
 )
 from adapt_lora.registry.tracking import (
     check_server,
@@ -155,6 +158,8 @@ class Registry:
         self._job = uuid.uuid4().hex
         self._job_runs: dict[tuple[str, str], str] = {}
         self._job_steps: dict[str, int] = {}
+        self._few_shot_models: dict[tuple[str, str], str] = {}
+        self._ensured_tasks: set[tuple[str, str, bool]] = set()
 
     # --- bases
     # -------------------------------------------------------------------------------------------
@@ -453,12 +458,18 @@ class Registry:
             self._delete_version(record.name, record.version)
             with contextlib.suppress(_gone()):
                 self._client.delete_logged_model(record.model_id)
-            for run in self._search(
-                shelving.evaluations_id, f"tags.`{layout.ADAPTER_ID}` = '{record.adapter_id}'"
-            ):
+            # An adapter's few-shot rows are called after it.
+            own = f"tags.`{layout.ADAPTER_ID}` LIKE '{record.adapter_id}%'"
+            for run in self._search(shelving.evaluations_id, own):
                 self._client.delete_run(run.info.run_id)
-            for key in [key for key in self._job_runs if key[1] == record.adapter_id]:
-                del self._job_runs[key]
+            shown = f"tags.`{layout.SHOWN_TO}` = '{record.adapter_id}'"
+            for model in self._client.search_logged_models(
+                [shelving.adapters_id], filter_string=shown
+            ):
+                self._client.delete_logged_model(model.model_id)
+            for rows in (self._job_runs, self._few_shot_models):
+                for key in [key for key in rows if key[1].startswith(record.adapter_id)]:
+                    del rows[key]
         return record
 
     # --- tasks and cells
@@ -471,6 +482,7 @@ class Registry:
         adapter: AdapterRecord | str,
         task: TaskRecord,
         cells: Sequence[Cell],
+        predictions: Sequence[Prediction] = (),
     ) -> None:
         """Write measured cells of one task; safe once this returns.
 
@@ -480,13 +492,67 @@ class Registry:
             base: The base model they were measured on.
             adapter: A registered adapter, or BASE_ID, or MAJORITY_ID.
             task: What was scored.
-            cells: Cells of that adapter on that task.
+            cells: Cells of that adapter on that task, or of a few-shot row of it.
+            predictions: Row by row what the cell rests on; only beside a single cell.
         """
         if not cells:
             return
         shelving = self._made_shelving(base)
         self._ensure_tasks(shelving, [task])
-        self._write_cells(shelving, adapter, [(task, cell) for cell in cells])
+        self._write_cells(shelving, adapter, [(task, cell) for cell in cells], predictions)
+
+    @_in_words
+    def add_tasks(self, base: BaseIdentity, tasks: Sequence[TaskRecord]) -> None:
+        """Write tasks with their fingerprints before anything is measured on them."""
+        self._ensure_tasks(self._made_shelving(base), tasks)
+
+    @_in_words
+    def predictions(
+        self, base: BaseIdentity, adapter_id: str, task: str, *, protocol: str | None = None
+    ) -> tuple[Prediction, ...]:
+        """Row by row what the latest such cell rests on; empty where none were kept.
+
+        Args:
+            base: The base model it was measured on.
+            adapter_id: An adapter's id, BASE_ID, or the id of a few-shot row.
+            task: Name of the task.
+            protocol: Digest of the protocol; None for whichever was measured last.
+
+        Raises:
+            NotFoundError: There is no such cell.
+        """
+        shelving = self._require(base)
+        found = [
+            (stored, run_id)
+            for run_id, entry in self._sync(shelving, "cells").entries.items()
+            for stored in map(layout.stored_cell_from_plain, entry.content)
+            if (stored.cell.adapter_id, stored.cell.task) == (adapter_id, task)
+            and protocol in (None, stored.cell.protocol)
+        ]
+        if not found:
+            raise NotFoundError(
+                f"No cell of {adapter_id[:12]} on {task} is measured in {self.tracking_uri}; "
+                "`adapt matrix` shows which are."
+            )
+        stored, run_id = max(found, key=lambda pair: pair[0].measured_ms)
+        name = layout.predictions_file(stored.cell, stored.dataset_digest)
+        with tempfile.TemporaryDirectory(prefix="adapt-read-") as scratch:
+            try:
+                path = self._client.download_artifacts(run_id, name, scratch)
+            # Cells that others published, or that older versions wrote, come without.
+            except (_gone(), OSError):
+                return ()
+            return layout.read_predictions(Path(path))
+
+    @_in_words
+    def add_evaluation_plots(
+        self, base: BaseIdentity, row_id: str, plots: Mapping[str, Path]
+    ) -> None:
+        """Put pictures beside the cells that this Registry object wrote for a row of the matrix."""
+        shelving = self._require(base)
+        run_id = self._job_runs.get((shelving.evaluations_id, row_id))
+        if run_id is not None and plots:
+            self._log_plots(run_id, plots)
 
     @_in_words
     def add_matrix(
@@ -942,9 +1008,14 @@ class Registry:
         shelving: _Shelving,
         adapter: AdapterRecord | str,
         cells: Sequence[tuple[TaskRecord, Cell]],
+        predictions: Sequence[Prediction] = (),
     ) -> None:
-        """Cells of one adapter as metrics and tags of its job's run, in one batch."""
+        """Cells of one row as metrics and tags of its job's run, in one batch."""
         adapter_id, name, model_id = _row(adapter, shelving)
+        shown = few_shot_row(cells[0][1].adapter_id)
+        if shown is not None and shown.adapter_id == adapter_id:
+            adapter_id, name = shown.row_id, f"{name}, {shown.words}"
+            model_id = self._few_shot_model(shelving, shown, name)
         if any(cell.adapter_id != adapter_id or cell.task != task.name for task, cell in cells):
             tasks = ", ".join(dict.fromkeys(task.name for task, _ in cells))
             raise RegistryError(f"These cells are not all of {name} on {tasks}.")
@@ -952,7 +1023,11 @@ class Registry:
         now = _now_ms()
         tags: dict[str, str] = {}
         metrics: list[Any] = []
-        items = [layout.task_dataset_item(task, cell.protocol) for task, cell in cells]
+        if predictions:
+            # Before the cell: what is listed as measured has its predictions.
+            (task, cell), *_ = cells
+            self._log_predictions(run_id, cell, task, predictions)
+        items = [layout.task_dataset_item(task, cell.column) for task, cell in cells]
         self._log_datasets(run_id, list(dict.fromkeys(items)), model_id=model_id)
         for (task, cell), item in zip(cells, items, strict=True):
             metrics += self._cell_metrics(
@@ -961,6 +1036,34 @@ class Registry:
             tags |= layout.cell_tags(StoredCell(cell, task.dataset.digest, now))
         self._log(run_id, raw_metrics=metrics, params=params, tags=tags)
         self._touch(run_id)
+
+    def _log_predictions(
+        self, run_id: str, cell: Cell, task: TaskRecord, predictions: Sequence[Prediction]
+    ) -> None:
+        name = Path(layout.predictions_file(cell, task.dataset.digest))
+        with tempfile.TemporaryDirectory(prefix="adapt-predictions-") as scratch:
+            path = Path(scratch) / name.name
+            path.write_bytes(layout.predictions_parquet(predictions))
+            self._client.log_artifact(run_id, str(path), str(name.parent))
+
+    def _few_shot_model(self, shelving: _Shelving, row: FewShotRow, name: str) -> str:
+        """The logged model that stands for a few-shot row in the Models tab."""
+        place = (shelving.adapters_id, row.row_id)
+        if place not in self._few_shot_models:
+            own = f"tags.`{layout.FEW_SHOT}` = '{row.row_id}'"
+            found = self._client.search_logged_models([shelving.adapters_id], filter_string=own)
+            model = found[0] if found else self._add_few_shot_model(shelving, row, name)
+            self._few_shot_models[place] = str(model.model_id)
+        return self._few_shot_models[place]
+
+    def _add_few_shot_model(self, shelving: _Shelving, row: FewShotRow, name: str) -> Any:
+        model = self._client.create_logged_model(
+            shelving.adapters_id,
+            name=layout.logged_model_name(name),
+            tags={layout.FEW_SHOT: row.row_id, layout.SHOWN_TO: row.adapter_id},
+            model_type="few-shot",
+        )
+        return self._client.finalize_logged_model(model.model_id, "READY")
 
     def _log_plots(self, run_id: str, plots: Mapping[str, Path]) -> None:
         with tempfile.TemporaryDirectory(prefix="adapt-plots-") as scratch:
@@ -1037,6 +1140,13 @@ class Registry:
         return None if found is None else layout.adapter_from_plain(found)
 
     def _ensure_tasks(self, shelving: _Shelving, tasks: Sequence[TaskRecord]) -> None:
+        # A sync takes as long as writing a cell, and cells come task by task.
+        ids = {
+            (shelving.evaluations_id, layout.task_id(task), bool(task.fingerprint.values))
+            for task in tasks
+        }
+        if ids <= self._ensured_tasks:
+            return
         entries = self._sync(shelving, "task").entries.values()
         stored = [layout.task_from_plain(entry.content) for entry in entries]
         known = {layout.task_id(task): bool(task.fingerprint.values) for task in stored}
@@ -1053,6 +1163,7 @@ class Registry:
             self._write_items(run, items)
             self._client.set_tag(run.info.run_id, layout.STATUS, layout.READY)
             self._touch(run.info.run_id)
+        self._ensured_tasks |= ids
 
     def _job_run(
         self, shelving: _Shelving, adapter_id: str, name: str

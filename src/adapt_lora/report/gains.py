@@ -1,17 +1,27 @@
 """Gains over the base model, read from a transfer matrix for showing."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 
+from adapt_lora.errors import NotFoundError
 from adapt_lora.registry.records import (
     BASE_ID,
+    MAJORITY_ID,
     METRIC_UNITS,
     AdapterRecord,
     Cell,
     TaskRecord,
     TransferMatrix,
     Unit,
+    few_shot_row,
 )
+from adapt_lora.report.wording import one_line
+
+MatrixValues = Literal["gain", "score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,150 @@ class TaskGain:
         return METRIC_UNITS[self.metric]
 
 
+@dataclass(frozen=True, slots=True)
+class MatrixRow:
+    """A row of the matrix as people see it."""
+
+    row_id: str
+    """`adapter_id` of its cells."""
+    name: str
+    """What people call it."""
+    adapter: AdapterRecord | None = None
+    """The adapter, on a row of its own; None for all other rows."""
+
+
+def reference_rows(matrix: TransferMatrix) -> tuple[MatrixRow, ...]:
+    """The bare base and the majority label, where they are measured: they have no gains."""
+    measured = {cell.adapter_id for cell in matrix.cells}
+    rows = (MatrixRow(BASE_ID, "base"), MatrixRow(MAJORITY_ID, MAJORITY_ID))
+    return tuple(row for row in rows if row.row_id in measured)
+
+
+def gain_rows(matrix: TransferMatrix) -> tuple[MatrixRow, ...]:
+    """All rows with gains: few-shot rows as they were measured, then the adapters."""
+    names = {BASE_ID: "base", **{a.adapter_id: a.name for a in matrix.adapters}}
+    shown = []
+    for row_id in dict.fromkeys(cell.adapter_id for cell in matrix.cells):
+        row = few_shot_row(row_id)
+        if row is not None and row.adapter_id in names:
+            shown.append(MatrixRow(row_id, f"{names[row.adapter_id]}, {row.words}"))
+    adapters = (MatrixRow(a.adapter_id, a.name, a) for a in matrix.adapters)
+    return (*shown, *adapters)
+
+
+def filter_matrix(
+    matrix: TransferMatrix,
+    *,
+    adapters: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    families: Sequence[str] = (),
+) -> TransferMatrix:
+    """The part of a matrix with these names; base and majority rows stay.
+
+    Args:
+        matrix: All of it.
+        adapters: Names, or patterns with "*"; few-shot rows of an adapter go with it. Empty for
+            all.
+        tasks: The same for tasks.
+        families: The same for families of tasks.
+
+    Raises:
+        NotFoundError: A name or pattern fits nothing.
+    """
+    _check_known(adapters, [record.name for record in matrix.adapters], "adapter")
+    _check_known(tasks, [task.name for task in matrix.tasks], "task")
+    _check_known(families, [task.family for task in matrix.tasks if task.family], "family")
+    kept = tuple(record for record in matrix.adapters if _fits(record.name, adapters))
+    columns = tuple(
+        task for task in matrix.tasks if _fits(task.name, tasks) and _fits(task.family, families)
+    )
+    rows = {BASE_ID, MAJORITY_ID, *(record.adapter_id for record in kept)}
+    names = {task.name for task in columns}
+    cells = tuple(
+        cell for cell in matrix.cells if _model_of(cell.adapter_id) in rows and cell.task in names
+    )
+    return replace(matrix, adapters=kept, tasks=columns, cells=cells)
+
+
+def matrix_json(matrix: TransferMatrix) -> dict[str, Any]:
+    """The object that `adapt matrix --json` prints: rows, tasks and measured cells with gains."""
+    rows = (*reference_rows(matrix), *gain_rows(matrix))
+    names = {row.row_id: row.name for row in rows}
+    tasks = {task.name: task for task in matrix.tasks}
+    cells_at = cells_by_place(matrix)
+    cells = []
+    for cell in matrix.cells:
+        content = {key: value for key, value in asdict(cell).items() if value is not None}
+        content["adapter"] = names.get(cell.adapter_id, cell.adapter_id)
+        if cell.adapter_id not in (BASE_ID, MAJORITY_ID):
+            gain = gain_of(cells_at, cell.adapter_id, tasks[cell.task])
+            if gain is not None:
+                content["gain"] = gain.gain
+                content |= {} if gain.se is None else {"gain_se": gain.se}
+        cells.append(content)
+    return {
+        "base_model": matrix.base.name,
+        "rows": [{"adapter_id": row.row_id, "adapter": row.name} for row in rows],
+        "tasks": [
+            {"task": t.name, "metric": t.metric, "group": t.group, "family": t.family}
+            for t in matrix.tasks
+        ],
+        "cells": cells,
+    }
+
+
+def matrix_csv(
+    matrix: TransferMatrix, *, values: MatrixValues = "gain", errors: bool = False
+) -> str:
+    """A line per row, a column per task, gaps empty; `adapt traits --scores` reads such scores.
+
+    Args:
+        matrix: What to write.
+        values: Gains of all rows that have any, or scores of all rows.
+        errors: Follow each column by one of standard errors, "TASK se".
+    """
+    rows = gain_rows(matrix)
+    if values == "score":
+        rows = (*reference_rows(matrix), *rows)
+    heads = [
+        head for t in matrix.tasks for head in ((t.name, f"{t.name} se") if errors else (t.name,))
+    ]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["adapter", *heads])
+    cells = cells_by_place(matrix)
+    for row in rows:
+        line = [row.name]
+        for task in matrix.tasks:
+            figure = figure_of(cells, row.row_id, task, values=values)
+            line.append("" if figure is None else f"{figure.value:.6g}")
+            if errors:
+                line.append("" if figure is None or figure.se is None else f"{figure.se:.6g}")
+        writer.writerow(line)
+    return out.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What stands in one place of a shown matrix."""
+
+    value: float
+    """Gain or score; in [-1, 1] for points, nats per token for log-likelihood."""
+    se: float | None
+    """Its standard error; None where none is known."""
+
+
+def figure_of(
+    cells: Mapping[tuple[str, str], Cell], row_id: str, task: TaskRecord, *, values: MatrixValues
+) -> Figure | None:
+    """The gain or score of one place; None where it was not measured."""
+    if values == "gain":
+        gain = gain_of(cells, row_id, task)
+        return None if gain is None else Figure(gain.gain, gain.se)
+    cell = cells.get((row_id, task.name))
+    return None if cell is None else Figure(cell.score, cell.se)
+
+
 def is_own_cell(adapter: AdapterRecord, task: TaskRecord) -> bool:
     """Whether the adapter was trained on the task's group; False where its data is unknown."""
     return adapter.group is not None and adapter.group == task.group
@@ -73,7 +227,7 @@ def gain_of(
     cell, base = cells.get((adapter_id, task.name)), cells.get((BASE_ID, task.name))
     if cell is None or base is None:
         return None
-    if (cell.metric, cell.protocol) != (base.metric, base.protocol):
+    if (cell.metric, cell.column) != (base.metric, base.column):
         return None
     return TaskGain(
         task=task.name,
@@ -84,3 +238,21 @@ def gain_of(
         n=cell.n,
         own=own,
     )
+
+
+def _model_of(row_id: str) -> str:
+    row = few_shot_row(row_id)
+    return row_id if row is None else row.adapter_id
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _check_known(patterns: Sequence[str], names: Sequence[str], what: str) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            known = ", ".join(one_line(name, limit=40) for name in sorted(set(names))[:8])
+            raise NotFoundError(
+                f"No {what} {pattern!r} in the matrix (there are: {known or 'none'})."
+            )

@@ -6,11 +6,12 @@ and Ito's, which people with any common colour blindness tell apart.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adapt_lora.errors import DatasetError, MatrixError, RecommendError, TrainingError
 from adapt_lora.registry.records import (
@@ -21,7 +22,15 @@ from adapt_lora.registry.records import (
     TransferMatrix,
     Unit,
 )
-from adapt_lora.report.gains import cells_by_place, gain_of, is_own_cell
+from adapt_lora.report.gains import (
+    MatrixRow,
+    MatrixValues,
+    cells_by_place,
+    figure_of,
+    gain_rows,
+    is_own_cell,
+)
+from adapt_lora.report.outcomes import CellOutcomes
 from adapt_lora.report.wording import (
     MINUS,
     UNIT_WORDS,
@@ -38,7 +47,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-MatrixValues = Literal["gain", "score"]
+FloatArray = NDArray[np.float64]
 
 _BLUE, _ORANGE, _GREEN, _VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 _PURPLE, _SKY, _INK, _QUIET = "#CC79A7", "#56B4E9", "#222222", "#8A8A8A"
@@ -66,6 +75,16 @@ _INTERVAL_LOOK: dict[str, Any] = {"fmt": "none", "ecolor": _INK, "capsize": 3, "
 _DPI = 150
 _BASE_ROW = "base"
 _NORMAL_90 = 1.2816  # 80 % of a normal distribution lie within this many standard errors
+# Labels of a confusion matrix beyond this many, the rarest, are left out.
+_MAX_CONFUSED = 12
+_OUTCOME_COLOURS: Mapping[str, str] = {
+    **{"TP": _BLUE, "FP": _VERMILION, "TN": _SKY, "FN": _ORANGE},
+    **{"right": _BLUE, "wrong": _VERMILION, "all": _INK},
+}
+_OUTCOME_LINES: Mapping[str, str] = {
+    **{"TP": "-", "FP": "-", "TN": "--", "FN": "--"},
+    **{"right": "-", "wrong": "-", "all": "-"},
+}
 # Above this many cells the numbers in them are too small to read and only cost time.
 _MAX_WRITTEN_CELLS = 600
 # Above this many points their names lie on top of each other.
@@ -176,16 +195,31 @@ def plot_loss(history: Sequence[LossRecord], path: str | Path) -> Path:
     return _saved(figure, path)
 
 
-def plot_matrix(matrix: TransferMatrix, path: str | Path, *, values: MatrixValues = "gain") -> Path:
+def plot_matrix(
+    matrix: TransferMatrix,
+    path: str | Path,
+    *,
+    values: MatrixValues = "gain",
+    clustered: bool = True,
+) -> Path:
     """Draw the transfer matrix as a heat map; returns the PNG's path.
 
-    Rows are adapters, columns tasks with the base's score under the name. Gaps are hatched, own
-    cells framed. Tasks in points and tasks in nats stand apart, each with a scale of its own.
+    Rows are adapters and few-shot rows, columns tasks with the base's score under the name. Gaps
+    are hatched, own cells framed. Tasks in points and tasks in nats stand apart, each with a scale
+    of its own.
+
+    Args:
+        matrix: What to draw.
+        path: Where the PNG goes.
+        values: Gains over the base, or scores.
+        clustered: Put rows that do alike beside each other, and columns that are done alike, with
+            the trees that say how alike; else the order of the matrix.
 
     Raises:
-        MatrixError: The matrix has no adapters or no tasks.
+        MatrixError: The matrix has no rows with gains or no tasks.
     """
-    if not matrix.adapters or not matrix.tasks:
+    rows = gain_rows(matrix)
+    if not rows or not matrix.tasks:
         raise MatrixError(
             "The transfer matrix has nothing to draw: it needs at least one adapter and one task."
         )
@@ -194,15 +228,64 @@ def plot_matrix(matrix: TransferMatrix, path: str | Path, *, values: MatrixValue
         tasks = [task for task in matrix.tasks if task.unit == unit]
         if tasks:
             blocks.append((unit, tasks))
+    trees = _trees(matrix, rows, blocks, values=values) if clustered else _Trees()
+    rows = tuple(rows[i] for i in trees.row_order) if trees.row_order else rows
     widths = [0.72 * len(tasks) + 1.3 for _, tasks in blocks]
-    figure = _figure(2.8 + sum(widths), 2.6 + 0.42 * len(matrix.adapters))
-    panels = figure.subplots(1, len(blocks), squeeze=False, width_ratios=widths)[0]
-    for number, (axes, (unit, tasks)) in enumerate(zip(panels, blocks, strict=True)):
-        _draw_block(axes, matrix, tasks, unit=unit, values=values, named_rows=number == 0)
+    heights = [0.6, 0.42 * len(rows) + 1.4]
+    figure = _figure(3.6 + sum(widths), 2.0 + sum(heights))
+    grid = figure.add_gridspec(
+        2, 1 + len(blocks), width_ratios=[0.7, *widths], height_ratios=heights, hspace=0, wspace=0
+    )
+    beside = figure.add_subplot(grid[1, 0])
+    _draw_tree(beside, trees.rows, upright=False)
+    for number, (unit, tasks) in enumerate(blocks):
+        above = figure.add_subplot(grid[0, 1 + number])
+        _draw_tree(above, trees.columns.get(unit), upright=True)
+        order = trees.column_order.get(unit) or range(len(tasks))
+        axes = figure.add_subplot(grid[1, 1 + number])
+        _draw_block(
+            axes,
+            matrix,
+            rows,
+            [tasks[i] for i in order],
+            unit=unit,
+            values=values,
+            named_rows=number == 0,
+        )
     title = "Gain over the base model" if values == "gain" else "Score"
     figure.suptitle(f"{title}, {_safe(matrix.base.name, 60)}", x=0.01, ha="left", fontweight="bold")
     _legend_below(figure)
     return _saved(figure, path)
+
+
+def plot_outcomes(
+    outcomes: Sequence[CellOutcomes], folder: str | Path, *, title: str
+) -> dict[str, Path]:
+    """Draw one row of the matrix, a panel per task: confusion of labels, lengths per outcome.
+
+    Args:
+        outcomes: Of one model on several tasks.
+        folder: Where the PNGs go.
+        title: What the model is called.
+
+    Returns:
+        "confusion.png" and "lengths.png" with their paths; what there is nothing of is absent.
+    """
+    drawn: dict[str, Path] = {}
+    confused = [one for one in outcomes if one.confusion is not None and one.confusion.any()]
+    if confused:
+        sheet = _Sheet(len(confused), f"Answers of {_safe(title, 50)}", width=3.6, height=3.3)
+        for number, one in enumerate(confused):
+            _draw_confusion(sheet, number, one)
+        drawn["confusion.png"] = sheet.save(Path(folder) / "confusion.png")
+    long = [one for one in outcomes if one.lengths]
+    if long:
+        head = f"Lengths by outcome, {_safe(title, 50)}"
+        sheet = _Sheet(len(long), head, width=3.6, height=2.6)
+        for number, one in enumerate(long):
+            _draw_lengths(sheet, number, one)
+        drawn["lengths.png"] = sheet.save(Path(folder) / "lengths.png")
+    return drawn
 
 
 def plot_traits(traits: Mapping[str, Any], path: str | Path) -> Path:
@@ -352,6 +435,134 @@ def plot_predicted_vs_measured(points: Sequence[PredictedMeasured], path: str | 
         figure.legend(frameon=False, loc="outside right upper", fontsize=8)
     _plain_frame(axes)
     return _saved(figure, path)
+
+
+class _Sheet:
+    """Panels side by side, four in a line, all in one frame of inches, y downward.
+
+    A frame of matplotlib's per panel takes ten times as long, most of it for ticks, and these
+    sheets are drawn for every row that is measured.
+    """
+
+    def __init__(self, n: int, title: str, *, width: float, height: float) -> None:
+        self.columns = min(n, 4)
+        self.width, self.height = width, height
+        wide = max(width * self.columns + 0.1, 4.6)
+        high = height * -(-n // self.columns) + 0.45
+        self.figure = _figure(wide, high, layout=None)
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set_axis_off()
+        self.axes.set(xlim=(0, wide), ylim=(high, 0))
+        self.write(0.12, 0.25, title, fontsize=11, fontweight="bold")
+
+    def corner(self, number: int) -> tuple[float, float]:
+        """Left and top of a panel."""
+        row, column = divmod(number, self.columns)
+        return column * self.width, 0.45 + row * self.height
+
+    def write(self, x: float, y: float, words: str, **look: Any) -> None:
+        self.axes.text(x, y, words, **{"fontsize": 8, "va": "center", "color": _INK, **look})
+
+    def save(self, path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Packing harder takes as long as the drawing.
+        packing: dict[str, Any] = {"pil_kwargs": {"compress_level": 1}}
+        self.figure.savefig(path, format="png", dpi=110, facecolor="white", **packing)
+        return path
+
+
+def _draw_confusion(sheet: _Sheet, number: int, one: CellOutcomes) -> None:
+    """Counts as numbers, shares of each gold label as shades."""
+    from matplotlib.collections import PolyCollection
+
+    counts = one.confusion
+    if counts is None:
+        return
+    # Labels that neither occur nor are answered say nothing; beyond a dozen nobody reads them.
+    used = [i for i in range(len(counts)) if counts[i].any() or counts[:, i].any()]
+    shown = sorted(sorted(used, key=lambda i: -int(counts[i].sum()))[:_MAX_CONFUSED])
+    shares = counts[shown] / np.maximum(counts[shown].sum(axis=1, keepdims=True), 1)
+    left, top = sheet.corner(number)
+    rest = f" ({len(shown)} of {len(used)} labels)" if len(shown) < len(used) else ""
+    sheet.write(left + 1.0, top + 0.14, f"{_safe(one.task, 26)}{rest}", fontsize=9)
+    left, top = left + 1.0, top + 0.3
+    side_x, side_y = 2.45 / len(shown), 2.05 / len(shown)
+    size = 8 if len(shown) <= 6 else 6
+    boxes = []
+    for row, gold in enumerate(shown):
+        for column, answered in enumerate(shown):
+            share = shares[row, answered]
+            x, y = left + column * side_x, top + row * side_y
+            ends = (x + side_x, y + side_y)
+            boxes.append([(x, y), (ends[0], y), ends, (x, ends[1])])
+            if counts[gold, answered]:
+                sheet.write(
+                    x + side_x / 2,
+                    y + side_y / 2,
+                    str(counts[gold, answered]),
+                    ha="center",
+                    fontsize=size,
+                    color="white" if share > 0.5 else _INK,
+                )
+    depth = shares[:, shown].reshape(-1, 1)  # (n_boxes, 1)
+    shades = 1 - depth * (1 - np.array([0.03, 0.35, 0.63]))  # from white to blue
+    rim: dict[str, Any] = {"facecolors": shades, "edgecolors": "#DDDDDD", "linewidths": 0.5}
+    sheet.axes.add_collection(PolyCollection(boxes, **rim), autolim=False)
+    for place, label in enumerate(shown):
+        name = _safe(one.labels[label], 14)
+        y = top + (place + 0.5) * side_y
+        sheet.write(left - 0.06, y, name, ha="right", fontsize=size)
+        x, below = left + (place + 0.5) * side_x, top + 2.12
+        slant: dict[str, Any] = {"rotation": 30, "rotation_mode": "anchor", "ha": "right"}
+        look: dict[str, Any] = slant if len(shown) > 2 else {"ha": "center"}
+        sheet.write(x, below, name, va="top", fontsize=size, **look)
+    sheet.write(left - 0.06, top - 0.08, "gold ↓  answered →", ha="right", fontsize=6, color=_QUIET)
+
+
+def _draw_lengths(sheet: _Sheet, number: int, one: CellOutcomes) -> None:
+    """One outlined histogram per outcome on shared bins, as shares of the outcome's rows."""
+    from matplotlib.collections import LineCollection
+
+    shortest = min(min(values) for values in one.lengths.values())
+    longest = max(max(values) for values in one.lengths.values())
+    n_bins = min(max(longest - shortest, 1), 16)
+    edges = np.linspace(shortest, max(longest, shortest + 1), n_bins + 1)
+    bars = {
+        name: np.histogram(values, bins=edges)[0] / len(values)
+        for name, values in one.lengths.items()
+    }
+    tallest = max(float(shares.max()) for shares in bars.values())
+    left, top = sheet.corner(number)
+    n_cut, n_ended = one.finishes.get("length", 0), sum(one.finishes.values())
+    cut = f", {n_cut} of {n_ended} cut" if n_ended else ""
+    about = f", P = {_safe(one.positive, 12)}" if one.positive else ""
+    sheet.write(left + 0.5, top + 0.14, f"{_safe(one.task, 26)}{about}{cut}", fontsize=9)
+    left, top, wide, high = left + 0.5, top + 0.5, 2.9, 1.45
+    for place, (name, values) in enumerate(one.lengths.items()):
+        colour = _OUTCOME_COLOURS[name]
+        words = f"{name} ({len(values)})"
+        sheet.write(left + place * 0.74, top - 0.12, words, color=colour, fontweight="bold")
+    xs = left + wide * np.repeat((edges - edges[0]) / (edges[-1] - edges[0]), 2)
+    lines = []
+    for shares in bars.values():
+        ys = top + high * (1 - np.concatenate([[0], np.repeat(shares, 2), [0]]) / tallest)
+        lines.append(np.column_stack([xs, ys]))
+    look: dict[str, Any] = {
+        "colors": [_OUTCOME_COLOURS[name] for name in bars],
+        "linestyles": [_OUTCOME_LINES[name] for name in bars],
+        "linewidths": 1.5,
+    }
+    sheet.axes.add_collection(LineCollection(lines, **look), autolim=False)
+    below = top + high
+    frame = [[(left, top), (left, below), (left + wide, below)]]
+    rim: dict[str, Any] = {"colors": _INK, "linewidths": 0.8}
+    sheet.axes.add_collection(LineCollection(frame, **rim), autolim=False)
+    sheet.write(left - 0.05, top, f"{100 * tallest:.0f} %", ha="right", fontsize=7)
+    sheet.write(left - 0.05, below, "0", ha="right", fontsize=7)
+    sheet.write(left, below + 0.12, f"{edges[0]:.0f}", fontsize=7)
+    sheet.write(left + wide, below + 0.12, f"{edges[-1]:.0f}", ha="right", fontsize=7)
+    middle = left + wide / 2
+    sheet.write(middle, below + 0.14, f"tokens of the {one.length_of}", ha="center", fontsize=7.5)
 
 
 def _trait_heads(
@@ -509,17 +720,118 @@ def _draw_label_shares(axes: "Axes", fingerprint: Fingerprint) -> None:
     axes.tick_params(axis="y", length=0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Trees:
+    """What is beside what, as scipy's linkages; empty where there is nothing to be clustered."""
+
+    rows: FloatArray | None = None
+    row_order: tuple[int, ...] = ()
+    columns: Mapping[Unit, FloatArray] = field(default_factory=dict)
+    column_order: Mapping[Unit, tuple[int, ...]] = field(default_factory=dict)
+
+
+def _trees(
+    matrix: TransferMatrix,
+    rows: Sequence[MatrixRow],
+    blocks: Sequence[tuple[Unit, Sequence[TaskRecord]]],
+    *,
+    values: MatrixValues,
+) -> _Trees:
+    """Average linkage of rows over all tasks, and of the tasks of each unit over all rows.
+
+    Columns are standardised first, so that a task with large gains does not decide alone.
+    """
+    from scipy.cluster.hierarchy import leaves_list
+
+    tables = {
+        unit: _cell_values(matrix, rows, tasks, unit=unit, values=values) for unit, tasks in blocks
+    }
+    standard = {unit: _standardised(table) for unit, table in tables.items()}
+    row_tree = _linkage(np.hstack(list(standard.values())))
+    columns: dict[Unit, FloatArray] = {}
+    for unit, table in standard.items():
+        tree = _linkage(table.T)
+        if tree is not None:
+            columns[unit] = tree
+    return _Trees(
+        rows=row_tree,
+        row_order=() if row_tree is None else tuple(leaves_list(row_tree).tolist()),
+        columns=columns,
+        column_order={unit: tuple(leaves_list(tree).tolist()) for unit, tree in columns.items()},
+    )
+
+
+def _standardised(table: FloatArray) -> FloatArray:
+    """Columns with mean 0 and spread 1 over what was measured; NaN stays a gap."""
+    measured = np.isfinite(table)
+    n = np.maximum(measured.sum(axis=0), 1)
+    centred = table - np.where(measured, table, 0).sum(axis=0) / n
+    spread = np.sqrt((np.where(measured, centred, 0) ** 2).sum(axis=0) / n)
+    return np.asarray(centred / np.where(spread > 0, spread, 1))
+
+
+def _linkage(table: FloatArray) -> FloatArray | None:
+    """Average linkage of rows (n, d) with gaps; None for fewer than three rows.
+
+    The distance of two rows is the root of their mean squared difference over the columns that
+    both have, as if the shared ones spoke for the rest; two rows that share none are as far apart
+    as the farthest that do.
+    """
+    from scipy.cluster.hierarchy import linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+
+    if len(table) < 3:
+        return None
+    known = np.isfinite(table)
+    filled = np.where(known, table, 0.0)
+    weights = known.astype(float)
+    shared = weights @ weights.T  # (n, n)
+    squares = (filled**2) @ weights.T
+    total = squares + squares.T - 2 * filled @ filled.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        distance = np.sqrt(np.maximum(total, 0) / shared)
+    farthest = float(np.nanmax(distance, initial=0.0)) or 1.0
+    distance = np.where(shared > 0, distance, farthest)
+    np.fill_diagonal(distance, 0)
+    condensed = squareform((distance + distance.T) / 2, checks=False)
+    return np.asarray(optimal_leaf_ordering(linkage(condensed, "average"), condensed))
+
+
+def _draw_tree(axes: "Axes", tree: FloatArray | None, *, upright: bool) -> None:
+    """A linkage as a tree whose leaves meet the heat map's rows or columns."""
+    from matplotlib.collections import LineCollection
+    from scipy.cluster.hierarchy import dendrogram
+
+    axes.set_axis_off()
+    if tree is None:
+        return
+    drawn = dendrogram(tree, no_plot=True)
+    # scipy puts leaves at 5, 15, 25, …
+    places, heights = (np.array(drawn["icoord"]) - 5) / 10, np.array(drawn["dcoord"])
+    n_leaves, top = len(tree) + 1, 1.05 * float(heights.max()) or 1.0
+    across, along = (places, heights) if upright else (heights, places)
+    look: dict[str, Any] = {"colors": _QUIET, "linewidths": 0.9}
+    axes.add_collection(LineCollection(list(np.stack([across, along], axis=-1)), **look))
+    if upright:
+        axes.set(xlim=(-0.5, n_leaves - 0.5), ylim=(0, top))
+    else:
+        axes.set(xlim=(top, 0), ylim=(n_leaves - 0.5, -0.5))
+
+
 def _draw_block(
     axes: "Axes",
     matrix: TransferMatrix,
+    rows: Sequence[MatrixRow],
     tasks: Sequence[TaskRecord],
     *,
     unit: Unit,
     values: MatrixValues,
     named_rows: bool,
 ) -> None:
-    table = _cell_values(matrix, tasks, unit=unit, values=values)
-    own = np.array([[is_own_cell(a, task) for task in tasks] for a in matrix.adapters])
+    table = _cell_values(matrix, rows, tasks, unit=unit, values=values)
+    own = np.array(
+        [[r.adapter is not None and is_own_cell(r.adapter, task) for task in tasks] for r in rows]
+    )
     limit = _colour_limit(table, own) if values == "gain" else None
     if limit is None:
         image = axes.imshow(table, cmap="cividis", aspect="auto")
@@ -538,26 +850,28 @@ def _draw_block(
         below = f"base {score_text(base.score, unit)}" if base else "no base score"
         heads.append(f"{_safe(task.name, 20)}\n{below}")
     axes.set_xticks(range(len(tasks)), heads, rotation=45, ha="right", rotation_mode="anchor")
-    names = [_safe(adapter.name, 28) for adapter in matrix.adapters] if named_rows else []
+    names = [_safe(row.name, 28) for row in rows] if named_rows else []
     axes.set_yticks(range(len(names)), names)
     _no_ticks(axes)
     _colour_bar(image, axes, f"{values} ({UNIT_WORDS[unit]})", table=table, limit=limit)
 
 
 def _cell_values(
-    matrix: TransferMatrix, tasks: Sequence[TaskRecord], *, unit: Unit, values: MatrixValues
-) -> np.ndarray:
-    """Gains or scores as shown, points of 100; NaN is a gap: (n_adapters, n_tasks)."""
+    matrix: TransferMatrix,
+    rows: Sequence[MatrixRow],
+    tasks: Sequence[TaskRecord],
+    *,
+    unit: Unit,
+    values: MatrixValues,
+) -> FloatArray:
+    """Gains or scores as shown, points of 100; NaN is a gap: (n_rows, n_tasks)."""
     cells = cells_by_place(matrix)
-    table = np.full((len(matrix.adapters), len(tasks)), np.nan)
-    for row, adapter in enumerate(matrix.adapters):
+    table = np.full((len(rows), len(tasks)), np.nan)
+    for number, row in enumerate(rows):
         for column, task in enumerate(tasks):
-            cell = cells.get((adapter.adapter_id, task.name))
-            gain = gain_of(cells, adapter.adapter_id, task)
-            if values == "gain" and gain is not None:
-                table[row, column] = gain.gain
-            elif values == "score" and cell is not None:
-                table[row, column] = cell.score
+            figure = figure_of(cells, row.row_id, task, values=values)
+            if figure is not None:
+                table[number, column] = figure.value
     return 100 * table if unit == "points" else table
 
 

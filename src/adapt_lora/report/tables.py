@@ -1,6 +1,7 @@
 """Tables for the terminal, as rich renderables: from records, or from the objects of `--json`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,12 +12,22 @@ from rich.text import Text
 from adapt_lora.registry.records import (
     BASE_ID,
     MAJORITY_ID,
-    METRIC_UNITS,
     AdapterRecord,
+    Cell,
+    TaskRecord,
     TransferMatrix,
     Unit,
 )
-from adapt_lora.report.gains import cells_by_place, gain_of, is_own_cell
+from adapt_lora.report.gains import (
+    MatrixRow,
+    MatrixValues,
+    cells_by_place,
+    figure_of,
+    gain_of,
+    gain_rows,
+    is_own_cell,
+    reference_rows,
+)
 from adapt_lora.report.wording import (
     GAP,
     MINUS,
@@ -65,45 +76,143 @@ def recommendation_table(recommendation: Mapping[str, Any]) -> RenderableType:
     return Group(table, *why, *_recommendation_notes(recommendation))
 
 
-def matrix_table(matrix: TransferMatrix) -> RenderableType:
+def matrix_table(
+    matrix: TransferMatrix,
+    *,
+    values: MatrixValues = "gain",
+    errors: bool = False,
+    width: int | None = None,
+) -> RenderableType:
     """Gains of adapters over tasks, coloured; base and majority rows give scores.
 
     Gaps are `·`, own cells carry `°`. Gains smaller than two standard errors stay without colour.
+
+    Args:
+        matrix: What to show.
+        values: Gains, or scores everywhere; colours say the same of both.
+        errors: Write standard errors beside the figures.
+        width: Columns of the screen; tasks that do not fit go on in further tables below. None
+            for one table, however wide.
     """
-    table = _table(f"Transfer on {one_line(matrix.base.name, limit=60)}")
-    table.add_column("adapter", overflow="fold")
-    for task in matrix.tasks:
-        head = Text(one_line(task.name, limit=20))
-        table.add_column(head, justify="right", overflow="fold", min_width=6)
     cells = cells_by_place(matrix)
-    for name, scored in (("base model (score)", BASE_ID), (f"{MAJORITY_ID} (score)", MAJORITY_ID)):
-        scores = [cells.get((scored, task.name)) for task in matrix.tasks]
-        if any(scores):
-            row = [score_text(c.score, METRIC_UNITS[c.metric]) if c else GAP for c in scores]
-            table.add_row(name, *row, style=_QUIET)
-    table.add_section()
-    for adapter in matrix.adapters:
-        row_cells = []
-        for task in matrix.tasks:
-            gain = gain_of(cells, adapter.adapter_id, task)
-            if gain is None:
-                row_cells.append(Text(GAP, style=_QUIET))
-                continue
-            mark = OWN_MARK if is_own_cell(adapter, task) else ""
-            sure = gain.se is not None and abs(gain.gain) > 2 * gain.se
-            style = _gain_style(gain.gain, sure=sure)
-            row_cells.append(Text(gain_text(gain.gain, gain.unit) + mark, style=style))
-        table.add_row(_name(adapter.name), *row_cells)
+    references = reference_rows(matrix)
+    rows = gain_rows(matrix)
+    named = {row.row_id: row.name for row in rows}
+    beside = " (score)" if values == "gain" else ""
+    named |= {BASE_ID: f"base model{beside}", MAJORITY_ID: f"{MAJORITY_ID}{beside}"}
+    columns: list[_MatrixColumn] = []
+    for task in matrix.tasks:
+        words = {
+            row.row_id: _matrix_words(cells, row, task, values="score", errors=errors)
+            for row in references
+        }
+        for row in rows:
+            words[row.row_id] = _matrix_words(cells, row, task, values=values, errors=errors)
+        columns.append(_MatrixColumn(one_line(task.name, limit=20), words))
+    tables: list[RenderableType] = []
+    title = f"Transfer on {one_line(matrix.base.name, limit=60)}"
+    blocks = _blocks(columns, names=list(named.values()), width=width)
+    done = 0
+    for block in blocks:
+        part = f", tasks {done + 1}-{done + len(block)} of {len(columns)}"
+        table = _table(title + (part if len(blocks) > 1 else ""))
+        table.add_column("adapter", overflow="fold")
+        for column in block:
+            table.add_column(
+                Text(column.head), justify="right", overflow="fold", width=column.width
+            )
+        for row in references:
+            table.add_row(
+                _name(named[row.row_id]), *(c.words[row.row_id] for c in block), style=_QUIET
+            )
+        table.add_section()
+        for row in rows:
+            table.add_row(_name(row.name), *(column.words[row.row_id] for column in block))
+        tables.append(table)
+        done += len(block)
     units = [unit for unit in UNIT_WORDS if any(task.unit == unit for task in matrix.tasks)]
     counted = " or ".join(UNIT_WORDS[unit] for unit in units) or "points"
+    what = "Gains over the base model" if values == "gain" else "Scores"
     return Group(
-        table,
+        *tables,
         Text(
-            f"Gains over the base model in {counted}; coloured beyond two standard errors.  "
+            f"{what} in {counted}; coloured where the gain is beyond two standard errors.  "
             f"{OWN_MARK} own training data  {GAP} not measured",
             style=_QUIET,
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _MatrixColumn:
+    head: str
+    words: Mapping[str, Text]
+    """By row id."""
+
+    @property
+    def width(self) -> int:
+        """Characters; a longer head is folded, figures never."""
+        return max(6, min(len(self.head), 12), *(len(text) for text in self.words.values()))
+
+
+def _matrix_words(
+    cells: Mapping[tuple[str, str], Cell],
+    row: MatrixRow,
+    task: TaskRecord,
+    *,
+    values: MatrixValues,
+    errors: bool,
+) -> Text:
+    figure = figure_of(cells, row.row_id, task, values=values)
+    if figure is None:
+        return Text(GAP, style=_QUIET)
+    write = gain_text if values == "gain" else score_text
+    text = write(figure.value, task.unit)
+    if errors and figure.se is not None:
+        text += f" ± {score_text(figure.se, task.unit)}"
+    mark = OWN_MARK if row.adapter is not None and is_own_cell(row.adapter, task) else ""
+    gain = None if row.row_id in (BASE_ID, MAJORITY_ID) else gain_of(cells, row.row_id, task)
+    if gain is None:
+        return Text(text + mark)
+    sure = gain.se is not None and abs(gain.gain) > 2 * gain.se
+    return Text(text + mark, style=_gain_style(gain.gain, sure=sure))
+
+
+def _blocks(
+    columns: Sequence[_MatrixColumn], *, names: Sequence[str], width: int | None
+) -> list[list[_MatrixColumn]]:
+    """Columns in runs that fit the screen beside the names, at least one each."""
+    if width is None:
+        return [list(columns)]
+    # Three spaces stand between columns; names longer than a third of the screen are folded.
+    room = width - min(max(map(len, ["adapter", *names])), max(width // 3, 12)) - 2
+    blocks: list[list[_MatrixColumn]] = [[]]
+    used = 0
+    for column in columns:
+        if blocks[-1] and used + column.width + 3 > room:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(column)
+        used += column.width + 3
+    return blocks
+
+
+def plan_table(plan: Mapping[str, Any]) -> RenderableType:
+    """A plan as `evaluate --dry-run --json` gives it: cells and time by row."""
+    table = _table(f"Cells to measure on {one_line(plan['base_model'], limit=60)}")
+    for head in ("row", "tasks", "tokens", "at most"):
+        table.add_column(head, justify="left" if head in {"row", "tasks"} else "right")
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in plan["cells"]:
+        rows.setdefault(cell["adapter"], []).append(cell)
+    for name, cells in rows.items():
+        table.add_row(
+            _name(name),
+            _name(", ".join(cell["task"] for cell in cells)),
+            f"{sum(cell['n_tokens'] for cell in cells):,}",
+            f"{sum(cell['estimated_s'] for cell in cells):.0f} s",
+        )
+    return table
 
 
 def adapters_table(records: Sequence[AdapterRecord]) -> RenderableType:

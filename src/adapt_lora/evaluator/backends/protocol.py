@@ -50,6 +50,6 @@ class Backend(Protocol):
 
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None
-    ) -> list[str]:
-        """Greedy answers, in the order of the prompts."""
+    ) -> Sequence[str]:
+        """Greedy answers, in the order of the prompts; `WrittenAnswer`s where it knows the end."""
         ...

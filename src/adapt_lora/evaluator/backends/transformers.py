@@ -62,7 +62,7 @@ class TransformersBackend:
 
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None
-    ) -> list[str]:
+    ) -> Sequence[str]:
         """Greedy answers, in the order of the prompts."""
         return scoring.generate(
             self.base, prompts, max_new_tokens=max_new_tokens, progress=progress
