@@ -271,3 +271,38 @@ def test_adapters_of_two_bases_that_are_not_here_stay_apart(tmp_path, tiny_adapt
         roads.register(folder, registry=registry)
     assert [base.name for base in registry.bases()] == ["org/llama", "other/qwen"]
     assert [record.name for record in registry.adapters(registry.bases()[0])] == ["a0"]
+
+
+def test_an_exported_registry_is_the_same_matrix_in_an_empty_one(shelf, tmp_path):
+    _, registry, _ = shelf
+    written = roads.export_registry(tmp_path / "export", registry=registry)
+    other = Registry(tmp_path / "other", cache_folder=tmp_path / "cache")
+    done = roads.import_results(tmp_path / "export", registry=other)
+    assert (done.n_adapters, done.n_cells) == (3, len(written.cells))
+    matrix = other.transfer_matrix(written.base)
+    scores = {(c.adapter_id, c.task): c.score for c in matrix.cells}
+    was = {(c.adapter_id, c.task): c.score for c in written.cells}
+    assert scores == pytest.approx(was, rel=1e-5)
+    assert {BASE_ID, MAJORITY_ID} <= {c.adapter_id for c in matrix.cells}
+    pulled = other.pull("moods", tmp_path / "moods")
+    assert (pulled / "adapter_model.safetensors").is_file()
+    again = roads.import_results(tmp_path / "export", registry=other)
+    assert (again.n_adapters, again.n_cells, again.n_known_adapters) == (0, 0, 3)
+
+
+def test_figures_can_be_passed_on_without_the_weights(shelf, tmp_path):
+    _, registry, _ = shelf
+    roads.export_registry(tmp_path / "export", registry=registry, with_weights=False)
+    other = Registry(tmp_path / "other", cache_folder=tmp_path / "cache")
+    roads.import_results(tmp_path / "export", registry=other)
+    record = other.adapter("moods")
+    assert not record.has_weights
+    assert record.behaviour_vector
+    with pytest.raises(NotFoundError, match="weights"):
+        other.pull("moods", tmp_path / "moods")
+
+
+def test_a_registry_without_anything_of_that_base_has_no_export(tmp_path, tiny_base_dir):
+    registry = Registry(tmp_path / "registry", cache_folder=tmp_path / "cache")
+    with pytest.raises(NotFoundError, match="holds nothing of"):
+        roads.export_registry(tmp_path / "e", registry=registry, base_model=str(tiny_base_dir))

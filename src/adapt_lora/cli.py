@@ -930,13 +930,55 @@ def bench(
     _show(bench_table(content))
 
 
+@app.command("export")
+def export_registry(
+    folder: Annotated[Path, typer.Argument(help="Where to write; an export there is replaced.")],
+    base_model: BaseModelOption = None,
+    with_weights: Annotated[
+        bool, typer.Option("--weights/--no-weights", help="Whether adapters' files go along.")
+    ] = True,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Write a base model's adapters and figures into a folder that `adapt import` reads."""
+    from adapt_lora import roads
+
+    matrix = roads.export_registry(
+        folder,
+        registry=_registry(tracking_uri, quiet=quiet or as_json),
+        base_model=base_model,
+        with_weights=with_weights,
+    )
+    n_files = sum(record.has_weights for record in matrix.adapters) if with_weights else 0
+    if as_json:
+        _print_json(
+            {
+                "folder": str(folder),
+                "base_model": matrix.base.name,
+                "adapters": len(matrix.adapters),
+                "with_weights": n_files,
+                "cells": len(matrix.cells),
+            }
+        )
+    elif quiet:
+        typer.echo(folder)
+    else:
+        typer.echo(
+            f"{len(matrix.adapters):,} adapters of {matrix.base.name}, {n_files:,} of them with "
+            f"their weights, and {len(matrix.cells):,} scores are in {folder}. `adapt import "
+            f"{folder}` reads them."
+        )
+
+
 @app.command("import")
 def import_results(
     file: Annotated[
         Path,
         typer.Argument(
-            help="CSV of published results, a line per run; or a results_*.json of "
-            "lm-evaluation-harness, or a folder of such files."
+            help="CSV of published results, a line per run; a results_*.json of "
+            "lm-evaluation-harness, or a folder of such files; a folder that `adapt export` made; "
+            "or the word starter, for the registry that comes with Adapt."
         ),
     ],
     adapter: Annotated[
@@ -954,7 +996,7 @@ def import_results(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """File results that others measured: published runs, or files of lm-evaluation-harness."""
+    """File what others measured: an exported registry, published runs, harness results."""
     from adapt_lora import roads
 
     with _progress(hidden=as_json or quiet) as progress:

@@ -72,6 +72,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all); the unit is the step's own."""
 
+STARTER = "starter"
+"""What `import_results` takes for the registry that comes with Adapt."""
+
 EVERY = "*"
 """In a failure: every row of the matrix, or every task."""
 
@@ -544,8 +547,9 @@ def import_results(
     already is left as it is, so an import that was cut off can be repeated.
 
     Args:
-        path: A CSV as `read_published` describes it, a results file of the harness, or a folder
-            with such files.
+        path: A CSV as `read_published` describes it, a results file of the harness, a folder with
+            such files, a folder that `export_registry` wrote, or "starter" for the one that comes
+            with Adapt.
         registry: Where it goes; each base model of a table gets a matrix of its own.
         adapter: Whose harness results they are; None asks the file: the adapter that its `peft=`
             leads to, else the bare base.
@@ -560,9 +564,14 @@ def import_results(
         NotFoundError: The harness measured an adapter that is not registered.
     """
     from adapt_lora.registry.lm_eval import lm_eval_files
+    from adapt_lora.registry.portable import EXPORT_FILE
     from adapt_lora.registry.published import read_published
 
     started = time.perf_counter()
+    folder = Path(path)
+    if str(path) == STARTER or (folder / EXPORT_FILE).is_file():
+        home = starter_folder() if str(path) == STARTER else folder
+        return _import_export(home, registry, progress, started)
     files = lm_eval_files(path)
     if files:
         return _import_harness(files, registry, adapter, base_model, pool=pool)
@@ -590,6 +599,85 @@ def import_results(
         warnings=published.warnings,
         seconds=time.perf_counter() - started,
     )
+
+
+def starter_folder() -> Path:
+    """Where the starter registry lies: in the installed package, or in a checkout of Adapt.
+
+    Raises:
+        NotFoundError: This installation came without it.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package.parents[1] / STARTER, package / STARTER):
+        if (folder / "registry.json").is_file():
+            return folder
+    raise NotFoundError(
+        "This installation came without the starter registry. Install the wheel, or import the "
+        "folder `starter` of a checkout."
+    )
+
+
+def _import_export(
+    folder: Path, registry: Registry, progress: Progress | None, started: float
+) -> Import:
+    from adapt_lora.registry.portable import read_export
+
+    export = read_export(folder)
+    base = export.matrix.base
+    warning = registry.ensure_base(base)
+    added = registry.add_matrix(
+        export.matrix,
+        folders=export.folders,
+        progress=_named(progress, f"import {base.name}"),
+    )
+    if export.trait_fit is not None and registry.trait_fit(base) is None:
+        note = f"Traits as they came with {folder.name}; `adapt traits` fits them anew."
+        registry.set_trait_fit(base, export.trait_fit, note=note, plots={})
+    registry.ensure_views(base)
+    return Import(
+        source=folder.name,
+        bases=(base.name,),
+        n_adapters=added.n_adapters,
+        n_cells=added.n_cells,
+        n_known_adapters=len(export.matrix.adapters) - added.n_adapters,
+        warnings=(warning,) if warning else (),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def export_registry(
+    dest: Path, *, registry: Registry, base_model: str | None = None, with_weights: bool = True
+) -> TransferMatrix:
+    """Write a base model's adapters, tasks and cells into a folder that `adapt import` reads.
+
+    Figures and, where the registry has them, PEFT files; never rows of anybody's data.
+
+    Args:
+        dest: The folder; an export in it is replaced.
+        registry: What to export.
+        base_model: As for `which_base`.
+        with_weights: Whether adapters' files go along.
+
+    Returns:
+        What was written.
+
+    Raises:
+        NotFoundError: The registry holds nothing of that base.
+        RegistryError: The folder can't be written.
+    """
+    from adapt_lora.registry.portable import Export, write_export
+
+    base = which_base(registry, base_model)
+    matrix = registry.transfer_matrix(base)
+    if not matrix.adapters and not matrix.cells:
+        raise NotFoundError(f"The registry holds nothing of {base.name}, so there is no export.")
+    folders = {
+        record.adapter_id: _weights(registry, record)
+        for record in matrix.adapters
+        if with_weights and record.has_weights
+    }
+    write_export(Export(matrix, folders, registry.trait_fit(base)), dest)
+    return matrix
 
 
 def _import_harness(
@@ -1741,6 +1829,7 @@ __all__ = [
     "TargetRanking",
     "Training",
     "evaluate",
+    "export_registry",
     "find_training",
     "fit_traits",
     "import_results",

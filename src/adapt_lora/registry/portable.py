@@ -8,7 +8,8 @@ kept in half precision: a cosine changes by less than 0.001.
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def write_export(export: Export, dest: Path) -> None:
         dest: The folder; other files in it stay.
 
     Raises:
-        RegistryError: The folder can't be written, or two adapters would share a place.
+        RegistryError: The folder can't be written.
     """
     import numpy as np
     from safetensors.numpy import save_file
@@ -65,13 +66,7 @@ def write_export(export: Export, dest: Path) -> None:
         "cells": [_dense(layout.to_plain(cell)) for cell in export.matrix.cells],
         "trait_fit": None if export.trait_fit is None else dict(export.trait_fit),
     }
-    names = {record.adapter_id: record.name for record in export.matrix.adapters}
-    placed = [names[adapter_id] for adapter_id in export.folders]
-    if len(set(placed)) < len(placed):
-        twice = next(name for name in placed if placed.count(name) > 1)
-        raise RegistryError(
-            f"Two exported adapters are named {twice!r}; leave one version out, or rename it."
-        )
+    places = _places(export.matrix.adapters)
     scratch = dest.parent / f".{dest.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         dest.mkdir(parents=True, exist_ok=True)
@@ -81,7 +76,7 @@ def write_export(export: Export, dest: Path) -> None:
         plain = {key: np.asarray(value) for key, value in arrays.items()}
         save_file(plain, scratch / VECTORS_FILE)
         for adapter_id, folder in export.folders.items():
-            copy_adapter(read_adapter(folder), scratch / ADAPTERS_FOLDER / names[adapter_id])
+            copy_adapter(read_adapter(folder), scratch / ADAPTERS_FOLDER / places[adapter_id])
         shutil.rmtree(dest / ADAPTERS_FOLDER, ignore_errors=True)
         for made in scratch.iterdir():
             made.replace(dest / made.name)
@@ -138,9 +133,9 @@ def read_export(folder: Path) -> Export:
 
 
 def _read_folders(folder: Path, matrix: TransferMatrix) -> dict[str, Path]:
-    folders = {}
+    folders, places = {}, _places(matrix.adapters)
     for record in matrix.adapters:
-        place = folder / ADAPTERS_FOLDER / record.name
+        place = folder / ADAPTERS_FOLDER / places[record.adapter_id]
         if record.has_weights and place.is_dir():
             found = read_adapter(place).adapter_id
             if found != record.adapter_id:
@@ -150,6 +145,17 @@ def _read_folders(folder: Path, matrix: TransferMatrix) -> dict[str, Path]:
                 )
             folders[record.adapter_id] = place
     return folders
+
+
+def _places(adapters: Sequence[AdapterRecord]) -> dict[str, str]:
+    """Name of each adapter's folder by id; versions of one name are told apart by their ids."""
+    n_called = Counter(record.name for record in adapters)
+    return {
+        record.adapter_id: record.name
+        if n_called[record.name] == 1
+        else f"{record.name}-{record.adapter_id[:8]}"
+        for record in adapters
+    }
 
 
 def _adapter_plain(record: AdapterRecord, arrays: dict[str, Any]) -> dict[str, Any]:

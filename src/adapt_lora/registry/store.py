@@ -556,12 +556,17 @@ class Registry:
 
     @_in_words
     def add_matrix(
-        self, matrix: TransferMatrix, *, progress: Callable[[int, int], None] | None = None
+        self,
+        matrix: TransferMatrix,
+        *,
+        folders: Mapping[str, Path] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> MatrixAddition:
-        """Write adapters without files, tasks and cells at once; what is there is left out.
+        """Write adapters, tasks and cells at once; what is there is left out.
 
         Args:
             matrix: The adapters' `adapter_id` says what is there already.
+            folders: PEFT folders by adapter id; the other adapters are figures only.
             progress: Called with (rows written, rows in all), a row being an adapter or the base.
 
         Returns:
@@ -571,7 +576,7 @@ class Registry:
         tasks = {task.name: task for task in matrix.tasks}
         of_base = {c.task: c.score for c in matrix.cells if c.adapter_id == BASE_ID}
         measured = self.measured(matrix.base)
-        rows: dict[str, list[Cell]] = {BASE_ID: []}
+        rows: dict[str, list[Cell]] = {}
         for cell in matrix.cells:
             rows.setdefault(cell.adapter_id, []).append(cell)
         n_adapters = n_cells = 0
@@ -581,16 +586,19 @@ class Registry:
             known = {record.adapter_id: record for record in self.adapters(matrix.base)}
             self._sweep_unready(shelving, known)
             for done, record in enumerate(matrix.adapters, start=1):
-                cells = rows.get(record.adapter_id, [])
+                cells = rows.pop(record.adapter_id, [])
                 if record.adapter_id not in known:
-                    known[record.adapter_id] = self._write_row(shelving, record, cells, of_base)
+                    known[record.adapter_id] = self._write_row(
+                        shelving, record, (folders or {}).get(record.adapter_id), cells, of_base
+                    )
                     n_adapters += 1
                 n_cells += self._write_new_cells(
                     shelving, known[record.adapter_id], tasks, cells, measured
                 )
                 if progress is not None:
                     progress(done, len(matrix.adapters))
-            n_cells += self._write_new_cells(shelving, BASE_ID, tasks, rows[BASE_ID], measured)
+            for row, cells in rows.items():  # the bare base, the majority label, few-shot rows
+                n_cells += self._write_new_cells(shelving, row, tasks, cells, measured)
         return MatrixAddition(n_adapters, n_cells)
 
     @_in_words
@@ -970,16 +978,17 @@ class Registry:
         self,
         shelving: _Shelving,
         record: AdapterRecord,
+        folder: Path | None,
         cells: Sequence[Cell],
         of_base: Mapping[str, float],
     ) -> AdapterRecord:
-        """An adapter without files, its scores and gains beside its fingerprint."""
+        """An adapter with its scores and gains beside its fingerprint."""
         scores = {cell.task: cell.score for cell in cells}
         gains = {task: score - of_base[task] for task, score in scores.items() if task in of_base}
         stored = self._write_adapter(
             shelving,
             replace(record, name=layout.registered_name(record.name)),
-            None,
+            folder,
             summary=layout.summary_metrics(scores, gains),
         )
         self._client.set_tag(stored.run_id, layout.STATUS, layout.READY)
