@@ -35,9 +35,9 @@ class CellOutcomes:
 def cell_outcomes(task: TaskRecord, predictions: Sequence[Prediction]) -> CellOutcomes | None:
     """The outcomes of a cell; None where no predictions were kept.
 
-    Of two labels the one that says so is the positive one, else the second, so that rows fall into TP, FP, TN and FN as in
-    Krishna et al. 2025 (Fig. 13-15); with more labels, and for written answers, into "right" and
-    "wrong", or "all" where answers are not matched.
+    Of two labels the one called positive, yes, true or 1 is the positive one, else the second, so
+    that rows fall into TP, FP, TN and FN as in Krishna et al. 2025 (Fig. 13-15); with more labels,
+    and for written answers, into "right" and "wrong", or "all" where answers are not matched.
     """
     if not predictions:
         return None
