@@ -75,7 +75,7 @@ def _attend_rows(
         parts = [tensor.split(list(row_lengths), dim=2) for tensor in (query, key, value)]
         rows = zip(*parts, strict=True)
         states = torch.cat(
-            [_attend(*row, scaling, dropout, sliding_window) for row in rows], dim=2
+            [_attend(q, k, v, scaling, dropout, sliding_window) for q, k, v in rows], dim=2
         )
     return states.transpose(1, 2).contiguous(), None
 
@@ -96,7 +96,7 @@ def _attend(
     narrow = window is not None and window < length
     by_products = query.device.type == "cpu" and query.dtype == torch.bfloat16
     if by_products and length <= _SHORT and not dropout:
-        states: torch.Tensor = _ShortAttention.apply(
+        states: torch.Tensor = _ShortAttention.apply(  # type: ignore[no-untyped-call]
             query, key, value, scaling, window if narrow else None
         )
         return states

@@ -702,8 +702,9 @@ def _take_step(run: _Run, rows: Sequence[Encoded]) -> StepMetrics:
 def _gradients(run: _Run, rows: Sequence[Encoded]) -> torch.Tensor:
     """Leave gradients of this process's rows; their losses per response token are returned.
 
-    They are divided by the response tokens of all rows, so that their sum is the step's. Where memory does not hold the rows, fewer go through at once and the gradients are summed up:
-    the step stays what the recipe says.
+    They are divided by the response tokens of all rows, so that their sum is the step's. Where
+    memory does not hold the rows, fewer go through at once and the gradients are summed up: the
+    step stays what the recipe says.
     """
     n_response = sum(len(row.response_ids) for row in rows)
     rows = run.processes.share_of(rows)
@@ -789,7 +790,9 @@ def _response_nll(
     targets = torch.tensor(answers, device=base.device)
     if _is_frozen_line(base):
         head = base.model.get_output_embeddings()
-        nll: torch.Tensor = _FrozenHead.apply(states, targets, head, _logit_scale(base))
+        nll: torch.Tensor = _FrozenHead.apply(  # type: ignore[no-untyped-call]
+            states, targets, head, _logit_scale(base)
+        )
         return nll
     if len(states) <= _HEAD_ROWS:
         return _head_nll(base, states, targets)
