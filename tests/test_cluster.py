@@ -3,16 +3,16 @@
 import json
 import os
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from adapt_lora.cluster import spread
-from adapt_lora.errors import ConfigError, DatasetError
+from adapt_lora.errors import ConfigError
 from adapt_lora.registry import Registry
 from adapt_lora.sweep import plan_sweep, spread_sweep
+from tests.cluster_visitor import Visitor
 from tests.test_roads import write_rows
 
 
@@ -23,6 +23,8 @@ def address(tmp_path_factory):
     # Its nodes are processes of their own, which must find this package and these tests.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray's workers are nice to all else on a machine; on a busy one they would hardly start.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20}
@@ -34,25 +36,6 @@ def address(tmp_path_factory):
     cluster.add_node(**small)
     yield cluster.address
     cluster.shutdown()
-
-
-@dataclass
-class Visitor:
-    """Notes which process was asked for what; some units go wrong."""
-
-    folder: Path
-
-    def __post_init__(self):
-        (self.folder / f"{os.getpid()}.made").touch()
-
-    def __call__(self, unit):
-        if unit == "broken":
-            raise DatasetError("broken.jsonl does not exist. Check the path.")
-        if unit == "odd":
-            raise ZeroDivisionError("a bug of somebody else's")
-        if unit == "deadly":
-            os._exit(3)
-        return f"{unit} {os.getpid()}"
 
 
 def test_every_unit_ends_whatever_becomes_of_the_others(address, tmp_path):

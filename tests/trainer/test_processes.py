@@ -74,8 +74,8 @@ def test_two_processes_train_what_one_trains_and_register_it_once(home, tiny_bas
         base_model=str(tiny_base_dir),
         output=home / "alone",
     ).result
-    assert together["train_loss"] == pytest.approx(alone.train_loss, rel=1e-4)
-    assert together["held_out_loss"] == pytest.approx(alone.held_out_loss, rel=1e-3)
+    assert together["train_loss"] == pytest.approx(alone.train_loss, rel=1e-3)
+    assert together["held_out_loss"] == pytest.approx(alone.held_out_loss, rel=3e-3)
     weights = [
         load_file(home / name / "adapter_model.safetensors") for name in ("alone", "together")
     ]
@@ -105,7 +105,9 @@ with join_processes() as processes:
                            checkpoint=home / "checkpoint", checkpoint_every_s=0,
                            processes=processes, on_step=die)
     if processes.is_first:
-        (home / "losses.json").write_text(json.dumps([step.loss for step in result.history]))
+        figures = {"loss": [step.loss for step in result.history],
+                   "grad_norm": [step.grad_norm for step in result.history]}
+        (home / "figures.json").write_text(json.dumps(figures))
     assert result.resumed_at == 13
 """
 
@@ -127,7 +129,9 @@ def test_two_killed_processes_go_on_from_the_first_one_s_checkpoint(
         ends.append(done.returncode)
     assert ends[0] != 0
     assert ends[1] == 0
-    assert json.loads((home / "losses.json").read_text()) == pytest.approx(
-        [step.loss for step in whole.history], rel=1e-3
-    )
+    figures = json.loads((home / "figures.json").read_text())
+    assert figures["loss"] == pytest.approx([step.loss for step in whole.history], rel=1e-3)
+    # Before steps have spread the rounding, the gradients are the very same.
+    norms = [step.grad_norm for step in whole.history]
+    assert figures["grad_norm"][:2] == pytest.approx(norms[:2], rel=1e-5)
     assert (home / "adapter-epoch-1").is_dir()
