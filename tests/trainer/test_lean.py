@@ -90,6 +90,28 @@ def test_packed_training_ends_as_unpacked_training_does(
     assert "| packing | true | set by the user |" in (packed.folder / "README.md").read_text()
 
 
+def test_padded_batches_come_in_few_widths_within_what_the_base_reads(
+    tiny_base, sentiment_rows, monkeypatch
+):
+    rows, widths = encode_rows(tiny_base, sentiment_rows), []
+    watch = tiny_base.model.get_decoder().register_forward_pre_hook(
+        lambda _module, _args, given: widths.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    lengths = [loop._length(row) for row in rows]
+    try:
+        for row in rows:
+            loop._response_nll(tiny_base, [row])
+        longest = rows[lengths.index(max(lengths))]
+        monkeypatch.setattr(tiny_base.model.config, "max_position_embeddings", max(lengths))
+        loop._response_nll(tiny_base, [longest])
+    finally:
+        watch.remove()
+    assert len(set(widths[:-1])) < len(set(lengths))
+    assert all(width % 8 == 0 for width in widths[:-1])
+    assert all(0 <= width - n < 8 for width, n in zip(widths, lengths, strict=False))
+    assert widths[-1] == max(lengths)
+
+
 def test_a_model_whose_attention_cannot_be_exchanged_is_not_packed(
     tiny_base, sentiment_rows, fast_recipe, tmp_path, monkeypatch
 ):

@@ -38,6 +38,9 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md"
 """All that a trained folder holds; nothing in it is a pickle."""
 
 
+# Widths of padded batches are multiples of this: a CPU's library compiles and keeps code for every
+# width it meets, half a megabyte for each of a dozen products, a gigabyte over a few hundred widths.
+_WIDTH_STEP = 8
 # Logits of 512 positions × 49,152 tokens × 4 bytes are 100 MB. Longer answers go through the head
 # in pieces, so that one piece's logits are held.
 _HEAD_ROWS = 512
@@ -778,7 +781,8 @@ def _response_nll(
     """Negative log-likelihood of every response token of a batch, (n_response_tokens,), float32."""
     hidden = _packed_states(base, rows) if packed else _padded_states(base, rows)
     lengths = [_length(row) for row in rows]
-    starts = np.cumsum([0, *lengths[:-1]]) if packed else max(lengths) * np.arange(len(rows))
+    width = len(hidden) // len(rows)
+    starts = np.cumsum([0, *lengths[:-1]]) if packed else width * np.arange(len(rows))
     # A state predicts the token after it.
     before = [
         int(start) + at - 1
@@ -801,8 +805,11 @@ def _response_nll(
 
 
 def _padded_states(base: BaseModel, rows: Sequence[Encoded]) -> torch.Tensor:
-    """Last hidden states of rows side by side, (rows · longest, hidden)."""
-    width = max(_length(row) for row in rows)
+    """Last hidden states of rows side by side, (rows · width, hidden)."""
+    longest = max(_length(row) for row in rows)
+    context = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    width = math.ceil(longest / _WIDTH_STEP) * _WIDTH_STEP
+    width = max(longest, min(width, context or width))
     pad = int(base.tokenizer.pad_token_id or 0)
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
     for i, row in enumerate(rows):
