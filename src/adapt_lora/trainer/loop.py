@@ -38,8 +38,8 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md"
 """All that a trained folder holds; nothing in it is a pickle."""
 
 
-# Widths of padded batches are multiples of this: a CPU's library compiles and keeps code for every
-# width it meets, half a megabyte for each of a dozen products, a gigabyte over a few hundred widths.
+# Widths of padded batches are multiples of this: a CPU's library compiles and keeps code for each
+# width it meets, half a megabyte for each of a dozen products: 0.8 GB over 200 widths.
 _WIDTH_STEP = 8
 # Logits of 512 positions × 49,152 tokens × 4 bytes are 100 MB. Longer answers go through the head
 # in pieces, so that one piece's logits are held.
