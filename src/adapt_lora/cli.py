@@ -298,6 +298,13 @@ def train(
         Path | None,
         typer.Option(help="TOML file of a sweep: datasets × recipes × bases × seeds."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Spread --manifest over this Ray cluster: HOST:PORT, ray://HOST:PORT or auto.",
+        ),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only show what --manifest would train, and how long.")
     ] = False,
@@ -336,12 +343,18 @@ def train(
             "--manifest", file, name, recipe, config, from_adapter, override, output, mapping, group
         )
         shelf = _registry(tracking_uri, quiet=quiet or as_json)
-        _train_sweep(manifest, shelf, base_model, only_plan=plan, as_json=as_json, quiet=quiet)
-        return
-    if file is None or name is None or plan:
-        raise typer.BadParameter(
-            "Say adapt train FILE --name NAME, or adapt train --manifest SWEEP.toml [--plan]."
+        _train_sweep(
+            manifest, shelf, base_model, only_plan=plan, ray=ray, as_json=as_json, quiet=quiet
         )
+        return
+    if file is None or name is None or plan or ray is not None:
+        raise typer.BadParameter(
+            "Say adapt train FILE --name NAME, or adapt train --manifest SWEEP.toml [--plan] "
+            "[--ray ADDRESS]."
+        )
+    # Of several processes that a launcher started, the first speaks for all.
+    is_first = os.environ.get("RANK", "0") == "0"
+    quiet = quiet or not is_first
     from adapt_lora import roads
     from adapt_lora.trainer import find_recipe, override_recipe, read_recipe
 
@@ -355,7 +368,8 @@ def train(
     else:
         chosen = find_recipe(recipe or "quick")
     chosen = override_recipe(chosen, _pairs(override or [], "--set"))
-    registry = None if no_register else _registry(tracking_uri, quiet=quiet or as_json)
+    no_registry = no_register or not is_first
+    registry = None if no_registry else _registry(tracking_uri, quiet=quiet or as_json)
     with _progress(hidden=as_json or quiet) as progress:
         training = roads.train(
             file,
@@ -369,6 +383,8 @@ def train(
             progress=progress,
             say=None if quiet or as_json else _say,
         )
+    if not is_first:
+        return
     content: dict[str, Any] = {"name": name, "rows": len(training.dataset.rows)}
     if training.folder is not None:
         content["folder"] = str(training.folder)
@@ -1096,18 +1112,27 @@ def _train_sweep(
     base_model: str | None,
     *,
     only_plan: bool,
+    ray: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from adapt_lora.sweep import plan_sweep, run_sweep
+    from adapt_lora.sweep import plan_sweep, run_sweep, spread_sweep
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise typer.BadParameter(
+            "A launcher's processes train one adapter together; spread a manifest with --ray."
+        )
 
     sweep = plan_sweep(manifest, registry=registry, base_model=base_model)
     if not only_plan:
         say = None if as_json or quiet else _say
         if say is not None:
             say(sweep.describe())
-        with _progress(hidden=as_json or quiet) as progress:
-            sweep = run_sweep(sweep, registry=registry, progress=progress, say=say)
+        if ray is not None:
+            sweep = spread_sweep(sweep, registry=registry, address=ray, say=say)
+        else:
+            with _progress(hidden=as_json or quiet) as progress:
+                sweep = run_sweep(sweep, registry=registry, progress=progress, say=say)
     if as_json:
         _print_json(sweep.to_json())
     else:
@@ -1423,3 +1448,8 @@ def _print_version(on: bool) -> None:
     if on:
         typer.echo(f"adapt {__version__}")
         raise typer.Exit
+
+
+# `torchrun -m adapt_lora.cli train …` starts it this way.
+if __name__ == "__main__":
+    main()

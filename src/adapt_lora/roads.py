@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from adapt_lora.registry.adapter import Adapter
     from adapt_lora.registry.lm_eval import HarnessCell, HarnessResults
     from adapt_lora.report.outcomes import CellOutcomes
-    from adapt_lora.trainer import EpochRecord, Recipe, StepMetrics, TrainingResult
+    from adapt_lora.trainer import EpochRecord, Processes, Recipe, StepMetrics, TrainingResult
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all); the unit is the step's own."""
@@ -324,7 +324,9 @@ def train(
     """Train a LoRA adapter on a dataset and register it.
 
     An adapter of this name, trained on the same rows by the same recipe, is not trained again. A
-    call that was killed goes on from its last checkpoint when it is made again.
+    call that was killed goes on from its last checkpoint when it is made again. Where `torchrun` or
+    `accelerate launch` started several processes, all train together; the first alone writes,
+    registers and speaks, and the others get a `Training` without folder and record.
 
     Args:
         dataset: File, folder with train.jsonl, or Hub id.
@@ -342,54 +344,111 @@ def train(
     Raises:
         TrainingError: Training can't start or had to stop.
     """
-    from adapt_lora.trainer import train_adapter
+    from adapt_lora.trainer import join_processes
 
     if registry is not None:
         name = registered_name(name)
-    rows = read_dataset(dataset, mapping=mapping, group=group, split="train")
-    if registry is not None:
-        known = find_training(registry, name, rows, recipe, base_model=base_model)
-        if known is not None:
-            if output is not None and not output.exists():
-                registry.pull(f"{known.name}/{known.version}", output, known.base)
-            return Training(output, known, None, rows)
+    with join_processes() as processes:
+        rows = read_dataset(dataset, mapping=mapping, group=group, split="train")
+        if not processes.is_first:
+            return _help_to_train(rows, name, recipe, base_model, base, processes)
+        if registry is not None:
+            known = find_training(registry, name, rows, recipe, base_model=base_model)
+            if processes.tell_all(known is not None) and known is not None:
+                if output is not None and not output.exists():
+                    registry.pull(f"{known.name}/{known.version}", output, known.base)
+                return Training(output, known, None, rows)
+        else:
+            processes.tell_all(False)
+        if base is None:
+            base = load_base_model(base_model, dtype=recipe.dtype)
+        with _workshop(name, rows, recipe, base, output) as shop:
+            return _train_here(
+                rows,
+                name=name,
+                registry=registry,
+                recipe=recipe,
+                base=base,
+                shop=shop,
+                keep_folder=output is not None,
+                group=group,
+                processes=processes,
+                progress=progress,
+                say=say,
+            )
+
+
+def _help_to_train(
+    rows: Dataset,
+    name: str,
+    recipe: "Recipe",
+    base_model: str | None,
+    base: "BaseModel | None",
+    processes: "Processes",
+) -> Training:
+    """The part of a process that is not the first: its share of each step, and nothing else."""
+    from adapt_lora.trainer import train_adapter
+
+    if processes.tell_all(False):  # the first one's word counts: it is registered already
+        return Training(None, None, None, rows)
     if base is None:
         base = load_base_model(base_model, dtype=recipe.dtype)
-    with _workshop(name, rows, recipe, base, output) as shop:
-        result = train_adapter(
-            base,
-            rows.rows,
-            recipe=recipe,
-            out=shop.folder,
-            labels=rows.labels,
-            checkpoint=shop.checkpoint,
-            progress=_named(progress, f"train {name}"),
-            say=say,
-        )
-        if registry is None:
-            return Training(shop.folder, None, result, rows)
-        records: list[AdapterRecord] = []
-        # The last epoch goes last: it is what "trained already" is told by.
-        for epoch in result.epochs:
-            if epoch.folder is None and epoch.epoch < recipe.epochs:
-                continue
-            records.append(
-                _file_adapter(
-                    epoch.folder or shop.folder,
-                    registry=registry,
-                    dataset=rows,
-                    group=group,
-                    name=name,
-                    base=base,
-                    recipe=recipe,
-                    training=result,
-                    epoch=epoch if recipe.keep_epochs else None,
-                    fingerprint=records[0].fingerprint if records else None,
-                    progress=progress,
-                )
+    nowhere = Path(name)  # only the first process writes
+    train_adapter(base, rows.rows, recipe=recipe, out=nowhere, processes=processes)
+    return Training(None, None, None, rows)
+
+
+def _train_here(
+    rows: Dataset,
+    *,
+    name: str,
+    registry: Registry | None,
+    recipe: "Recipe",
+    base: "BaseModel",
+    shop: "_Workshop",
+    keep_folder: bool,
+    group: str | None,
+    processes: "Processes",
+    progress: Progress | None,
+    say: Callable[[str], None] | None,
+) -> Training:
+    from adapt_lora.trainer import train_adapter
+
+    result = train_adapter(
+        base,
+        rows.rows,
+        recipe=recipe,
+        out=shop.folder,
+        labels=rows.labels,
+        checkpoint=shop.checkpoint,
+        processes=processes,
+        progress=_named(progress, f"train {name}"),
+        say=say,
+    )
+    if registry is None:
+        return Training(shop.folder, None, result, rows)
+    records: list[AdapterRecord] = []
+    # The last epoch goes last: it is what "trained already" is told by.
+    for epoch in result.epochs:
+        if epoch.folder is None and epoch.epoch < recipe.epochs:
+            continue
+        records.append(
+            _file_adapter(
+                epoch.folder or shop.folder,
+                registry=registry,
+                dataset=rows,
+                group=group,
+                name=name,
+                base=base,
+                recipe=recipe,
+                training=result,
+                epoch=epoch if recipe.keep_epochs else None,
+                fingerprint=records[0].fingerprint if records else None,
+                progress=progress,
             )
-        folder = shop.folder if output is not None else None
-        return Training(folder, records[-1], result, rows, tuple(records[:-1]))
+        )
+    folder = shop.folder if keep_folder else None
+    return Training(folder, records[-1], result, rows, tuple(records[:-1]))
 
 
 def stored_recipe(name: str, registry: Registry, base_model: str | None = None) -> "Recipe":

@@ -10,12 +10,14 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapt_lora import roads
 from adapt_lora.base_model import find_base_model, load_base_model
+from adapt_lora.cluster import spread
 from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import AdaptError, ConfigError
 from adapt_lora.registry import Registry
@@ -217,6 +219,52 @@ def run_sweep(
         if any(left.status == "to train" for left in runs):
             tell(Sweep(tuple(runs)).describe())
     return Sweep(tuple(runs), time.perf_counter() - started)
+
+
+def spread_sweep(
+    plan: Sweep,
+    *,
+    registry: Registry,
+    address: str,
+    say: Callable[[str], None] | None = None,
+) -> Sweep:
+    """Train what is to be trained on a Ray cluster, several runs at a time.
+
+    Each worker holds the base model of its last run, and runs of the same base go to it first.
+    Nodes read datasets and bases by the paths of the plan, and write to the registry themselves.
+
+    Args:
+        plan: From `plan_sweep`; its failed runs are tried again.
+        registry: Where the adapters go; each node must reach it by its address.
+        address: Of the cluster, as for `spread`.
+        say: Told about each run's end.
+
+    Raises:
+        ConfigError: No cluster can be used there.
+    """
+    started = time.perf_counter()
+    tell = say or (lambda _: None)
+    runs = list(plan.runs)
+    places = [index for index, run in enumerate(runs) if run.status != "registered"]
+    finished = spread(
+        [runs[index] for index in places],
+        partial(_sweep_worker, registry.tracking_uri),
+        address=address,
+        key=lambda run: (run.base_model, run.recipe.dtype),
+    )
+    for number, end in enumerate(finished, start=1):
+        index = places[end.index]
+        lost = replace(runs[index], status="failed", reason=end.reason)
+        runs[index] = done = end.result or lost
+        outcome = done.status if done.reason is None else f"failed: {done.reason}"
+        tell(f"{done.name} {outcome} ({number} of {len(places)}, on {end.worker})")
+    return Sweep(tuple(runs), time.perf_counter() - started)
+
+
+def _sweep_worker(tracking_uri: str) -> Callable[[Run], Run]:
+    """What trains runs in a worker of a cluster."""
+    loaded, registry = _Loaded(), Registry(tracking_uri)
+    return lambda run: _train(run, loaded, registry, None, None)
 
 
 class _Loaded:

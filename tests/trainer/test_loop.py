@@ -272,8 +272,8 @@ def test_a_loss_that_is_not_a_number_stops_with_the_step_and_advice_and_restores
     calls = []
     real = loop._response_nll
 
-    def breaks_at_the_third_step(base, rows):
-        nll = real(base, rows)
+    def breaks_at_the_third_step(base, rows, **options):
+        nll = real(base, rows, **options)
         if base.model.training:
             calls.append(1)
         return nll * float("nan") if len(calls) == 3 else nll
@@ -442,12 +442,12 @@ def test_out_of_memory_halves_the_rows_at_a_time_and_learns_the_same(
     whole = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "whole")
     real, sizes = loop._response_nll, []
 
-    def holds_two_rows(base, rows):
+    def holds_two_rows(base, rows, **options):
         if base.model.training:
             sizes.append(len(rows))
             if len(rows) > 2:
                 raise error
-        return real(base, rows)
+        return real(base, rows, **options)
 
     monkeypatch.setattr(loop, "_response_nll", holds_two_rows)
     said = []
@@ -467,10 +467,10 @@ def test_the_held_out_pass_too_takes_fewer_rows_at_a_time(
 ):
     real = loop._response_nll
 
-    def holds_two_rows(base, rows):
+    def holds_two_rows(base, rows, **options):
         if len(rows) > 2:
             raise torch.OutOfMemoryError
-        return real(base, rows)
+        return real(base, rows, **options)
 
     monkeypatch.setattr(loop, "_response_nll", holds_two_rows)
     recipe = replace(fast_recipe, epochs=1)
@@ -483,10 +483,10 @@ def test_memory_that_does_not_hold_one_row_is_a_sentence(
 ):
     real = loop._response_nll
 
-    def holds_nothing(base, rows):
+    def holds_nothing(base, rows, **options):
         if base.model.training:
             raise torch.OutOfMemoryError
-        return real(base, rows)
+        return real(base, rows, **options)
 
     monkeypatch.setattr(loop, "_response_nll", holds_nothing)
     out = tmp_path / "adapter"

@@ -8,6 +8,7 @@ from adapt_lora.trainer.loop import (
     train_adapter,
     training_key,
 )
+from adapt_lora.trainer.processes import Processes, join_processes
 from adapt_lora.trainer.recipe import (
     RECIPES,
     Recipe,
@@ -20,10 +21,12 @@ from adapt_lora.trainer.recipe import (
 __all__ = [
     "RECIPES",
     "EpochRecord",
+    "Processes",
     "Recipe",
     "StepMetrics",
     "TrainingResult",
     "find_recipe",
+    "join_processes",
     "override_recipe",
     "read_checkpoint",
     "read_recipe",

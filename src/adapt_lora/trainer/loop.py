@@ -28,15 +28,21 @@ from adapt_lora.base_model import BaseModel
 from adapt_lora.data import Row, sample_rows
 from adapt_lora.errors import TrainingError
 from adapt_lora.scoring import Encoded, encode_rows
+from adapt_lora.trainer.attention import row_attention
 from adapt_lora.trainer.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from adapt_lora.trainer.lora_linear import speed_up_lora
+from adapt_lora.trainer.processes import Processes
 from adapt_lora.trainer.recipe import Recipe
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
 """All that a trained folder holds; nothing in it is a pickle."""
 
 
+# Widths of padded batches are multiples of this: a CPU's library compiles and keeps code for each
+# width it meets, half a megabyte for each of a dozen products: 0.8 GB over 200 widths.
+_WIDTH_STEP = 8
 # Logits of 512 positions × 49,152 tokens × 4 bytes are 100 MB. Longer answers go through the head
-# in pieces that are computed again in the backward pass, so that one piece's logits are held.
+# in pieces, so that one piece's logits are held.
 _HEAD_ROWS = 512
 
 
@@ -142,6 +148,7 @@ def train_adapter(
     labels: Sequence[str] = (),
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 60.0,
+    processes: Processes | None = None,
     progress: Callable[[int, int], None] | None = None,
     on_step: Callable[[StepMetrics], None] | None = None,
     say: Callable[[str], None] | None = None,
@@ -162,6 +169,8 @@ def train_adapter(
         checkpoint: Folder for checkpoints; a killed run with the same folder, base, rows and recipe
             goes on from the last one. The caller removes it when the adapter is safe.
         checkpoint_every_s: Seconds between checkpoints; one stands at the end of each epoch, too.
+        processes: Who trains together, each making this call; None for this process alone. Only the
+            first one writes, and only its `checkpoint` is read.
         progress: Told (steps done, steps in all) after each step.
         on_step: Told the figures of each step as it ends.
         say: Told each note as it arises.
@@ -172,24 +181,31 @@ def train_adapter(
     """
     started = time.perf_counter()
     key = training_key(base, rows, recipe)
-    saved = None if checkpoint is None else read_checkpoint(checkpoint, key)
-    _check_start(base, recipe, out, fresh=saved is None)
+    group = processes or Processes()
+    saved = None
+    if group.is_first:
+        saved = None if checkpoint is None else read_checkpoint(checkpoint, key)
+        _check_folders(recipe, out, fresh=saved is None)
+    saved = group.tell_all(saved)
+    _check_dtype(base, recipe)
     split = _split_rows(base, rows, recipe, labels)
     if say is not None:
         for note in split.notes:
             say(note)
     tuned = _lora_on(base, recipe) if recipe.method == "lora" else _every_weight_on(base, recipe)
     with _seeded(recipe.seed), tuned as peft_model:
-        run = _Run(base, peft_model, recipe, len(split.train), key=key, home=checkpoint, say=say)
+        home = checkpoint if group.is_first else None
+        run = _Run(base, peft_model, recipe, split, group, key=key, home=home, say=say)
         if saved is None:
-            run.before = _mean_loss(base, split.held_out, run.rows_at_once)
+            run.before = run.held_out_loss()
         else:
             run.go_on(saved)
-        _run_epochs(run, split, out, checkpoint_every_s, progress, on_step)
-        after = _mean_loss(base, split.held_out, run.rows_at_once)
-        _save_adapter(peft_model, base, recipe, out)
+        _run_epochs(run, out, checkpoint_every_s, progress, on_step)
+        after = run.held_out_loss()
+        run.save_adapter(out)
         kept = peft_model.kept_share(recipe) if isinstance(peft_model, _WholeModel) else None
-    if kept is not None:
+    group.wait()  # the others must not be gone, or look for the adapter, before it is written
+    if kept is not None and group.is_first:
         with base.adapted(out):
             whole, after = after, _mean_loss(base, split.held_out, run.rows_at_once)
         run.tell(_extraction_text(recipe, kept, whole, after))
@@ -246,7 +262,7 @@ def epoch_folder(out: Path, epoch: int) -> Path:
     return out.with_name(f"{out.name}-epoch-{epoch}")
 
 
-def _check_start(base: BaseModel, recipe: Recipe, out: Path, *, fresh: bool) -> None:
+def _check_folders(recipe: Recipe, out: Path, *, fresh: bool) -> None:
     wanted_folders = [out]
     if recipe.keep_epochs and fresh:
         wanted_folders += [epoch_folder(out, epoch) for epoch in range(1, recipe.epochs)]
@@ -255,6 +271,9 @@ def _check_start(base: BaseModel, recipe: Recipe, out: Path, *, fresh: bool) -> 
             raise TrainingError(
                 f"{folder} exists already. Choose another folder, or remove it first."
             )
+
+
+def _check_dtype(base: BaseModel, recipe: Recipe) -> None:
     if recipe.method == "full" and base.dtype != torch.float32:
         raise TrainingError(
             f"Full fine-tuning needs float32 weights, since small steps are lost in "
@@ -376,9 +395,11 @@ def _lora_on(base: BaseModel, recipe: Recipe) -> Iterator[Any]:
                 f"{base.identity.name} can't take a LoRA on {', '.join(recipe.target_modules)}: "
                 f"{str(error).strip().splitlines()[0]}"
             ) from error
+        speed_up_lora(wrapped)
         if recipe.gradient_checkpointing:
             base.model.gradient_checkpointing_enable({"use_reentrant": False})
-        yield wrapped
+        with _reading(base, recipe):
+            yield wrapped
     finally:
         if recipe.gradient_checkpointing:
             base.model.gradient_checkpointing_disable()
@@ -387,6 +408,17 @@ def _lora_on(base: BaseModel, recipe: Recipe) -> Iterator[Any]:
         for name, parameter in base.model.named_parameters():
             parameter.requires_grad_(needed_grad[name])
         base.model.eval()
+
+
+@contextlib.contextmanager
+def _reading(base: BaseModel, recipe: Recipe) -> Iterator[None]:
+    with row_attention(base.model) as by_rows:
+        if recipe.packing and not by_rows:
+            raise TrainingError(
+                f"The attention of {base.identity.name} can't keep packed rows apart. Set "
+                "packing=false."
+            )
+        yield
 
 
 def _lora_config(recipe: Recipe) -> LoraConfig:
@@ -409,14 +441,16 @@ class _Run:
         base: BaseModel,
         peft_model: Any,
         recipe: Recipe,
-        n_rows: int,
+        split: _Split,
+        processes: Processes,
         *,
         key: str,
         home: Path | None,
         say: Callable[[str], None] | None,
     ) -> None:
         self.base, self.peft_model, self.recipe = base, peft_model, recipe
-        self.steps_per_epoch = math.ceil(n_rows / recipe.batch_size)
+        self.split, self.processes = split, processes
+        self.steps_per_epoch = math.ceil(len(split.train) / recipe.batch_size)
         self.n_steps = recipe.epochs * self.steps_per_epoch
         self.parameters = {n: p for n, p in peft_model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -438,6 +472,19 @@ class _Run:
         self.notes.append(note)
         if self._say is not None:
             self._say(note)
+
+    def nll(self, rows: Sequence[Encoded]) -> torch.Tensor:
+        """Loss of every response token of these rows, (n_response_tokens,)."""
+        return _response_nll(self.base, rows, packed=self.recipe.packing)
+
+    def held_out_loss(self) -> float | None:
+        """Mean loss per response token of the rows kept aside, as the model is now."""
+        return _mean_loss(self.base, self.split.held_out, self.rows_at_once)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter as it is now; the first process does it for all."""
+        if self.processes.is_first:
+            _save_adapter(self.peft_model, self.base, self.recipe, folder)
 
     def save(self, *, every_s: float = 0.0) -> None:
         """Write a checkpoint if the last one is older than that; a full disk is said once."""
@@ -574,7 +621,8 @@ def _every_weight_on(base: BaseModel, recipe: Recipe) -> Iterator[_WholeModel]:
         base.model.requires_grad_(True)
         if recipe.gradient_checkpointing:
             base.model.gradient_checkpointing_enable({"use_reentrant": False})
-        yield whole
+        with _reading(base, recipe):
+            yield whole
     finally:
         if recipe.gradient_checkpointing:
             base.model.gradient_checkpointing_disable()
@@ -603,13 +651,13 @@ def _extraction_text(recipe: Recipe, kept: float, whole: float | None, stored: f
 
 def _run_epochs(
     run: _Run,
-    split: _Split,
     out: Path,
     checkpoint_every_s: float,
     progress: Callable[[int, int], None] | None,
     on_step: Callable[[StepMetrics], None] | None,
 ) -> None:
-    recipe, lengths = run.recipe, [_length(row) for row in split.train]
+    recipe, split = run.recipe, run.split
+    lengths = [_length(row) for row in split.train]
     for epoch in range(len(run.epochs), recipe.epochs):
         batches = epoch_batches(lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)
         run.base.model.train()
@@ -622,7 +670,7 @@ def _run_epochs(
             if progress is not None:
                 progress(step.step, run.n_steps)
         run.base.model.eval()
-        run.epochs.append(_end_epoch(run, split, epoch_folder(out, epoch + 1), epoch + 1))
+        run.epochs.append(_end_epoch(run, epoch_folder(out, epoch + 1), epoch + 1))
         run.nll_sum, run.n_response = 0.0, 0
         run.save()
 
@@ -630,7 +678,8 @@ def _run_epochs(
 def _take_step(run: _Run, rows: Sequence[Encoded]) -> StepMetrics:
     started = time.perf_counter()
     number = len(run.history) + 1
-    nll = _gradients(run, rows)
+    nll = run.processes.gather(_gradients(run, rows))
+    run.processes.add_up([p.grad for p in run.parameters.values() if p.grad is not None])
     loss = float(nll.mean())
     norm = torch.nn.utils.clip_grad_norm_(run.parameters.values(), run.recipe.max_grad_norm)
     _check_finite(loss, float(norm), number, run.n_steps, run.recipe, run.base)
@@ -654,17 +703,23 @@ def _take_step(run: _Run, rows: Sequence[Encoded]) -> StepMetrics:
 
 
 def _gradients(run: _Run, rows: Sequence[Encoded]) -> torch.Tensor:
-    """Leave a step's gradients on the parameters; its losses per response token are returned.
+    """Leave gradients of this process's rows; their losses per response token are returned.
 
-    Where memory does not hold the rows, fewer go through at once and the gradients are summed up:
-    the step stays what the recipe says.
+    They are divided by the response tokens of all rows, so that their sum is the step's. Where
+    memory does not hold the rows, fewer go through at once and the gradients are summed up: the
+    step stays what the recipe says.
     """
     n_response = sum(len(row.response_ids) for row in rows)
+    rows = run.processes.share_of(rows)
+    if not rows:
+        for parameter in run.parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        return torch.zeros(0)
     while True:
         parts = []
         try:
             for start in range(0, len(rows), run.rows_at_once):
-                nll = _response_nll(run.base, rows[start : start + run.rows_at_once])
+                nll = run.nll(rows[start : start + run.rows_at_once])
                 (nll.sum() / n_response).backward()
                 parts.append(nll.detach())
             return torch.cat(parts)
@@ -700,15 +755,15 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _end_epoch(run: _Run, split: _Split, folder: Path, epoch: int) -> EpochRecord:
+def _end_epoch(run: _Run, folder: Path, epoch: int) -> EpochRecord:
     record = EpochRecord(epoch, run.nll_sum / run.n_response)
     if not run.recipe.keep_epochs or epoch == run.recipe.epochs:
         return record
-    # It can only be this training's own, of a run that was killed before its next checkpoint.
-    shutil.rmtree(folder, ignore_errors=True)
-    _save_adapter(run.peft_model, run.base, run.recipe, folder)
-    held_out = _mean_loss(run.base, split.held_out, run.rows_at_once)
-    return dataclasses.replace(record, held_out_loss=held_out, folder=folder)
+    if run.processes.is_first:
+        # It can only be this training's own, of a run that was killed before its next checkpoint.
+        shutil.rmtree(folder, ignore_errors=True)
+    run.save_adapter(folder)
+    return dataclasses.replace(record, held_out_loss=run.held_out_loss(), folder=folder)
 
 
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, n_steps: int) -> LambdaLR:
@@ -720,26 +775,65 @@ def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, n_steps: int) ->
     return cosine
 
 
-def _response_nll(base: BaseModel, rows: Sequence[Encoded]) -> torch.Tensor:
+def _response_nll(
+    base: BaseModel, rows: Sequence[Encoded], *, packed: bool = False
+) -> torch.Tensor:
     """Negative log-likelihood of every response token of a batch, (n_response_tokens,), float32."""
-    width = max(_length(row) for row in rows)
-    pad = int(base.tokenizer.pad_token_id or 0)
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
-    places: list[tuple[int, int]] = []
-    for i, row in enumerate(rows):
-        tokens = [*row.prompt_ids, *row.response_ids]
-        ids[i, : len(tokens)] = torch.tensor(tokens)
-        places += [(i, t) for t in range(len(row.prompt_ids), len(tokens))]
-    ids, where = ids.to(base.device), torch.tensor(places, device=base.device)
-    # Padding stands on the right, where the causal mask already hides it from every real token;
-    # without a mask of its own the attention kernel takes its faster path.
-    hidden = base.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    states = hidden[where[:, 0], where[:, 1] - 1]  # (n_response_tokens, hidden)
-    targets = ids[where[:, 0], where[:, 1]]
+    hidden = _packed_states(base, rows) if packed else _padded_states(base, rows)
+    lengths = [_length(row) for row in rows]
+    width = len(hidden) // len(rows)
+    starts = np.cumsum([0, *lengths[:-1]]) if packed else width * np.arange(len(rows))
+    # A state predicts the token after it.
+    before = [
+        int(start) + at - 1
+        for start, row, length in zip(starts, rows, lengths, strict=True)
+        for at in range(len(row.prompt_ids), length)
+    ]
+    states = hidden[torch.tensor(before, device=base.device)]  # (n_response_tokens, hidden)
+    answers = [token for row in rows for token in row.response_ids]
+    targets = torch.tensor(answers, device=base.device)
+    if _is_frozen_line(base):
+        head = base.model.get_output_embeddings()
+        nll: torch.Tensor = _FrozenHead.apply(  # type: ignore[no-untyped-call]
+            states, targets, head, _logit_scale(base)
+        )
+        return nll
     if len(states) <= _HEAD_ROWS:
         return _head_nll(base, states, targets)
     chunks = zip(states.split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True)
     return torch.cat([checkpoint(_head_nll, base, s, t, use_reentrant=False) for s, t in chunks])
+
+
+def _padded_states(base: BaseModel, rows: Sequence[Encoded]) -> torch.Tensor:
+    """Last hidden states of rows side by side, (rows · width, hidden)."""
+    longest = max(_length(row) for row in rows)
+    context = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    width = math.ceil(longest / _WIDTH_STEP) * _WIDTH_STEP
+    width = max(longest, min(width, context or width))
+    pad = int(base.tokenizer.pad_token_id or 0)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : _length(row)] = torch.tensor([*row.prompt_ids, *row.response_ids])
+    # Padding stands on the right, where the causal mask already hides it from every real token;
+    # without a mask of its own the attention kernel takes its faster path.
+    states = base.model.get_decoder()(input_ids=ids.to(base.device), use_cache=False)
+    hidden: torch.Tensor = states.last_hidden_state
+    return hidden.flatten(0, 1)
+
+
+def _packed_states(base: BaseModel, rows: Sequence[Encoded]) -> torch.Tensor:
+    """Last hidden states of rows one after another, (tokens, hidden); none sees another."""
+    lengths = [_length(row) for row in rows]
+    ids = [token for row in rows for token in (*row.prompt_ids, *row.response_ids)]
+    positions = [at for length in lengths for at in range(length)]
+    states = base.model.get_decoder()(
+        input_ids=torch.tensor([ids], device=base.device),
+        position_ids=torch.tensor([positions], device=base.device),
+        use_cache=False,
+        row_lengths=lengths,
+    )
+    hidden: torch.Tensor = states.last_hidden_state
+    return hidden[0]
 
 
 def _head_nll(base: BaseModel, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -749,11 +843,64 @@ def _head_nll(base: BaseModel, states: torch.Tensor, targets: torch.Tensor) -> t
 def _logits(base: BaseModel, states: torch.Tensor) -> torch.Tensor:
     """Next-token logits of some hidden states, (n, vocabulary), float32."""
     logits: torch.Tensor = base.model.get_output_embeddings()(states).float()
-    config = base.model.config.get_text_config()
-    logits = logits * (getattr(config, "logit_scale", None) or 1.0)
-    logits = logits / (getattr(config, "logits_scaling", None) or 1.0)
-    softcap = getattr(config, "final_logit_softcapping", None)
+    scale = _logit_scale(base)
+    # Even a product with one is a copy of the largest tensor there is.
+    logits = logits if scale == 1 else logits * scale
+    softcap = getattr(base.model.config.get_text_config(), "final_logit_softcapping", None)
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
+def _logit_scale(base: BaseModel) -> float:
+    config = base.model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0
+    return float(scale / (getattr(config, "logits_scaling", None) or 1.0))
+
+
+def _is_frozen_line(base: BaseModel) -> bool:
+    """Whether the head is a linear layer that is not trained itself, and nothing after it."""
+    head = base.model.get_output_embeddings()
+    config = base.model.config.get_text_config()
+    return (
+        type(head) is torch.nn.Linear
+        and not head.weight.requires_grad
+        and getattr(config, "final_logit_softcapping", None) is None
+    )
+
+
+class _FrozenHead(torch.autograd.Function):
+    """Loss of each state under a frozen head; its gradient is made while the logits are at hand.
+
+    So one piece's logits are held, in one copy, and no product with the head is made twice.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any,
+        states: torch.Tensor,
+        targets: torch.Tensor,
+        head: torch.nn.Linear,
+        scale: float,
+    ) -> torch.Tensor:
+        losses, gradients = [], []
+        for piece, wanted in zip(states.split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True):
+            logits = head(piece).float()  # (n, vocabulary)
+            if scale != 1:
+                logits.mul_(scale)
+            total = logits.logsumexp(1, keepdim=True)
+            losses.append((total - logits.gather(1, wanted[:, None]))[:, 0])
+            if context.needs_input_grad[0]:
+                # d loss / d logits: the probabilities, less one at the target.
+                slope = logits.sub_(total).exp_()
+                slope[torch.arange(len(wanted), device=wanted.device), wanted] -= 1
+                gradients.append((slope.to(piece.dtype) @ head.weight).mul_(scale))
+        if gradients:
+            context.save_for_backward(torch.cat(gradients))
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
+        (of_states,) = context.saved_tensors
+        return (of_states * gradients[0][:, None]).to(of_states.dtype), None, None, None
 
 
 @torch.no_grad()

@@ -62,6 +62,8 @@ class Recipe:
     """Rows per step."""
     micro_batch_size: int | None = None
     """Rows per forward pass at most, gradients summed up to a step; None for the whole batch."""
+    packing: bool = False
+    """Put the rows of a pass into one sequence, without padding; none of them sees another."""
     gradient_checkpointing: bool = False
     """Keep no activations inside the layers and compute them again: slower, far less memory."""
     template: TrainingTemplate = "base"
@@ -227,6 +229,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "method": (str,),
     "use_rslora": (bool,),
     "use_dora": (bool,),
+    "packing": (bool,),
     "gradient_checkpointing": (bool,),
     "keep_epochs": (bool,),
     "template": (str,),
