@@ -1,0 +1,62 @@
+"""What backends share that are spoken to in token ids: labels as a tree, and where answers end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from adapt_lora import scoring
+from adapt_lora.base_model import BaseModel
+from adapt_lora.scoring import FloatArray, LabelScores
+
+Start = tuple[int, ...]
+"""The first tokens of a label, none at the root."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTree:
+    """Labels as paths of tokens from one root: those that begin alike share their beginning."""
+
+    labels: tuple[tuple[int, ...], ...]
+    """Token ids of each label, closing token included."""
+    forks: Mapping[Start, tuple[int, ...]]
+    """Tokens that may follow each beginning, sorted."""
+
+    @classmethod
+    def of(cls, labels: Sequence[tuple[int, ...]]) -> "TokenTree":
+        """The tree of the labels' token ids (`scoring.label_ids`)."""
+        forks: dict[Start, set[int]] = {}
+        for label in labels:
+            for place, token in enumerate(label):
+                forks.setdefault(label[:place], set()).add(token)
+        return cls(tuple(labels), {start: tuple(sorted(nexts)) for start, nexts in forks.items()})
+
+    def scores(self, rows: Sequence[Mapping[Start, Mapping[int, float]]]) -> LabelScores:
+        """Log-likelihood of each label.
+
+        Args:
+            rows: Per prompt, log-probability (nats) of each token of each fork.
+        """
+        sums = [
+            [
+                sum(row[label[:place]][token] for place, token in enumerate(label))
+                for label in self.labels
+            ]
+            for row in rows
+        ]
+        lengths = np.array([len(label) for label in self.labels], dtype=np.int64)
+        values: FloatArray = np.array(sums, dtype=np.float32).reshape(len(rows), len(self.labels))
+        return LabelScores(values, lengths)
+
+
+def stop_ids(base: BaseModel) -> list[int]:
+    """Tokens that end an answer: the template's closing token and the base's own, sorted."""
+    closing = scoring.encode_row(base, "", "").response_ids
+    own = base.tokenizer.eos_token_id
+    return sorted({int(token) for token in (*closing[:1], own) if token is not None})
+
+
+def decode_answers(base: BaseModel, written: Sequence[Sequence[int]]) -> list[str]:
+    """Texts of written token ids, without special tokens and white space around them."""
+    texts = base.tokenizer.batch_decode([list(ids) for ids in written], skip_special_tokens=True)
+    return [str(text).strip() for text in texts]
