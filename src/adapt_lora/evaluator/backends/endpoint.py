@@ -178,10 +178,10 @@ class Endpoint:
 
     def _wait_s(self, number: int, asked_s: float) -> float:
         """Seconds before try `number`: doubling, with jitter, and as long as the server asks."""
-        longest = self.patience.longest_wait_s
-        ceiling = self.patience.first_wait_s * 2 ** (number - 1)
+        ceiling = self.patience.first_wait_s * 2.0 ** (number - 1)
         # Jitter: all requests met the same trouble at the same moment.
-        return min(max(ceiling * self._random.uniform(0.5, 1.0), asked_s), longest)
+        wait_s = max(ceiling * self._random.uniform(0.5, 1.0), asked_s)
+        return min(wait_s, self.patience.longest_wait_s)
 
     def _error(self, path: str, what: str, *, status: int | None = None) -> ServerError:
         text = f"The server at {self.url} {what} (asked for {path})."

@@ -18,7 +18,7 @@ from adapt_lora.errors import AdapterError, ScoringError, ServerError
 from adapt_lora.evaluator.backends.endpoint import Endpoint
 from adapt_lora.evaluator.backends.protocol import Progress
 from adapt_lora.evaluator.backends.served import describe_served
-from adapt_lora.evaluator.backends.tokens import TokenTree, decode_answers, stop_ids
+from adapt_lora.evaluator.backends.tokens import TokenTree, stop_ids
 from adapt_lora.evaluator.backends.transformers import TransformersBackend
 from adapt_lora.scoring import FloatArray, LabelScores
 
@@ -140,7 +140,7 @@ class OpenAIBackend:
 
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None
-    ) -> Sequence[str]:
+    ) -> list[str]:
         """Greedy answers, in the order of the prompts."""
         encoded = [scoring.encode_row(self.base, prompt, None).prompt_ids for prompt in prompts]
         stops = stop_ids(self.base)

