@@ -33,7 +33,7 @@ class ServerOptions:
     timeout_s: float = 300.0
     """Seconds that one answer may take."""
     names: Mapping[Path, str] = field(default_factory=dict)
-    """Its names for adapters that it serves already, by folder."""
+    """Names under which it may serve adapters already, by folder."""
 
 
 @contextmanager

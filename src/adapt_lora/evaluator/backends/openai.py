@@ -54,8 +54,8 @@ class OpenAIBackend:
             base: The same base model: its tokenizer and template make the prompts.
             endpoint: The server.
             model: Name of the base model there; may be left out where it serves one.
-            names: Names that the server has for adapters already, by folder. Others go by the name
-                of their content, and the server is asked to load them from their folder.
+            names: Names that the server may have for adapters already, by folder. What it has under
+                none of these goes by the name of its content, and the server is asked to load it.
 
         Raises:
             ServerError: It can't be reached, serves another model, or gives no log-probabilities.
@@ -267,12 +267,7 @@ class OpenAIBackend:
 
     def _adapter_name(self, folder: Path) -> str:
         known = self._names.get(folder)
-        if known is not None:
-            if known not in self._served:
-                raise AdapterError(
-                    f"{folder}: the server at {self.endpoint.url} serves nothing named {known!r} "
-                    f"(it has: {', '.join(sorted(self._served)[:8])})."
-                )
+        if known in self._served:
             return known
         served = describe_served(folder)
         if served.name in self._served:
@@ -291,7 +286,7 @@ class OpenAIBackend:
             raise AdapterError(
                 f"{folder}: {error} Start `vllm serve` with --enable-lora, a --max-lora-rank of "
                 f"{served.rank} or more and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True where it can "
-                f"read this folder, or serve the adapter under the name {served.name}."
+                f"read this folder, or serve the adapter under the name {known or served.name}."
             ) from error
         self._served[served.name] = {"id": served.name, "parent": self.model}
         self._names[folder] = served.name
