@@ -43,6 +43,7 @@ def test_scores_are_those_of_transformers(connect, tiny_server, tiny_base, tiny_
             expected = local.score_labels(PROMPTS, LABELS)
             np.testing.assert_allclose(labels.log_likelihood, expected.log_likelihood, rtol=1e-4)
             assert labels.n_tokens.tolist() == expected.n_tokens.tolist()
+            assert labels.greedy.tolist() == expected.greedy.tolist()
             for got, wanted in zip(nll, local.answer_nll(ROWS), strict=True):
                 np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
             assert list(written) == local.generate(PROMPTS[:3], max_new_tokens=4)

@@ -15,6 +15,7 @@ def test_a_labels_score_is_the_sum_along_its_path():
     scores = tree.scores([row])
     np.testing.assert_array_equal(scores.log_likelihood, [[-1.75, -6.0]])
     assert scores.n_tokens.tolist() == [3, 2]
+    assert scores.greedy.tolist() == [0]
 
 
 def test_a_label_that_begins_another_is_told_apart_by_its_end(tiny_base):

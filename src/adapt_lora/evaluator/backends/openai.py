@@ -18,7 +18,7 @@ from adapt_lora.errors import AdapterError, ScoringError, ServerError
 from adapt_lora.evaluator.backends.endpoint import Endpoint
 from adapt_lora.evaluator.backends.protocol import Progress
 from adapt_lora.evaluator.backends.served import describe_served
-from adapt_lora.evaluator.backends.tokens import TokenTree, stop_ids
+from adapt_lora.evaluator.backends.tokens import TokenTree, score_paths, stop_ids
 from adapt_lora.evaluator.backends.transformers import TransformersBackend
 from adapt_lora.scoring import FloatArray, LabelScores
 
@@ -119,11 +119,8 @@ class OpenAIBackend:
             return tree.scores(self._read_forks(encoded, tree, progress))
         texts = [(*ids, *label) for ids in encoded for label in tree.labels]
         lengths = [len(label) for _ in encoded for label in tree.labels]
-        read = self._read_back(texts, lengths, progress)
-        sums = [float(np.sum(values)) for values in read]
-        table = np.array(sums, dtype=np.float32).reshape(len(encoded), len(tree.labels))
-        n_tokens = np.array([len(label) for label in tree.labels], dtype=np.int64)
-        return LabelScores(table, n_tokens)
+        read = iter(self._read_back(texts, lengths, progress))
+        return score_paths(tree.labels, [[next(read) for _ in tree.labels] for _ in encoded])
 
     def answer_nll(
         self, rows: Sequence[Row], *, progress: Progress | None = None

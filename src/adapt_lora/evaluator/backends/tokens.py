@@ -37,16 +37,34 @@ class TokenTree:
         Args:
             rows: Per prompt, log-probability (nats) of each token of each fork.
         """
-        sums = [
+        return score_paths(
+            self.labels,
             [
-                sum(row[label[:place]][token] for place, token in enumerate(label))
-                for label in self.labels
-            ]
-            for row in rows
-        ]
-        lengths = np.array([len(label) for label in self.labels], dtype=np.int64)
-        values: FloatArray = np.array(sums, dtype=np.float32).reshape(len(rows), len(self.labels))
-        return LabelScores(values, lengths)
+                [
+                    np.array([row[label[:n]][token] for n, token in enumerate(label)])
+                    for label in self.labels
+                ]
+                for row in rows
+            ],
+        )
+
+
+def score_paths(
+    labels: Sequence[tuple[int, ...]], rows: Sequence[Sequence[FloatArray]]
+) -> LabelScores:
+    """What a choice between labels needs, from the log-probability of each of their tokens.
+
+    Args:
+        labels: Token ids of each label, closing token included.
+        rows: Per prompt and label, nats of each of its tokens.
+    """
+    sums = [[float(values.sum()) for values in row] for row in rows]
+    greedy = [scoring.greedy_candidate(labels, [-values for values in row]) for row in rows]
+    return LabelScores(
+        np.array(sums, dtype=np.float32).reshape(len(rows), len(labels)),
+        np.array([len(label) for label in labels], dtype=np.int64),
+        np.array(greedy, dtype=np.int64),
+    )
 
 
 def stop_ids(base: BaseModel) -> list[int]:
