@@ -26,9 +26,9 @@ pytestmark = [
 ]
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-LABELLED = {"product_reviews": 40, "ticket_urgency": 30}
+LABELLED = {"product_reviews": 35, "ticket_urgency": 35}
 """Rows of each label task; with the base and two adapters that makes 210 decisions."""
-ANSWERED = {"extraction": 12, "arithmetic": 12}
+ANSWERED = {"extraction": 8, "arithmetic": 8}
 TRAINED = ("product_reviews", "extraction")
 
 

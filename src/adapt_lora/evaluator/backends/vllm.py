@@ -115,6 +115,7 @@ class VllmBackend:
         self._ids: dict[str, int] = {}
         self._engine: Any = None
         self._ready: set[str] = set()
+        self._bare: list[list[float]] = []
         self._on: Path | None = None
         self._delegated = False
         self._mates: tuple[Path, ...] = ()
@@ -137,6 +138,7 @@ class VllmBackend:
             self._engine.llm_engine.engine_core.shutdown()
             self._engine = None
             self._ready.clear()
+            self._bare.clear()
 
     @contextmanager
     def adapted(self, folder: Path | None) -> Iterator[None]:
@@ -149,8 +151,8 @@ class VllmBackend:
         if refusal is not None:
             assert folder is not None
             self._warn(
-                f"{folder.name}: vLLM does not take this adapter ({refusal}); it was merged into "
-                "the base and measured by transformers instead."
+                f"{folder.name}: vLLM does not take this adapter ({refusal}); it was measured by "
+                "transformers instead."
             )
             with self._plain.adapted(folder):
                 self._delegated = True
@@ -174,7 +176,9 @@ class VllmBackend:
         The answers of the others are kept for when the same question is put under them.
         """
         self._mates = tuple(
-            folder for folder in folders if folder is not None and self._refusal(folder) is None
+            folder
+            for folder in dict.fromkeys(folders)
+            if folder is not None and self._takes(folder)
         )
         try:
             yield
@@ -355,13 +359,14 @@ class VllmBackend:
 
         # Two batches of the same shape: without the adapter, the same numbers would come out.
         def said(on: Path | None) -> list[list[float]]:
-            outputs = self._run((on,), requests)[on]
             return [
                 [output.outputs[0].logprobs[0][token].logprob for token in requests[0].asked]
-                for output in outputs
+                for output in self._run((on,), requests)[on]
             ]
 
-        if said(folder) == said(None):
+        if not self._bare:
+            self._bare = said(None)
+        if said(folder) == self._bare:
             raise AdapterError(
                 f"{folder}: with the adapter on, vLLM says exactly what the base says, so it is "
                 "not active. Its update may be zero, or too small for the base's number format."
@@ -378,12 +383,20 @@ class VllmBackend:
         if served.refusal is not None or self._engine is None:
             return served.refusal
         started = self._engine.llm_engine.vllm_config.lora_config
+        if started is None:
+            return "the engine was started for the bare base"
         if served.rank > started.max_lora_rank:
             return f"rank {served.rank}, and the engine was started for {started.max_lora_rank}"
         missing = served.modules - set(started.target_modules)
         if missing:
             return f"the engine was started without {', '.join(sorted(missing))}"
         return None
+
+    def _takes(self, folder: Path) -> bool:
+        try:
+            return self._refusal(folder) is None
+        except AdaptError:
+            return False  # its own turn names what is wrong with it
 
     def _lora_request(self, folder: Path | None) -> Any:
         if folder is None:
