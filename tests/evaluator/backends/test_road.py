@@ -36,7 +36,7 @@ def test_cells_come_through_a_server_under_a_protocol_of_their_own(
     assert served.report.failures == ()
     assert "tiny/llama" in said[0]
     local = roads.evaluate([task], **options)
-    assert "Backend: transformers" in said[1]
+    assert any("Backend: transformers" in sentence for sentence in said)
     by_row = [
         {
             cell.adapter_id: (cell.metrics.get("label_cross_entropy", 0), cell.protocol)

@@ -28,3 +28,10 @@ def test_a_label_that_begins_another_is_told_apart_by_its_end(tiny_base):
 def test_answers_are_read_without_special_tokens_and_edges(tiny_base):
     ids = tiny_base.tokenizer(" the film ", add_special_tokens=False)["input_ids"]
     assert decode_answers(tiny_base, [[*ids, *stop_ids(tiny_base)], []]) == ["the film", ""]
+
+
+def test_an_answer_knows_whether_it_ended_by_itself(tiny_base):
+    end = stop_ids(tiny_base)[0]
+    ended, cut = decode_answers(tiny_base, [[70, 71, end], [70, 71]])
+    assert (ended.n_tokens, ended.finish) == (2, "stop")
+    assert (cut.n_tokens, cut.finish) == (2, "length")

@@ -7,7 +7,7 @@ import numpy as np
 
 from adapt_lora import scoring
 from adapt_lora.base_model import BaseModel
-from adapt_lora.scoring import FloatArray, LabelScores
+from adapt_lora.scoring import Finish, FloatArray, LabelScores, WrittenAnswer
 
 Start = tuple[int, ...]
 """The first tokens of a label, none at the root."""
@@ -74,7 +74,14 @@ def stop_ids(base: BaseModel) -> list[int]:
     return sorted({int(token) for token in (*closing[:1], own) if token is not None})
 
 
-def decode_answers(base: BaseModel, written: Sequence[Sequence[int]]) -> list[str]:
-    """Texts of written token ids, without special tokens and white space around them."""
+def decode_answers(base: BaseModel, written: Sequence[Sequence[int]]) -> list[WrittenAnswer]:
+    """Answers from written token ids, without special tokens and white space around them."""
+    stops = stop_ids(base)
     texts = base.tokenizer.batch_decode([list(ids) for ids in written], skip_special_tokens=True)
-    return [str(text).strip() for text in texts]
+    answers = []
+    for text, ids in zip(texts, written, strict=True):
+        end = next((place for place, token in enumerate(ids) if token in stops), None)
+        finish: Finish = "length" if end is None else "stop"
+        n_tokens = len(ids) if end is None else end
+        answers.append(WrittenAnswer(str(text).strip(), n_tokens=n_tokens, finish=finish))
+    return answers

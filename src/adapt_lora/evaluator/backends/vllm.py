@@ -251,7 +251,7 @@ class VllmBackend:
 
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None
-    ) -> list[str]:
+    ) -> Sequence[str]:
         """Greedy answers, in the order of the prompts."""
         if self._delegated:
             return self._plain.generate(prompts, max_new_tokens=max_new_tokens, progress=progress)
@@ -262,7 +262,7 @@ class VllmBackend:
             for prompt in prompts
         ]
 
-        def read(outputs: Sequence[Any]) -> list[str]:
+        def read(outputs: Sequence[Any]) -> Sequence[str]:
             return decode_answers(
                 self.base, [list(output.outputs[0].token_ids) for output in outputs]
             )
