@@ -212,3 +212,21 @@ def test_odd_adapters_score_as_peft_does_and_leave_no_bit_behind(
     assert not torch.allclose(ours, bare, atol=1e-2)
     assert torch.equal(bare, after)
     assert base.model.lm_head.weight is base.model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize(("dtype", "merged"), [("float32", True), ("bfloat16", False)])
+def test_a_faint_update_is_not_rounded_into_half_precision_weights(
+    tiny_base_dir, tiny_adapter, dtype, merged
+):
+    from adapt_lora.base_model import load_base_model
+
+    base = load_base_model(tiny_base_dir, dtype=dtype, device="cpu")
+    layer_of = base.model.get_submodule
+    bare = layer_of("model.layers.0.self_attn.q_proj").weight.clone()
+    # Far below half a bfloat16 step of nearly every weight that it changes.
+    with base.adapted(tiny_adapter(scale=1e-4)):
+        layer = layer_of("model.layers.0.self_attn.q_proj")
+        assert layer.merged is merged
+        assert torch.equal(layer.weight, bare) is not merged
+        update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        assert float(update.float().abs().max()) > 0

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from adapt_lora.base_model import BaseIdentity
     from adapt_lora.data import Dataset
-    from adapt_lora.evaluator import CellFailure
+    from adapt_lora.evaluator import BackendName, CellFailure, ServerOptions
     from adapt_lora.registry import Registry
     from adapt_lora.registry.records import AdapterRecord
     from adapt_lora.roads import Progress
@@ -574,6 +574,29 @@ def evaluate(
         bool, typer.Option("--dry-run", help="Only show what would be measured, and how long.")
     ] = False,
     mapping: MapOption = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="auto, transformers, vllm, or openai: a server. "
+            "Auto is vLLM where it and a GPU are there."
+        ),
+    ] = "auto",
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="OpenAI-compatible server for --backend openai, as http://HOST:PORT; "
+            "its key comes from ADAPT_SERVER_API_KEY."
+        ),
+    ] = None,
+    server_model: Annotated[
+        str | None, typer.Option(help="The server's name for the base model.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Requests to the server under way at once.")
+    ] = 8,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that one answer of the server may take.")
+    ] = 300,
     tracking_uri: RegistryOption = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
@@ -586,6 +609,7 @@ def evaluate(
     """
     from adapt_lora import roads
 
+    chosen = _backend(backend)
     registry = _registry(tracking_uri, quiet=quiet or as_json)
     asked: dict[str, Any] = {
         "adapters": adapter,
@@ -617,6 +641,8 @@ def evaluate(
             task,
             registry=registry,
             keep_text=keep_text,
+            backend=chosen,
+            server=_server(server, server_model, concurrency, timeout),
             progress=progress,
             say=None if as_json or quiet else _say,
             **asked,
@@ -1177,6 +1203,28 @@ def _mapping(text: str | None) -> dict[str, str] | None:
     from adapt_lora.data import parse_mapping
 
     return None if text is None else parse_mapping(text)
+
+
+def _backend(name: str) -> "BackendName":
+    from typing import get_args
+
+    from adapt_lora.evaluator import BackendName
+
+    names: tuple[BackendName, ...] = get_args(BackendName)
+    for known in names:
+        if name == known:
+            return known
+    raise typer.BadParameter(f"{name!r} is not one of {', '.join(names)}.", param_hint="--backend")
+
+
+def _server(
+    url: str | None, model: str | None, concurrency: int, timeout_s: float
+) -> "ServerOptions | None":
+    from adapt_lora.evaluator import ServerOptions
+
+    if url is None:
+        return None
+    return ServerOptions(url, model=model, concurrency=concurrency, timeout_s=timeout_s)
 
 
 def _plot_traits(content: Mapping[str, Any], place: Path) -> None:

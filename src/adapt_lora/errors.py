@@ -59,3 +59,12 @@ class CodeExecutionError(AdaptError, RuntimeError):
 
 class JudgeError(AdaptError, RuntimeError):
     """A judging model can't be reached, or refuses to answer."""
+
+
+class ServerError(AdaptError, RuntimeError):
+    """An inference server can't be reached, refuses, or answers what can't be used."""
+
+    def __init__(self, sentence: str, *, status: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        """HTTP status of a refusal; None where none came."""

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from adapt_lora.base_model import BaseModel
     from adapt_lora.evaluator import (
         Backend,
+        BackendName,
         CellFailure,
         CellResult,
         CellUnit,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         LabelDecision,
         MatrixPlan,
         MatrixReport,
+        ServerOptions,
         Shots,
         Task,
     )
@@ -134,7 +136,7 @@ class Evaluation:
     matrix: TransferMatrix
     """The transfer matrix as it stands now."""
     warnings: tuple[str, ...] = ()
-    """Sentences about the base model's weights."""
+    """Sentences about the base's weights, and about what was measured otherwise than asked."""
     code_protection: str | None = None
     """What stood between this machine and the code that was run on it; None where none was."""
     names: Mapping[str, str] = field(default_factory=dict)
@@ -523,6 +525,8 @@ def evaluate(
     shots_from: Sequence[str | Path] = (),
     keep_text: bool = False,
     grading: Grading | None = None,
+    backend: "BackendName" = "auto",
+    server: "ServerOptions | None" = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -545,14 +549,19 @@ def evaluate(
             folders and Hub datasets bring their own training split.
         keep_text: Keep written answers beside the row digests.
         grading: How labels are chosen, and what may be run or asked to grade answers.
+        backend: What scores and writes; "auto" takes vLLM where it and a GPU are there.
+        server: Where the server is, for the backend "openai".
         progress: Told (“evaluate: ADAPTER on TASK”, tokens done, in all).
-        say: Told the plan before it starts, and every cell as it is done.
+        say: Told which backend measures, the plan before it starts, and every cell as it is done.
 
     Raises:
         AdaptError: None of the tasks can be scored as asked; nothing has been measured then.
         NotFoundError: There is no adapter of that name.
         CodeExecutionError: Code can't be run here behind enough protection.
+        ServerError: The server can't be used.
     """
+    from adapt_lora.evaluator import open_backend
+
     grading = grading or Grading()
     made = _make_tasks(tasks, metric=metric, max_rows=max_rows, seed=seed, mapping=mapping)
     made, graders = _graded_tasks(made, grading)
@@ -560,23 +569,41 @@ def evaluate(
     warning = registry.ensure_base(base.identity)
     examples, lost = _draw_examples(made.usable, shots, shots_from, seed=seed, mapping=mapping)
     chosen = _choose_rows(registry, base.identity, adapters, shots)
-    work = _lay_out(
+    warnings = [warning] if warning else []
+    if backend in ("vllm", "openai") or base.device.startswith("cuda"):
+        for record in chosen:
+            # An engine is made for the adapters it will have; one that is lost is named below.
+            with suppress(Exception):
+                _weights(registry, record)
+    if server is not None:
+        # An adapter that the server has under its registered name is used as it is there.
+        server = replace(server, names={_weights_place(r): r.name for r in chosen})
+    with open_backend(
+        backend,
         base,
-        registry,
-        chosen,
-        made.tasks,
-        shots=examples,
-        decision=grading.decision,
-        graders=graders,
-    )
-    early = [*made.failures, *lost]
-    if say is not None:
-        say(_describe_plan(work, base, chosen).describe())
-        for failure in early:
-            say(f"Left out: {failure.task}: {failure.reason}")
-    work, failed = _describe_tasks(work, made.usable, registry, base, progress)
-    report = _run(work, base, registry, chosen, progress, say=say, keep_text=keep_text)
-    report = replace(report, failures=(*early, *failed, *report.failures))
+        [_weights_place(record) for record in chosen],
+        server=server,
+        say=say,
+        warn=warnings.append,
+    ) as scorer:
+        work = _lay_out(
+            base,
+            registry,
+            chosen,
+            made.tasks,
+            shots=examples,
+            decision=grading.decision,
+            graders=graders,
+            backend=scorer,
+        )
+        early = [*made.failures, *lost]
+        if say is not None:
+            say(_describe_plan(work, base, chosen).describe())
+            for failure in early:
+                say(f"Left out: {failure.task}: {failure.reason}")
+        work, failed = _describe_tasks(work, made.usable, registry, base, progress)
+        report = _run(work, base, registry, chosen, progress, say=say, keep_text=keep_text)
+        report = replace(report, failures=(*early, *failed, *report.failures))
     matrix = registry.transfer_matrix(base.identity)
     registry.update_scores(base.identity)
     _renew_cards(registry, matrix, {cell.adapter_id for cell in report.cells})
@@ -584,7 +611,7 @@ def evaluate(
     return Evaluation(
         report,
         matrix,
-        (warning,) if warning else (),
+        tuple(warnings),
         names=_row_names(chosen, work),
         code_protection=_protection(graders),
     )
@@ -1506,11 +1533,12 @@ def _lay_out(
     decision: "LabelDecision",
     graders: "Mapping[str, Grader]",
     shots: "Mapping[str, Shots] | None" = None,
+    backend: "Backend | None" = None,
 ) -> _Work:
     from adapt_lora.evaluator import TransformersBackend, plan_matrix
 
     measured = registry.measured(base.identity)
-    backend = TransformersBackend(base)
+    backend = backend or TransformersBackend(base)
     plan = plan_matrix(
         base,
         [(record.adapter_id, _weights_place(record)) for record in adapters],

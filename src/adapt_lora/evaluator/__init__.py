@@ -1,6 +1,12 @@
 """Evaluation: adapters × tasks in, cells of the transfer matrix out."""
 
-from adapt_lora.evaluator.backends import Backend, TransformersBackend
+from adapt_lora.evaluator.backends import (
+    Backend,
+    BackendName,
+    ServerOptions,
+    TransformersBackend,
+    open_backend,
+)
 from adapt_lora.evaluator.cells import CellResult, CellUnit
 from adapt_lora.evaluator.comparison import PairedComparison, compare_with_base
 from adapt_lora.evaluator.fewshot import Shots, draw_shots
@@ -32,6 +38,7 @@ from adapt_lora.evaluator.tasks import (
 
 __all__ = [
     "Backend",
+    "BackendName",
     "CellFailure",
     "CellResult",
     "CellUnit",
@@ -46,6 +53,7 @@ __all__ = [
     "PairedComparison",
     "Protection",
     "Protocol",
+    "ServerOptions",
     "Shots",
     "Task",
     "TransformersBackend",
@@ -59,6 +67,7 @@ __all__ = [
     "measure_units",
     "metric_key",
     "needed_grader",
+    "open_backend",
     "open_runner",
     "plan_matrix",
     "run_plan",

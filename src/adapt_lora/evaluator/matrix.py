@@ -12,7 +12,12 @@ import numpy as np
 from adapt_lora.base_model import BaseModel
 from adapt_lora.data import Row
 from adapt_lora.errors import AdapterError, AdaptError, TaskError
-from adapt_lora.evaluator.backends import Backend, Progress, TransformersBackend
+from adapt_lora.evaluator.backends import (
+    Backend,
+    MixingBackend,
+    Progress,
+    TransformersBackend,
+)
 from adapt_lora.evaluator.cells import CellResult, CellUnit, measure_cell
 from adapt_lora.evaluator.comparison import compare_with_base
 from adapt_lora.evaluator.fewshot import Shots
@@ -204,9 +209,10 @@ def evaluate_matrix(
     """Measure every cell of adapters × tasks that is not measured yet.
 
     The base's row comes first, then the majority label of label tasks, then the adapters, each put
-    on once for all of its tasks. A cell is handed to `save_cell` the moment it is done, so a killed
-    run loses the cell in hand and no more. A cell that fails is named in the report and the others
-    go on; what `save_cell` raises goes through.
+    on once for all of its tasks; a backend that mixes adapters takes task by task instead. A cell
+    is handed to `save_cell` the moment it is done, so a killed run loses the cell in hand and no
+    more. A cell that fails is named in the report and the others go on; what `save_cell` raises
+    goes through.
 
     Args:
         base: The base model of all adapters.
@@ -320,11 +326,12 @@ def measure_units(
         base_predictions: The same.
     """
     of_base: dict[str, Sequence[Prediction]] = {}
-    probe = _read_reference(backend, units)
+    # A backend that mixes adapters checks itself that each is on.
+    probe = None if isinstance(backend, MixingBackend) else _read_reference(backend, units)
     total = sum(unit.n_tokens for unit in units)
     n_tokens = 0
-    for folder, group in groupby(units, lambda unit: unit.folder):
-        together = list(group)
+    for together in _groups(backend, units):
+        folder = together[0].folder
         with ExitStack() as block:
             # Whatever one adapter or task brings down, the others are still worth having.
             try:
@@ -395,6 +402,23 @@ def _of_base(
     if digest in measured or find is None:
         return measured.get(digest, ())
     return find(unit.task.record.name, digest)
+
+
+def _groups(backend: Backend, units: Sequence[CellUnit]) -> Iterator[list[CellUnit]]:
+    """Units that share one loading of their adapter.
+
+    Where a backend mixes adapters, they come task by task, and while a task's groups are measured
+    the backend may answer for all of its adapters at once.
+    """
+    if not isinstance(backend, MixingBackend):
+        yield from (list(group) for _, group in groupby(units, lambda unit: unit.folder))
+        return
+    columns: dict[str, list[CellUnit]] = {}
+    for unit in units:
+        columns.setdefault(unit.task.record.name, []).append(unit)
+    for column in columns.values():
+        with backend.together([unit.folder for unit in column]):
+            yield from (list(group) for _, group in groupby(column, lambda unit: unit.folder))
 
 
 def _size_task(

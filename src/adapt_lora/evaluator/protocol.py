@@ -27,7 +27,8 @@ class Protocol:
     max_new_tokens: int | None
     """Tokens that a greedy answer may have; None where nothing is generated."""
     backend: str
-    """Backend family, since families round differently."""
+    """Backend family: "transformers" for all that run the base's own weights here and differ by
+    rounding alone, vLLM too; "openai:…" for servers, whose weights nobody here can know."""
     grader: str | None = None
     """What grades answers beside their references: the judge and its rubric, or the unit tests and
     how they are run; None where the references alone do."""

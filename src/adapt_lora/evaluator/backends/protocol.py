@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from adapt_lora.data import Row
 from adapt_lora.scoring import FloatArray, LabelScores
@@ -52,4 +52,17 @@ class Backend(Protocol):
         self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None
     ) -> Sequence[str]:
         """Greedy answers, in the order of the prompts; `WrittenAnswer`s where it knows the end."""
+        ...
+
+
+@runtime_checkable
+class MixingBackend(Backend, Protocol):
+    """A backend that answers for many adapters in one batch, and checks itself that each is on."""
+
+    def together(self, folders: Sequence[Path | None]) -> AbstractContextManager[None]:
+        """Until the block ends, a question put under one of these may be asked of all at once.
+
+        The caller still puts adapters on one by one (`adapted`) and asks the same question under
+        each; the answers are the same as without this block.
+        """
         ...
