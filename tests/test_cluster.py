@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from adapt_lora import roads
 from adapt_lora.cluster import spread
 from adapt_lora.errors import ConfigError
 from adapt_lora.registry import Registry
+from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
 from adapt_lora.sweep import plan_sweep, spread_sweep
+from adapt_lora.trainer import find_recipe
 from tests.cluster_visitor import Visitor
 from tests.test_roads import write_rows
 
@@ -83,6 +86,44 @@ def test_a_sweep_is_spread_and_one_failure_costs_its_own_run_only(
     assert any("missing-quick failed" in line for line in said)
     again = plan_sweep(manifest, registry=registry)
     assert [run.status for run in again.runs] == ["registered", "failed", "registered"]
+
+
+def test_cells_measured_on_a_cluster_are_those_measured_here(
+    address, tmp_path, tiny_base_dir, fresh_store
+):
+    registry = Registry(fresh_store, cache_folder=tmp_path / "cache")
+    recipe = find_recipe("quick", {"learning_rate": 0.02, "held_out_rows": 2})
+    for name, kind in (("moods", "mood"), ("choices", "choice")):
+        roads.train(
+            write_rows(tmp_path / f"{name}.jsonl", kind),
+            name=name,
+            registry=registry,
+            recipe=recipe,
+            base_model=str(tiny_base_dir),
+        )
+    tasks = [write_rows(tmp_path / f"{kind}_task.jsonl", kind, 20) for kind in ("mood", "choice")]
+    spread_out = roads.evaluate(
+        tasks, registry=registry, base_model=str(tiny_base_dir), ray_address=address
+    )
+    assert not spread_out.report.failures
+    assert len(spread_out.report.cells) == 8  # base, majority label and two adapters on two tasks
+    of_adapters = [c for c in spread_out.report.cells if c.adapter_id not in (BASE_ID, MAJORITY_ID)]
+    assert all("p_value_vs_base" in cell.metrics for cell in of_adapters)
+    here = Registry(tmp_path / "here", cache_folder=tmp_path / "cache_here")
+    roads.export_registry(tmp_path / "export", registry=registry)
+    (tmp_path / "export" / "registry.json").write_text(
+        json.dumps(json.loads((tmp_path / "export" / "registry.json").read_text()) | {"cells": []})
+    )
+    roads.import_results(tmp_path / "export", registry=here)
+    local = roads.evaluate(tasks, registry=here, base_model=str(tiny_base_dir))
+    scores = {(cell.adapter_id, cell.task): cell.score for cell in local.report.cells}
+    assert scores == {(c.adapter_id, c.task): c.score for c in spread_out.report.cells}
+
+
+def test_a_cluster_and_a_backend_that_mixes_adapters_do_not_go_together(tmp_path, fresh_store):
+    registry = Registry(fresh_store, cache_folder=tmp_path / "cache")
+    with pytest.raises(ConfigError, match="--ray spreads what transformers measures"):
+        roads.evaluate(["x.jsonl"], registry=registry, backend="vllm", ray_address="auto")
 
 
 @pytest.mark.parametrize(

@@ -597,6 +597,13 @@ def evaluate(
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds that one answer of the server may take.")
     ] = 300,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Spread the cells over this Ray cluster: HOST:PORT, ray://HOST:PORT or auto.",
+        ),
+    ] = None,
     tracking_uri: RegistryOption = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
@@ -643,6 +650,7 @@ def evaluate(
             keep_text=keep_text,
             backend=chosen,
             server=_server(server, server_model, concurrency, timeout),
+            ray_address=ray,
             progress=progress,
             say=None if as_json or quiet else _say,
             **asked,

@@ -5,6 +5,7 @@ lasts, so that what is costly to load (a base model) is loaded once by each. Nod
 the files that the work names; Ray's own dashboard shows what runs where.
 """
 
+import logging
 import socket
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def _connected(address: str) -> Any:
         ) from error
     _check_answers(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     # Ray raises ConnectionError, RuntimeError, ValueError and errors of gRPC here.
     except Exception as error:
         lines = str(error).strip().splitlines() or [repr(error)]

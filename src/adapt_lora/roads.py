@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         LabelDecision,
         MatrixPlan,
         MatrixReport,
+        MeasureElsewhere,
         ServerOptions,
         Shots,
         Task,
@@ -527,6 +528,7 @@ def evaluate(
     grading: Grading | None = None,
     backend: "BackendName" = "auto",
     server: "ServerOptions | None" = None,
+    ray_address: str | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -551,6 +553,8 @@ def evaluate(
         grading: How labels are chosen, and what may be run or asked to grade answers.
         backend: What scores and writes; "auto" takes vLLM where it and a GPU are there.
         server: Where the server is, for the backend "openai".
+        ray_address: HOST:PORT of a Ray cluster whose workers measure, each with the base model of
+            its own; they need the adapters' files, so the cache folder must be theirs too.
         progress: Told (“evaluate: ADAPTER on TASK”, tokens done, in all).
         say: Told which backend measures, the plan before it starts, and every cell as it is done.
 
@@ -562,6 +566,11 @@ def evaluate(
     """
     from adapt_lora.evaluator import open_backend
 
+    if ray_address is not None and backend not in ("auto", "transformers"):
+        raise ConfigError(
+            f"--ray spreads what transformers measures; leave out --backend {backend}, which "
+            "measures many adapters at once by itself."
+        )
     grading = grading or Grading()
     made = _make_tasks(tasks, metric=metric, max_rows=max_rows, seed=seed, mapping=mapping)
     made, graders = _graded_tasks(made, grading)
@@ -579,7 +588,7 @@ def evaluate(
         # An adapter that the server has under its registered name is used as it is there.
         server = replace(server, names={_weights_place(r): r.name for r in chosen})
     with open_backend(
-        backend,
+        "transformers" if ray_address is not None else backend,
         base,
         [_weights_place(record) for record in chosen],
         server=server,
@@ -602,7 +611,26 @@ def evaluate(
             for failure in early:
                 say(f"Left out: {failure.task}: {failure.reason}")
         work, failed = _describe_tasks(work, made.usable, registry, base, progress)
-        report = _run(work, base, registry, chosen, progress, say=say, keep_text=keep_text)
+        elsewhere = None
+        if ray_address is not None:
+            elsewhere = functools.partial(
+                _on_cluster,
+                address=ray_address,
+                base_model=base_model,
+                dtype=str(base.dtype).removeprefix("torch."),
+                graders=graders,
+                keep_text=keep_text,
+            )
+        report = _run(
+            work,
+            base,
+            registry,
+            chosen,
+            progress,
+            say=say,
+            keep_text=keep_text,
+            elsewhere=elsewhere,
+        )
         report = replace(report, failures=(*early, *failed, *report.failures))
     matrix = registry.transfer_matrix(base.identity)
     registry.update_scores(base.identity)
@@ -1629,6 +1657,7 @@ def _run(
     say: Callable[[str], None] | None = None,
     selected: bool = False,
     keep_text: bool = False,
+    elsewhere: "MeasureElsewhere | None" = None,
 ) -> "MatrixReport":
     from adapt_lora.evaluator import run_plan
 
@@ -1644,9 +1673,45 @@ def _run(
         selected=selected,
         graders=work.graders,
         base_predictions=_base_predictions(registry, base.identity),
+        elsewhere=elsewhere,
     )
     keeper.close()
     return replace(report, failures=(*failures, *report.failures))
+
+
+def _on_cluster(
+    units: "Sequence[CellUnit]",
+    *,
+    address: str,
+    base_model: str | None,
+    dtype: str,
+    graders: "Mapping[str, Grader]",
+    keep_text: bool,
+) -> "Iterator[tuple[CellUnit, CellResult | CellFailure]]":
+    """Units measured one by one by the workers of a Ray cluster, adapter by adapter."""
+    from adapt_lora.cluster import spread
+    from adapt_lora.evaluator import CellFailure
+
+    make = functools.partial(_cell_worker, base_model, dtype, dict(graders), keep_text=keep_text)
+    for end in spread(units, make, address=address, key=lambda unit: unit.folder):
+        unit = units[end.index]
+        lost = CellFailure(unit.adapter_id, unit.task.record.name, end.reason or "")
+        yield unit, end.result or lost
+
+
+def _cell_worker(
+    base_model: str | None, dtype: str, graders: "Mapping[str, Grader]", *, keep_text: bool
+) -> "Callable[[CellUnit], CellResult | CellFailure]":
+    """What measures units in a worker of a cluster."""
+    from adapt_lora.evaluator import TransformersBackend, measure_units
+
+    backend = TransformersBackend(load_base_model(base_model, dtype=dtype))
+
+    def measure(unit: "CellUnit") -> "CellResult | CellFailure":
+        (outcome,) = measure_units(backend, [unit], graders=graders, keep_text=keep_text)
+        return outcome
+
+    return measure
 
 
 def _with_weights(

@@ -1,7 +1,7 @@
 """The matrix runner: adapters × tasks as cells, each measured once and saved at once."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -33,6 +33,11 @@ HasCell = Callable[[str, str, str], bool]
 
 FindPredictions = Callable[[str, str], Sequence[Prediction]]
 """The bare base's predictions by (task, protocol digest); empty where there are none."""
+
+MeasureElsewhere = Callable[
+    [Sequence[CellUnit]], Iterator[tuple[CellUnit, "CellResult | CellFailure"]]
+]
+"""Has units measured by others and yields each with its outcome, in the order they end."""
 
 N_PROBE_ROWS = 3
 """Rows on which an adapter must differ from its base, to show that it is on."""
@@ -268,20 +273,37 @@ def run_plan(
     selected: bool = False,
     graders: Mapping[str, Grader] | None = None,
     base_predictions: FindPredictions | None = None,
+    elsewhere: MeasureElsewhere | None = None,
 ) -> MatrixReport:
-    """Measure what `plan_matrix` laid out; arguments as for `evaluate_matrix`."""
+    """Measure what `plan_matrix` laid out; arguments as for `evaluate_matrix`.
+
+    Args:
+        backend: Measures, where nothing else does.
+        plan: What to measure.
+        save_cell: Keeps a cell.
+        progress: Told (tokens done, tokens in all).
+        keep_text: Whether predictions keep written answers.
+        selected: Marks the cells as chosen by a ranking (verification).
+        graders: What grades written answers, by metric.
+        base_predictions: Finds the bare base's predictions of an earlier run.
+        elsewhere: Has the units measured by other processes, in any order.
+    """
     started = time.perf_counter()
     cells: list[Cell] = []
     failures: list[CellFailure] = []
-    outcomes = measure_units(
-        backend,
-        plan.units,
-        keep_text=keep_text,
-        selected=selected,
-        progress=progress,
-        graders=graders,
-        base_predictions=base_predictions,
-    )
+    if elsewhere is None:
+        outcomes = measure_units(
+            backend,
+            plan.units,
+            keep_text=keep_text,
+            selected=selected,
+            progress=progress,
+            graders=graders,
+            base_predictions=base_predictions,
+        )
+    else:
+        told = _told(elsewhere(plan.units), progress, plan.n_tokens)
+        outcomes = _compared_late(told, plan.units, base_predictions)
     for outcome in outcomes:
         if isinstance(outcome, CellFailure):
             failures.append(outcome)
@@ -384,12 +406,46 @@ def _measure_unit(
         cell = replace(cell, zero_shot=unit.protocol.zero_shot.digest)
     result = replace(result, cell=cell)
     result = with_outcomes(backend, unit.task, result, keep_text=keep_text)
+    # Only now: prompts with examples had other digests than the rows that the base was asked.
+    return _compared(result, of_base)
+
+
+def _compared(result: CellResult, of_base: Sequence[Prediction]) -> CellResult:
+    """The result with what its rows say of the gain over the base; as it is without the base's."""
     if not of_base or not result.predictions:
         return result
-    # Only now: prompts with examples had other digests than the rows that the base was asked.
-    compared = compare_with_base(result.predictions, of_base, metric=unit.task.record.metric)
+    compared = compare_with_base(result.predictions, of_base, metric=result.cell.metric)
     metrics = {**result.cell.metrics, **compared.metrics}
     return replace(result, cell=replace(result.cell, metrics=metrics))
+
+
+def _compared_late(
+    outcomes: Iterable[tuple[CellUnit, CellResult | CellFailure]],
+    units: Sequence[CellUnit],
+    find: FindPredictions | None,
+) -> Iterator[CellResult | CellFailure]:
+    """Outcomes in whatever order they came, each once the base's rows beside it are known."""
+    pending = {unit.protocol.digest for unit in units if unit.adapter_id == BASE_ID}
+    of_base: dict[str, Sequence[Prediction]] = {}
+    waiting: dict[str, list[tuple[CellUnit, CellResult]]] = {}
+    for unit, outcome in outcomes:
+        column = unit.protocol.zero_shot.digest
+        if unit.adapter_id == BASE_ID and unit.shots is None:
+            if isinstance(outcome, CellResult):
+                of_base[column] = outcome.predictions
+            pending.discard(column)
+            yield outcome
+            for late, result in waiting.pop(column, ()):
+                yield _compared(result, _of_base(late, of_base, find))
+        elif isinstance(outcome, CellFailure):
+            yield outcome
+        elif column in pending:
+            waiting.setdefault(column, []).append((unit, outcome))
+        else:
+            yield _compared(outcome, _of_base(unit, of_base, find))
+    # Left only where the base's own cell never came back.
+    for late, result in (pair for column in waiting.values() for pair in column):
+        yield _compared(result, _of_base(late, of_base, find))
 
 
 def _of_base(
@@ -562,6 +618,19 @@ def failure_reason(error: Exception) -> str:
     if isinstance(error, AdaptError):
         return reason
     return f"{type(error).__name__}: {reason.splitlines()[0]}"
+
+
+def _told(
+    outcomes: Iterable[tuple[CellUnit, CellResult | CellFailure]],
+    progress: Progress | None,
+    n_tokens: int,
+) -> Iterator[tuple[CellUnit, CellResult | CellFailure]]:
+    done = 0
+    for unit, outcome in outcomes:
+        done += unit.n_tokens
+        yield unit, outcome
+        if progress is not None:
+            progress(done, n_tokens)
 
 
 def _scaled(progress: Progress | None, at: int, n_tokens: int, total: int) -> Progress | None:
