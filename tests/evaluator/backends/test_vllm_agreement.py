@@ -6,7 +6,6 @@ alone; how much that is in bfloat16 is measured here beside float32, where nearl
 
 import importlib.util
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,7 +230,7 @@ def test_an_adapter_that_vllm_refuses_is_measured_by_transformers_and_named(
     base, engine, adapters, tasks, tmp_path
 ):
     config = (adapters[0] / "adapter_config.json").read_text()
-    config = re.sub(r'"use_dora": \w+', '"lora_bias": true', config)
+    config = config.replace('"bias": "none"', '"bias": "all"')
     (tmp_path / "adapter_config.json").write_text(config)
     weights = (adapters[0] / "adapter_model.safetensors").read_bytes()
     (tmp_path / "adapter_model.safetensors").write_bytes(weights)
@@ -242,7 +241,7 @@ def test_an_adapter_that_vllm_refuses_is_measured_by_transformers_and_named(
     with local.adapted(tmp_path):
         wanted = local.score_labels(prompts, ("positive", "negative")).log_likelihood
     np.testing.assert_array_equal(said, wanted)
-    assert any("lora_bias" in warning for warning in engine.warnings)
+    assert any("bias=all" in warning for warning in engine.warnings)
 
 
 def test_a_matrix_comes_out_the_same(base, engine, adapters, tasks):
