@@ -16,7 +16,7 @@ from adapt_lora.recommender.models import (
     make_ranker,
     unit_scores,
 )
-from adapt_lora.recommender.table import Array, Query, TransferTable
+from adapt_lora.recommender.table import Array, Fold, Query, TransferTable
 
 DEFAULT = "default"
 """The row that stands for the choice itself."""
@@ -192,6 +192,67 @@ def backtest(
         scores=scores,
         chosen=Counter(chosen.values()).most_common(1)[0][0] if chosen else house_default(0),
         chosen_by_group=chosen,
+        n_targets=len(judge.seen),
+        n_groups=len({table.groups[t] for t in judge.seen}),
+    )
+
+
+def backtest_new_adapters(
+    table: TransferTable,
+    *,
+    methods: Sequence[str] = tuple(METHODS),
+    new_tasks: bool = False,
+    seed: int = 0,
+    n_folds: int | None = 10,
+    n_seeds: int = INNER_SEEDS,
+) -> Backtest:
+    """How well adapters that nobody has measured would have been ranked.
+
+    A fold's adapters lose every score, under other base models too, and are then predicted on
+    each task from what is known of them and from the other adapters' scores. Each is judged by a
+    fit that has not seen it, all of them together per task.
+
+    Args:
+        table: What was measured.
+        methods: Names in METHODS; `default` is always added.
+        new_tasks: Also leave out the task's group: both at once.
+        seed: Of folds, random ranks and LightGBM.
+        n_folds: Folds over adapters; None leaves each alone.
+        n_seeds: LightGBM models averaged per fit.
+    """
+    names = (*methods, DEFAULT)
+    scores = {name: np.full(table.scores.shape, np.nan) for name in names}
+    chosen: Counter[str] = Counter()
+    for hidden in group_folds(table.sources, n_folds, seed=seed):
+        rows = [table.sources.index(name) for name in hidden]
+        rest = table.without_adapters(rows)
+        everywhere = tuple(range(len(table.targets)))
+        known = [Fold(rest, everywhere, tuple(rest.query(t, everywhere) for t in everywhere))]
+        for fold in [rest.hold_out([g]) for g in table.group_names] if new_tasks else known:
+            train = TrainingSet(fold.table)
+            if train.n_groups == 0:
+                continue
+            choice = choose_method(train, seed=seed, n_seeds=n_seeds).method
+            chosen[choice] += 1
+            for name in names:
+                ranker = make_ranker(
+                    choice if name == DEFAULT else name, seed=seed, n_seeds=n_seeds
+                )
+                ranker.fit(train)
+                for t, query in zip(fold.held, fold.queries, strict=True):
+                    if ranker.can_rank(query):
+                        scores[name][rows, t] = unit_scores(ranker.predict(query))[rows]
+    judge = _Judge(table, names, seed=seed)
+    for name, found in scores.items():
+        for t in np.flatnonzero(np.isfinite(found).all(axis=0)).tolist():
+            judge.see(name, t, found[:, t], None, table, table.query(t, ()))
+    per_target = judge.per_target()
+    return Backtest(
+        methods={name: _means(found) for name, found in per_target.items() if found},
+        per_target=per_target,
+        scores=scores,
+        chosen=chosen.most_common(1)[0][0] if chosen else house_default(0),
+        chosen_by_group={},
         n_targets=len(judge.seen),
         n_groups=len({table.groups[t] for t in judge.seen}),
     )

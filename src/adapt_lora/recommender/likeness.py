@@ -26,7 +26,7 @@ _STRENGTH = 5.0  # of the pull toward these, in tasks
 _MEAN_STRENGTH = 0.5  # the mean of many pairs is known sooner than what explains them
 _NOISE = 0.3  # added to each task's own variance; also keeps the system well-posed
 _LEAST_EIGENVALUE = 0.05
-_WIDE = 10.0  # sizes that span more are told apart by their ratio as well
+_INNER = "inner/"  # marks likenesses that are inner products, still to be centred
 _Z_CLIP = 2.5
 _MIN_SHARED = 3  # a correlation over two adapters is ±1
 
@@ -40,59 +40,92 @@ def task_likeness(
 ) -> dict[str, Array]:
     """Every way in which tasks are known to be alike, (n_targets, n_targets) each; higher = nearer.
 
-    `similarity` as given; −|difference| of each target feature, and of its logarithm where it
-    spans more than a factor of ten; the cosine of centred embeddings; and for each pair feature
-    the correlation of two tasks' columns of it ("alike to the same sources"). A pair feature that
-    is the same for all sources describes the target, and counts as a target feature.
+    `similarity` as given; −|difference| of each target feature and of its logarithm; inner
+    products of the tasks' embeddings, and of their columns of each pair feature ("alike to the
+    same sources"), which `Agreement` turns into correlations. A pair feature that is the same for
+    all sources describes the target, and counts as a target feature.
+
+    An entry depends on its two tasks alone: centring and scaling wait until a target has left.
     """
     found: dict[str, Array] = {} if similarity is None else {GIVEN: similarity}
     numbers = dict(target_features)
     for name, values in pair_features.items():
         if _is_constant(values, axis=0):
-            numbers[name] = _row_mean(values.T)
+            numbers[name] = _column_mean(values)
         elif not _is_constant(values, axis=1):
-            found[f"profile/{name}"] = _profile_correlation(values)
+            columns = _standard_columns(values)
+            found[_INNER + name] = columns.T @ columns
     for name, value in numbers.items():
+        logs = np.log(np.where(value > 0, value, np.nan))
         found[name] = -np.abs(value[:, None] - value[None, :])
-        known = value[np.isfinite(value)]
-        if known.size and known.max() > _WIDE * known.min() > 0:
-            logs = np.log(value)
-            found[f"log/{name}"] = -np.abs(logs[:, None] - logs[None, :])
+        found[f"log/{name}"] = -np.abs(logs[:, None] - logs[None, :])
     for name, vectors in target_vectors.items():
-        centred = vectors - np.nanmean(vectors, axis=0) if len(vectors) else vectors
-        norms = np.linalg.norm(centred, axis=1, keepdims=True)
-        unit = centred / np.where(norms > 0, norms, 1.0)
-        found[f"cosine/{name}"] = unit @ unit.T
+        found[_INNER + name] = vectors @ vectors.T
     return {name: x for name, x in found.items() if np.isfinite(x).any()}
 
 
 def _is_constant(values: Array, *, axis: int) -> bool:
-    with np.errstate(invalid="ignore"):
-        low = np.where(np.isfinite(values), values, np.inf).min(axis=axis, initial=np.inf)
-        high = np.where(np.isfinite(values), values, -np.inf).max(axis=axis, initial=-np.inf)
-        return bool((high - low <= 1e-9 * np.maximum(np.abs(high), 1.0)).all())
-
-
-def _row_mean(values: Array) -> Array:
     known = np.isfinite(values)
-    n = known.sum(axis=1)
-    total = np.where(known, values, 0.0).sum(axis=1)
+    low = np.where(known, values, np.inf).min(axis=axis, initial=np.inf)
+    high = np.where(known, values, -np.inf).max(axis=axis, initial=-np.inf)
+    measured = known.any(axis=axis)
+    span = high[measured] - low[measured]
+    return bool((span <= 1e-9 * np.maximum(np.abs(high[measured]), 1.0)).all())
+
+
+def _column_mean(values: Array) -> Array:
+    known = np.isfinite(values)
+    n = known.sum(axis=0)
+    total = np.where(known, values, 0.0).sum(axis=0)
     mean: Array = np.where(n > 0, total / np.maximum(n, 1), np.nan)
     return mean
 
 
-def _profile_correlation(values: Array) -> Array:
-    """Correlation of the columns after taking off each source's own mean standing."""
-    mean = _row_mean(values.T)
+def _standard_columns(values: Array) -> Array:
+    """Z within each column; 0 where unknown."""
     known = np.isfinite(values)
-    centred = np.where(known, values - mean, 0.0)
+    centred = np.where(known, values - _column_mean(values), 0.0)
     spread = np.sqrt((centred**2).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
-    z = centred / np.where(spread > 0, spread, 1.0)
-    z = z - z.mean(axis=1, keepdims=True)
-    norm = np.linalg.norm(z, axis=0)
-    unit = z / np.where(norm > 0, norm, 1.0)
-    correlation: Array = unit.T @ unit
-    return correlation
+    z: Array = centred / np.where(spread > 0, spread, 1.0)
+    return z
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Centre:
+    """Turns inner products with tasks into correlations, after taking off the tasks' mean."""
+
+    to_mean: Array
+    """(n_targets,): mean inner product of each task with all."""
+    overall: float
+    """Mean of `to_mean`."""
+    size: Array
+    """(n_targets,): length of each centred column; NaN where it is the mean itself."""
+
+    @classmethod
+    def of(cls, inner: Array) -> Self:
+        to_mean = _column_mean(inner)
+        overall = float(_column_mean(to_mean[:, None])[0])
+        return cls(to_mean, overall, _length(np.diag(inner) - 2 * to_mean + overall))
+
+    def among(self, inner: Array) -> Array:
+        """(n_targets, n_targets)."""
+        centred = inner - self.to_mean[:, None] - self.to_mean[None, :] + self.overall
+        correlation: Array = centred / (self.size[:, None] * self.size[None, :])
+        return correlation
+
+    def to_target(self, inner: Array) -> Array:
+        """(n_targets,), from inner products with each task and, last, with itself."""
+        to_mean = float(_column_mean(inner[:-1, None])[0])
+        size = _length(inner[-1:] - 2 * to_mean + self.overall)
+        correlation: Array = (inner[:-1] - to_mean - self.to_mean + self.overall) / (
+            self.size * size
+        )
+        return correlation
+
+
+def _length(squared: Array) -> Array:
+    length: Array = np.sqrt(np.where(squared > 1e-9, squared, np.nan))
+    return length
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +157,11 @@ class Agreement:
         Args:
             standard: (n_sources, n_targets) z within each column, NaN = not measured.
             groups: Group of each column; pairs within a group teach nothing about likeness.
-            likeness: (n_targets, n_targets) each.
+            likeness: (n_targets, n_targets) each; see `task_likeness`.
         """
+        inner = {name: x for name, x in likeness.items() if name.startswith(_INNER)}
+        self.centres_ = {name: _Centre.of(x) for name, x in inner.items()}
+        likeness = {**likeness, **{name: self.centres_[name].among(x) for name, x in inner.items()}}
         z = np.nan_to_num(np.clip(standard, -_Z_CLIP, _Z_CLIP))
         known = np.isfinite(standard).astype(np.float64)
         shared = known.T @ known
@@ -173,8 +209,15 @@ class Agreement:
         return solved
 
     def expected(self, likeness: Mapping[str, Array]) -> Array:
-        """(n_targets,): correlation to expect between an unseen task and each measured one."""
-        return self._expected(likeness, (len(self.covariance_),))
+        """(n_targets,): correlation to expect between an unseen task and each measured one.
+
+        `likeness` holds the unseen task's with each measured one and, last, with itself.
+        """
+        centred = {
+            name: self.centres_[name].to_target(x) if name in self.centres_ else x[:-1]
+            for name, x in likeness.items()
+        }
+        return self._expected(centred, (len(self.covariance_),))
 
     def predict(self, likeness: Mapping[str, Array]) -> Array:
         """(n_sources,): expected z on an unseen task."""

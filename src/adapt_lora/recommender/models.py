@@ -468,7 +468,7 @@ METHODS: Mapping[str, Callable[[int, int], Ranker]] = {
     "trait_regression": lambda seed, n_seeds: TraitRanker(),
     "stack": lambda seed, n_seeds: StackRanker(),
     "lightgbm": lambda seed, n_seeds: BoostRanker(n_seeds=n_seeds, random_state=seed),
-    "lambdarank": lambda seed, n_seeds: BoostRanker("lambdarank", n_seeds, seed),
+    "lambdarank": lambda seed, n_seeds: BoostRanker("lambdarank", max(1, n_seeds // 2), seed),
     "mix": lambda seed, n_seeds: MixRanker(n_seeds=n_seeds, random_state=seed),
 }
 """Every ranking method by name; called with the seed and the number of LightGBM seeds."""

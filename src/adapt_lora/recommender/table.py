@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
 
 from adapt_lora.errors import MatrixError
 from adapt_lora.recommender.likeness import task_likeness
@@ -80,7 +82,8 @@ class TransferTable:
     target_vectors: Mapping[str, Array] = field(default_factory=dict)
     """Embeddings of the tasks by name, (n_targets, d)."""
     likeness: Mapping[str, Array] | None = None
-    """Every way in which tasks are alike, (n_targets, n_targets); None: derived by `hold_out`."""
+    """Every way in which tasks are alike, (n_targets, n_targets); see `likeness.task_likeness`.
+    None: derived by `described`."""
     elsewhere: "TransferTable | None" = None
     """The adapters' mean standing under other base models, as a table of the same sources and of
     some of the same targets (`consensus`). A group that is held out leaves it too."""
@@ -150,7 +153,7 @@ class TransferTable:
             pair_features={name: x[:, target] for name, x in self.pair_features.items()},
             target_features={name: float(x[target]) for name, x in self.target_features.items()},
             similarity=similarity,
-            likeness={name: x[target, index] for name, x in likeness.items()},
+            likeness={name: x[target, [*index, target]] for name, x in likeness.items()},
             vectors={name: x[target] for name, x in self.target_vectors.items()},
             rivals={name: x[:, target] for name, x in self.rivals.items()},
         )
@@ -170,6 +173,25 @@ class TransferTable:
         known = [t for t, group in enumerate(self.groups) if group not in leaving]
         return self.described.columns(known) if known else None
 
+    def without_adapters(self, sources: Sequence[int]) -> "TransferTable":
+        """The table as if these adapters had never been measured, under any base model."""
+        scores = self.scores.copy()
+        scores[list(sources)] = np.nan
+        elsewhere = None
+        if self.elsewhere is not None:
+            elsewhere = self.elsewhere.without_adapters(sources)
+        return replace(self.described, scores=scores, elsewhere=elsewhere)
+
+    def by_family(self, families: Mapping[str, str] | None = None) -> "TransferTable":
+        """The table with whole families of tasks as groups, so that related ones leave together.
+
+        Args:
+            families: Family of each group; None joins groups whose tasks are alike above .5 by
+                the mean given similarity (average linkage), such as entailment with entailment.
+        """
+        named = _linked_groups(self) if families is None else families
+        return replace(self, groups=tuple(named.get(group, group) for group in self.groups))
+
 
 @dataclass(frozen=True, eq=False)
 class Query:
@@ -186,7 +208,8 @@ class Query:
     similarity: Array | None = None
     """(n_targets of the table,) given similarity to each measured task."""
     likeness: Mapping[str, Array] = field(default_factory=dict)
-    """How near each measured task is, in every known way, (n_targets of the table,)."""
+    """How near each measured task is, in every known way, and last the target to itself,
+    (n_targets of the table + 1,)."""
     vectors: Mapping[str, Array] = field(default_factory=dict)
     """Embeddings of the target by name, (d,)."""
     rivals: Mapping[str, Array] = field(default_factory=dict)
@@ -197,6 +220,25 @@ class Query:
         """The base's score on the target, on other rows than any gain; None where unknown."""
         value = self.target_features.get(BASE_SCORE, float("nan"))
         return value if np.isfinite(value) else None
+
+
+_ALIKE = 0.5
+
+
+def _linked_groups(table: TransferTable) -> dict[str, str]:
+    """Group → the first group of its cluster; each alone where no similarity was given."""
+    names = table.group_names
+    if table.similarity is None or len(names) < 2:
+        return {}
+    member = np.array([[group == name for group in table.groups] for name in names], dtype=float)
+    share = member / member.sum(axis=1, keepdims=True)
+    alike = share @ np.nan_to_num(table.similarity) @ share.T  # (n_groups, n_groups)
+    distance = 1.0 - (alike + alike.T) / 2
+    np.fill_diagonal(distance, 0.0)
+    tree = linkage(squareform(np.maximum(distance, 0.0), checks=False), method="average")
+    cluster = fcluster(tree, 1.0 - _ALIKE, criterion="distance")
+    first: dict[int, str] = {}
+    return {name: first.setdefault(int(c), name) for name, c in zip(names, cluster, strict=True)}
 
 
 def _submatrices(
