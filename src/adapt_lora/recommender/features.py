@@ -44,7 +44,6 @@ ELSEWHERE_WEIGHT = 1.0
 
 _MAX_WEIGHT_RATIO = 20.0  # one near-twin must not be the only neighbour that counts
 _Z_CLIP = 2.0  # one runaway cell must not carry a neighbour's whole column
-_MIN_GROUPS_TO_RELATE = 3  # two groups make one pair, from which no likeness can be learned
 _MIN_TASKS_TO_CENTRE = 3  # the mean of two embeddings would put them exactly opposite
 
 
@@ -486,14 +485,13 @@ class TrainingSet:
         raw: dict[str, list[Array]] = {}
         if self.table.targets:
             raw["popularity"] = [shrunken_popularity(self.standard, TRIM)]
+            raw["related_tasks"] = [self.agreement.predict(query.likeness)]
         similarity = self.similarity(query)
         if similarity is not None:
             raw["similarity"] = [similarity]
         neighbours = self.neighbours(query)
         if neighbours is not None:
             raw["neighbours"] = [neighbours]
-        if self.n_groups >= _MIN_GROUPS_TO_RELATE:
-            raw["related_tasks"] = [self.agreement.predict(query.likeness)]
         if self.standing_elsewhere is not None:
             raw["elsewhere"] = [self.standing_elsewhere]
         used = similarity_name(tuple(query.pair_features))

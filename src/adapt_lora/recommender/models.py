@@ -31,7 +31,10 @@ STACK_PRIOR: Mapping[str, float] = {
     "neighbours": 0.1,
     "elsewhere": 0.1,
 }
-"""Weights that the stack starts from (docs/experiments.md, 4); all other features start from 0."""
+"""Weights that the stack starts from (docs/experiments.md, 4); all other features start from 0.
+Where other bases were measured, `stack_prior` shares those of popularity and related tasks."""
+
+_BORROWED_GROUPS = 3.0  # with as many own task groups, what is known elsewhere counts the same
 
 MIN_GROUPS_FOR_TREES = 10
 """Below this many task groups LightGBM learns the tasks by heart (docs/experiments.md, 5)."""
@@ -263,6 +266,20 @@ class TraitRanker(Ranker):
         return "traits"
 
 
+def stack_prior(train: TrainingSet) -> dict[str, float]:
+    """The weights to start from: a fresh base trusts other bases, a well-measured one itself.
+
+    Of the .5 for an adapter's standing, K/(K + 3) goes to its own K task groups.
+    """
+    prior = dict(STACK_PRIOR)
+    if train.standing_elsewhere is None:
+        return prior
+    standing = sum(prior[name] for name in ("popularity", "related_tasks", "elsewhere"))
+    own = standing * train.n_groups / (train.n_groups + _BORROWED_GROUPS)
+    shares = {"popularity": own / 2, "related_tasks": own / 2, "elsewhere": standing - own}
+    return prior | shares
+
+
 class StackRanker(Ranker):
     """Small blend of popularity, similarity, neighbours and the rest, shrunken toward a prior.
 
@@ -277,7 +294,7 @@ class StackRanker(Ranker):
         """Learn `weights_` by feature name."""
         self.train_ = X
         cells = X.cells
-        self.weights_ = dict(STACK_PRIOR)
+        self.weights_ = stack_prior(X)
         if cells.y.size:
             self.weights_ |= self._learned(cells)
         return self
@@ -285,7 +302,7 @@ class StackRanker(Ranker):
     def _learned(self, cells: Cells) -> dict[str, float]:
         ridge = ShrunkenRidge(
             strength=self.strength,
-            prior=[STACK_PRIOR.get(name, 0.0) for name in cells.names],
+            prior=[self.weights_.get(name, 0.0) for name in cells.names],
             nonnegative=[is_nonnegative(name) for name in cells.names],
         ).fit(cells.x, cells.y, sample_weight=cells.weight)
         return {name: float(b) for name, b in zip(cells.names, ridge.coef_, strict=True)}
