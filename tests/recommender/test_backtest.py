@@ -10,12 +10,13 @@ from adapt_lora.recommender.backtest import (
     Backtest,
     Choice,
     backtest,
+    backtest_new_adapters,
     choose_method,
     group_folds,
     house_default,
 )
 from adapt_lora.recommender.features import TrainingSet, registry_table
-from adapt_lora.recommender.models import METHODS
+from adapt_lora.recommender.models import METHODS, make_ranker
 from adapt_lora.recommender.table import TransferTable
 from tests.recommender.conftest import MakeMatrix, MakeTable
 
@@ -132,15 +133,13 @@ def test_the_house_default_stays_below_twelve_groups(make_matrix: MakeMatrix) ->
 
 
 def test_a_clear_winner_replaces_the_house_default(make_table: MakeTable) -> None:
-    """Two kinds of tasks want different adapters, which the half of mix that is linear blurs."""
+    """The middle of a feature is best, which the half of mix that is linear can only blur."""
     rng = np.random.default_rng(0)
-    skill = rng.standard_normal((10, 2))
-    kind = np.arange(18) % 2
-    scores = skill[:, kind] + 0.1 * rng.standard_normal((10, 18))
-    alike = (kind[:, None] == kind[None, :]) * 1.0
-    choice = choose_method(TrainingSet(make_table(scores, similarity=alike)), n_seeds=1)
+    size = rng.standard_normal((12, 18))
+    scores = 0.05 * rng.standard_normal((12, 18)) - size**2
+    choice = choose_method(TrainingSet(make_table(scores, pair_features={"size": size})), n_seeds=1)
     assert set(choice.scores) == {"mix", *ALTERNATIVES}
-    assert choice.method in ALTERNATIVES
+    assert choice.method == "lightgbm"
 
 
 def test_folds_share_out_whole_groups_and_repeat_themselves() -> None:
@@ -167,3 +166,82 @@ def test_methods_without_their_ingredients_are_absent(make_table: MakeTable) -> 
     found = backtest(table, **QUICK).methods
     assert not {"semantic", "perplexity", "nearest_task", "lightgbm"} & set(found)
     assert {"popularity_trimmed", "stack", "mix", "default"} <= set(found)
+
+
+def with_elsewhere(
+    make_table: MakeTable, scores: np.ndarray, other: np.ndarray, **more: object
+) -> TransferTable:
+    table = make_table(scores)
+    return replace(table, elsewhere=replace(make_table(other), **more))
+
+
+def popular(*, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((14, 1)) + rng.standard_normal((14, 14))
+
+
+@pytest.mark.parametrize("method", ["stack", "lightgbm", "default"])
+def test_a_planted_answer_under_another_base_leaves_with_the_targets_group(
+    make_table: MakeTable, method: str
+) -> None:
+    """The other base's matrix holds every true order, also the one that is asked for."""
+    scores = popular(seed=2)
+    changed = scores.copy()
+    changed[:, 3] = 3 * np.random.default_rng(5).standard_normal(14)
+    methods = () if method == "default" else (method,)
+    for groups in (None, tuple(f"never held out {t}" for t in range(14))):
+        named = {} if groups is None else {"groups": groups}
+        one, two = (
+            backtest(
+                with_elsewhere(make_table, scores, other, **named),
+                methods=methods,
+                judge_gains=False,
+                **QUICK,
+            ).scores[method]
+            for other in (scores, changed)
+        )
+        assert not np.array_equal(one, two)  # elsewhere is in use
+        stays = np.array_equal(one[:, 3], two[:, 3])
+        assert stays == (groups is None)  # else the plant would have been found
+
+
+def test_a_fresh_base_starts_from_what_others_know(make_table: MakeTable) -> None:
+    rng = np.random.default_rng(4)
+    quality = rng.standard_normal((16, 1))
+    truth = quality + 0.5 * rng.standard_normal((16, 12))
+    measured = np.where(np.arange(12) < 2, truth + 2 * rng.standard_normal((16, 12)), np.nan)
+    fresh = make_table(measured)
+    borrowing = with_elsewhere(make_table, measured, truth)
+    found = []
+    for table in (fresh, borrowing):
+        fold = table.hold_out(["g11"])
+        predicted = make_ranker("stack").fit(TrainingSet(fold.table)).predict(fold.queries[0])
+        found.append(np.corrcoef(predicted, truth[:, 11])[0, 1])
+    assert found[1] > 0.7
+    assert found[1] > found[0] + 0.1
+
+
+def test_an_adapter_nobody_measured_is_ranked_by_what_it_is(make_matrix: MakeMatrix) -> None:
+    table = registry_table(make_matrix(16, 10, noise=0.01), unit="points")
+    for new_tasks in (False, True):
+        found = backtest_new_adapters(
+            table, methods=("stack", "majority"), new_tasks=new_tasks, n_folds=4, n_seeds=1
+        )
+        assert found.n_targets == 10
+        assert found.methods["stack"]["spearman_rho"] > 0.25
+        assert found.methods["majority"]["spearman_rho"] == 0.0
+
+
+def test_a_new_adapters_own_scores_have_no_say(make_matrix: MakeMatrix) -> None:
+    table = registry_table(make_matrix(6, 5), unit="points")
+    table = replace(table, elsewhere=table)
+    scores = table.scores.copy()
+    scores[2] = np.random.default_rng(0).random(5)
+    changed = replace(table, scores=scores)
+    changed = replace(changed, elsewhere=changed)
+    one, two = (
+        backtest_new_adapters(t, methods=("stack",), n_folds=None, n_seeds=1)
+        for t in (table, changed)
+    )
+    np.testing.assert_array_equal(one.scores["stack"][2], two.scores["stack"][2])
+    assert not np.array_equal(one.scores["stack"], two.scores["stack"])

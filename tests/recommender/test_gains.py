@@ -88,3 +88,29 @@ def test_others_follow_a_measurement_by_the_shared_part() -> None:
     update = measurement_update(model, predicted, {0: (float(predicted[0]) + 0.1, 0.0)})
     assert update.shift[1] == pytest.approx(0.1 * shared / (shared + own))
     assert update.shift[1] == pytest.approx(update.shift[19])
+
+
+def test_what_the_base_leaves_to_lose_moves_the_odds_of_harm() -> None:
+    rng = np.random.default_rng(0)
+    scores, _ = shelf(24)
+    base = rng.random(24)
+    gains = 0.02 * scores + 0.2 * (0.5 - base) + 0.05 * rng.standard_normal(scores.shape)
+    groups = [f"g{t}" for t in range(24)]
+    model = GainModel().fit(scores, gains, groups, base_hints=base)
+    low, middle, high = (model.predict(scores[:, 0], base_hint=b).p_harm for b in (0.1, None, 0.9))
+    assert low is not None
+    assert middle is not None
+    assert high is not None
+    assert (low < middle).all()
+    assert (middle < high).all()
+    blind = GainModel().fit(scores, gains, groups).predict(scores[:, 0], base_hint=0.9).p_harm
+    assert blind is not None
+    assert high.mean() - blind.mean() > 0.1
+
+
+def test_a_base_score_that_is_nowhere_known_changes_nothing() -> None:
+    scores, gains = shelf(8)
+    groups = [f"g{t}" for t in range(8)]
+    blank = GainModel().fit(scores, gains, groups, base_hints=np.full(8, np.nan))
+    one, two = (m.predict(scores[:, 0]).p_harm for m in (blank, fitted(8)))
+    np.testing.assert_array_equal(one, two)

@@ -96,7 +96,7 @@ def test_trees_wait_for_ten_task_groups(make_matrix: MakeMatrix) -> None:
 def test_the_stack_learns_what_matters(make_matrix: MakeMatrix) -> None:
     table = registry_table(make_matrix(20, 20, seed=3), unit="points")
     weights = make_ranker("stack").fit(TrainingSet(table)).weights_
-    assert weights["similarity"] > 0.3
+    assert weights["similarity"] > 0.2
     assert weights["popularity"] > 0.3
     assert all(abs(w) < 0.15 for name, w in weights.items() if name not in STACK_PRIOR)
 

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from adapt_lora.errors import MatrixError
-from adapt_lora.recommender.table import read_matrices, read_matrix, table_from_matrix
+from adapt_lora.recommender.table import (
+    consensus,
+    read_matrices,
+    read_matrix,
+    table_from_matrix,
+)
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, Cell, TransferMatrix
 from tests.recommender.conftest import MakeMatrix, MakeTable
 
@@ -193,3 +198,64 @@ def test_the_public_matrices_have_their_stated_shapes(shared_data: Path) -> None
     assert len(lora) == 11
     assert "taskshop_llm" in tables["taskweb_t5l"].rivals
     assert "taskshop_llm" not in tables["taskweb_t5l"].pair_features
+
+
+def test_the_consensus_is_the_mean_standing_under_other_bases(make_table: MakeTable) -> None:
+    own = make_table(np.zeros((4, 4)))
+    other = make_table(np.array([[1.0, 5, 1, 1], [2, 5, 2, 2], [3, 5, 3, 3], [4, 5, 4, np.nan]]))
+    shuffled = replace(other, sources=("s3", "s2", "s1", "s0"), targets=("t0", "t1", "t2", "new"))
+    found = consensus(own, [other, shuffled])
+    assert found is not None
+    assert found.targets == own.targets
+    assert found.groups == own.groups
+    np.testing.assert_allclose(found.scores[:, 0], 0.0, atol=1e-12)  # two opposite orders
+    assert (np.diff(found.scores[:3, 3]) > 0).all()
+    assert np.isnan(found.scores[3, 3])
+
+
+def test_an_own_cell_is_out_of_the_consensus_too(make_table: MakeTable) -> None:
+    own = make_table(np.zeros((5, 3)))
+    own.own[1, 2] = True
+    found = consensus(own, [make_table(np.random.default_rng(0).random((5, 3)))])
+    assert found is not None
+    assert np.isnan(found.scores[1, 2])
+    assert np.isfinite(found.scores).sum() == 14
+
+
+@pytest.mark.parametrize("change", ["regime", "sources", "targets"])
+def test_tables_with_little_in_common_are_no_prior(make_table: MakeTable, change: str) -> None:
+    table = make_table(np.random.default_rng(0).random((4, 4)))
+    strangers = tuple(f"{change}{i}" for i in range(4))
+    other = replace(table, **{change: "language" if change == "regime" else strangers})
+    assert consensus(table, [other]) is None
+
+
+def test_pivots_of_one_folder_are_each_others_prior(tmp_path: Path) -> None:
+    rows = "source,a,b,c\nx,1,2,3\ny,2,1,5\nz,3,4,4\n"
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.csv").write_text(rows, encoding="utf-8")
+    tables = read_matrices(tmp_path)
+    elsewhere = tables["one"].elsewhere
+    assert elsewhere is not None
+    assert elsewhere.targets == ("a", "b", "c")
+    fold = tables["one"].hold_out(["b"])
+    assert fold.table.elsewhere is not None
+    assert fold.table.elsewhere.targets == ("a", "c")
+
+
+def test_the_base_score_as_a_feature_is_not_the_zero_point_of_the_gains(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("source,a,b\nbase,0.5,0.9\nx,0.6,0.8\ny,0.4,0.7\n", encoding="utf-8")
+    table = read_matrix(path)
+    hints = table.target_features["base_score"]
+    assert np.abs(hints - table.base_scores).min() > 0
+    assert np.abs(hints - table.base_scores).max() < 0.2  # binomial noise of 100 rows
+    np.testing.assert_array_equal(hints, read_matrix(path).target_features["base_score"])
+
+
+def test_families_join_groups_that_are_alike(make_table: MakeTable) -> None:
+    similarity = np.array([[1, 0.9, 0.1, 0], [0.9, 1, 0, 0], [0.1, 0, 1, 0.2], [0, 0, 0.2, 1]])
+    table = make_table(np.zeros((3, 4)), similarity=similarity)
+    assert table.by_family().groups == ("g0", "g0", "g2", "g3")
+    assert table.by_family({"g3": "g2"}).groups == ("g0", "g1", "g2", "g2")
+    assert make_table(np.zeros((3, 2))).by_family().groups == ("g0", "g1")

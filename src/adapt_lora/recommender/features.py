@@ -13,11 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import ndtri
 
+from adapt_lora.recommender.likeness import Agreement
 from adapt_lora.recommender.table import (
+    BASE_SCORE,
     Array,
-    Mask,
     Query,
     TransferTable,
+    mean_of_known,
+    standardise,
     table_from_matrix,
     vector_table,
 )
@@ -35,6 +38,9 @@ TARGET_NAME = "(target)"
 
 TRIM = 0.2
 """Share of a source's z-scores cut from each end before averaging (experiments.md, finding 1)."""
+
+ELSEWHERE_WEIGHT = 1.0
+"""Weight of a task group of other base models' matrices beside one of the own."""
 
 _MAX_WEIGHT_RATIO = 20.0  # one near-twin must not be the only neighbour that counts
 _Z_CLIP = 2.0  # one runaway cell must not carry a neighbour's whole column
@@ -93,6 +99,23 @@ FEATURES: Mapping[str, Feature] = {
             "experiments.md, finding 3",
             "it does better on the tasks nearest to the target than elsewhere",
             "it does worse on the tasks nearest to the target than elsewhere",
+        ),
+        Feature(
+            "related_tasks",
+            "pair",
+            "best linear prediction from the measured columns; their expected agreement with the "
+            "target is learned from every known likeness of tasks (likeness.Agreement)",
+            "Cressie 1993, section 3.2; experiments.md, learned likeness",
+            "it does well on the tasks that should rank adapters as the target does",
+            "it does badly on the tasks that should rank adapters as the target does",
+        ),
+        Feature(
+            "elsewhere",
+            "adapter",
+            "20 % trimmed mean of z over the other groups' tasks under other base models",
+            "experiments.md, finding 7",
+            "the same training data helped other base models on other tasks",
+            "the same training data helped other base models little on other tasks",
         ),
         Feature(
             "traits",
@@ -196,6 +219,8 @@ _DIFFERENCE_PARTS = {
     "language_match": ("mattr", "zlib_ratio", "share_digits", "share_punctuation", "share_code"),
 }
 _TASK_KEYS = (
+    BASE_SCORE,
+    "base_label_share_max",
     "prompt_tokens_mean",
     "response_tokens_mean",
     "response_ppl",
@@ -233,19 +258,6 @@ def _sounds_similar(name: str) -> bool:
 
 
 # --- columns ------------------------------------------------------------------------------------
-
-
-def standardise(values: Array, mask: Mask) -> Array:
-    """z-scores over the masked entries of each column, NaN elsewhere; 0 where all are equal."""
-    kept = np.where(mask, values, np.nan)
-    known = np.isfinite(kept)
-    n = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, kept, 0.0).sum(axis=0) / n
-    centred = kept - mean
-    spread = np.sqrt(np.where(known, centred**2, 0.0).sum(axis=0) / n)
-    flat = spread <= 1e-12 * np.maximum(np.abs(mean), 1e-12)
-    scaled: Array = np.where(flat, centred * 0.0, centred / np.where(flat, 1.0, spread))
-    return scaled
 
 
 def normal_scores(values: Array) -> Array:
@@ -330,11 +342,31 @@ class Cells:
     """(n_cells,): the cell's column in the table, as an integer-valued float."""
 
 
+def _joined(own: Cells, other: Cells) -> Cells:
+    """Both in one; a feature that one side lacks is average (0) there."""
+    names = tuple(dict.fromkeys((*own.names, *other.names)))
+    first = own.column.max(initial=-1.0) + 1.0
+    return Cells(
+        names,
+        np.vstack([_aligned(own, names), _aligned(other, names)]),
+        np.concatenate([own.y, other.y]),
+        np.concatenate([own.weight, ELSEWHERE_WEIGHT * other.weight]),
+        np.concatenate([own.column, first + other.column]),
+    )
+
+
+def _aligned(cells: Cells, names: Sequence[str]) -> Array:
+    x = np.zeros((len(cells.y), len(names)))
+    for i, name in enumerate(cells.names):
+        x[:, names.index(name)] = cells.x[:, i]
+    return x
+
+
 class TrainingSet:
     """A table, and what is derived from it once: standardised scores, cells, descriptions."""
 
     def __init__(self, table: TransferTable) -> None:
-        self.table = table
+        self.table = table.described
         self.shared: dict[Hashable, Any] = {}
         """What models with equal settings share, so that it is fitted once."""
 
@@ -351,6 +383,25 @@ class TrainingSet:
         return standardise(scores, np.isfinite(scores))
 
     @cached_property
+    def agreement(self) -> Agreement:
+        """Which tasks agree about adapters, learned from this table's columns."""
+        return Agreement().fit(self.standard, self.table.groups, self.table.likeness or {})
+
+    @property
+    def base_hints(self) -> Array:
+        """(n_targets,): the base's score on each task, other rows than the gains; NaN unknown."""
+        blank = np.full(len(self.table.targets), np.nan)
+        return self.table.target_features.get(BASE_SCORE, blank)
+
+    @cached_property
+    def standing_elsewhere(self) -> Array | None:
+        """Trimmed mean z of each source under other base models; None where nothing is known."""
+        other = self.table.elsewhere
+        if other is None:
+            return None
+        return trimmed_mean(standardise(other.scores, np.isfinite(other.scores)), TRIM)
+
+    @cached_property
     def centres(self) -> dict[str, Array]:
         """Mean embedding over the known tasks, per kind; zero where they are too few to centre."""
         found = {}
@@ -362,7 +413,16 @@ class TrainingSet:
 
     @cached_property
     def cells(self) -> Cells:
-        """Training rows, each described with its own task group left out."""
+        """Training rows: the own, and with less to say those of other base models' matrices."""
+        other = self.table.elsewhere
+        if other is None:
+            return self._own_cells
+        # For a task under the other bases, "elsewhere" is these themselves, on their other tasks.
+        return _joined(self._own_cells, TrainingSet(replace(other, elsewhere=other))._own_cells)
+
+    @cached_property
+    def _own_cells(self) -> Cells:
+        """A row per measured transfer cell, described with its own task group left out."""
         rows: list[dict[str, Array]] = []
         columns: list[int] = []
         for group in self.table.group_names:
@@ -406,25 +466,34 @@ class TrainingSet:
     def describe(self, query: Query) -> dict[str, Array]:
         """Features of every source for one target: z over the candidates, 0 where unknown."""
         raw = self.raw_features(query)
-        described: dict[str, Array] = {}
-        for name, parts in raw.items():
-            z = standardise(np.column_stack(parts), query.candidates[:, None])
-            merged = np.nan_to_num(_mean_of_known(z))
-            again = standardise(merged[:, None], query.candidates[:, None])[:, 0]
-            described[name] = np.nan_to_num(again)
-        return described
+        if not raw:
+            return {}
+        candidates = query.candidates[:, None]
+        # All features at once: folds do this thousands of times.
+        z = standardise(
+            np.column_stack([part for parts in raw.values() for part in parts]), candidates
+        )
+        merged, first = [], 0
+        for parts in raw.values():
+            merged.append(mean_of_known(z[:, first : first + len(parts)]))
+            first += len(parts)
+        again = standardise(np.nan_to_num(np.column_stack(merged)), candidates)
+        return dict(zip(raw, np.nan_to_num(again).T, strict=True))
 
     def raw_features(self, query: Query) -> dict[str, list[Array]]:
         """Unscaled parts of each feature; a feature with several parts is the mean of their z."""
         raw: dict[str, list[Array]] = {}
         if self.table.targets:
             raw["popularity"] = [shrunken_popularity(self.standard, TRIM)]
+            raw["related_tasks"] = [self.agreement.predict(query.likeness)]
         similarity = self.similarity(query)
         if similarity is not None:
             raw["similarity"] = [similarity]
         neighbours = self.neighbours(query)
         if neighbours is not None:
             raw["neighbours"] = [neighbours]
+        if self.standing_elsewhere is not None:
+            raw["elsewhere"] = [self.standing_elsewhere]
         used = similarity_name(tuple(query.pair_features))
         for name, values in query.pair_features.items():
             if name != used:
@@ -463,7 +532,7 @@ class TrainingSet:
             if name in vectors and name in query.vectors
         ]
         known = [part for part in found if np.isfinite(part).any()]
-        return _mean_of_known(np.column_stack(known)) if known else None
+        return mean_of_known(np.column_stack(known)) if known else None
 
     def _statistical_nearness(self, query: Query) -> Array | None:
         """−RMS difference of standardised fingerprint statistics, for tasks without embeddings."""
@@ -475,16 +544,7 @@ class TrainingSet:
                 parts.append(((known - value) / finite.std()) ** 2)
         if not parts:
             return None
-        return -np.sqrt(_mean_of_known(np.column_stack(parts)))
-
-
-def _mean_of_known(parts: Array) -> Array:
-    """Mean of each row over its finite entries; NaN where there is none."""
-    known = np.isfinite(parts)
-    n = known.sum(axis=1)
-    mean = np.where(known, parts, 0.0).sum(axis=1) / np.maximum(n, 1)
-    found: Array = np.where(n > 0, mean, np.nan)
-    return found
+        return -np.sqrt(mean_of_known(np.column_stack(parts)))
 
 
 # --- from the registry --------------------------------------------------------------------------

@@ -15,6 +15,8 @@ _NOMINAL = 0.8
 _TRIM = 0.2
 _HARM_PRIOR = 2.0  # pseudo-cells at the overall harm rate, for adapters measured a few times
 _LOGIT_RIDGE = 1.0
+_HARM_GROUPS = 4.0  # task groups at which the logistic and the residuals count the same
+_HINT_GROUPS = 10.0  # a task has one base score: fewer groups than this pull harder on its weight
 _NEWTON_STEPS = 25
 
 
@@ -40,14 +42,24 @@ class GainModel:
     for a new target (docs/experiments.md, 8), which is why the residuals are wide.
     """
 
-    def fit(self, scores: Array, gains: Array, groups: Sequence[str]) -> Self:
+    def fit(
+        self,
+        scores: Array,
+        gains: Array,
+        groups: Sequence[str],
+        *,
+        base_hints: Array | None = None,
+    ) -> Self:
         """Learn from out-of-fold scores.
 
         Args:
             scores: (n_sources, n_targets) z of predictions made without the column's group.
             gains: (n_sources, n_targets) measured gains, NaN where not measured.
             groups: Group of each column.
+            base_hints: (n_targets,) the base's score on each target, estimated on other rows than
+                the gains: how much there is left to win, or to lose. NaN where unknown.
         """
+        self.hints_ = _Hints.of(np.full(len(groups), np.nan) if base_hints is None else base_hints)
         usable = np.isfinite(scores) & np.isfinite(gains)
         columns = [t for t in range(len(groups)) if usable[:, t].sum() >= 2]
         self.groups_ = tuple(dict.fromkeys(groups[t] for t in columns))
@@ -107,8 +119,13 @@ class GainModel:
         place = int(np.searchsorted(reached, q * reached[-1] - 1e-12))
         return float(self.residuals_[order][min(place, len(order) - 1)])
 
-    def predict(self, score: Array) -> GainPrediction:
-        """Median, interval and P(harm) for z-scores of one target."""
+    def predict(self, score: Array, *, base_hint: float | None = None) -> GainPrediction:
+        """Median, interval and P(harm) for z-scores of one target.
+
+        Args:
+            score: (n_sources,) z of the ranking.
+            base_hint: The base's score on this target, as in `fit`; None where unknown.
+        """
         point = self.level_ + self.slope_ * score
         if self.interval_level is None:
             return GainPrediction(point, None, None, None)
@@ -117,7 +134,7 @@ class GainModel:
             median=point + middle,
             low=point + self.quantile(self.tail),
             high=point + self.quantile(1 - self.tail),
-            p_harm=(self._residual_harm(point) + self._logistic_harm(score)) / 2,
+            p_harm=self._harm(score, point, base_hint),
         )
 
     def draw(self, n_sources: int, n_draws: int, rng: np.random.Generator) -> Array:
@@ -151,6 +168,13 @@ class GainModel:
         shared = max(total - within, 0.0) * self.n_groups_ / (self.n_groups_ + 3)
         return shared, max(total - shared, 1e-12)
 
+    def _harm(self, score: Array, point: Array, base_hint: float | None) -> Array:
+        """Logistic and residual odds, the former by K/(K + 4): it has more to learn."""
+        share = self.n_groups_ / (self.n_groups_ + _HARM_GROUPS)
+        learned = self._logistic_harm(score, base_hint)
+        odds: Array = share * learned + (1 - share) * self._residual_harm(point)
+        return odds
+
     def _residual_harm(self, point: Array) -> Array:
         harmed = (point[:, None] + self.residuals_[None, :]) < 0
         probability: Array = harmed @ self.weights_
@@ -159,25 +183,56 @@ class GainModel:
     def _fit_harm(
         self, scores: Array, gains: Array, usable: Mask, columns: list[int], member: Array
     ) -> None:
-        """Ridge logistic of harm on the score and the source's harm rate on other groups."""
+        """Ridge logistic of harm on score, the source's other harm rate, and the base's score."""
         harmed = np.where(usable, gains < 0, np.nan)[:, columns]
         self.harm_rate_ = _shrunken_rate(harmed)
         x, y, w = [], [], []
         for i, t in enumerate(columns):
             keep = usable[:, t]
             rate = _shrunken_rate(harmed[:, member != member[i]])
-            x.append(np.column_stack([scores[keep, t], _logit(rate[keep])]))
+            hint = np.full(keep.sum(), self.hints_.standard[t])
+            x.append(np.column_stack([scores[keep, t], _logit(rate[keep]), hint]))
             y.append(harmed[keep, i])
             w.append(np.full(keep.sum(), 1.0 / (keep.sum() * (member == member[i]).sum())))
+        hint_ridge = _LOGIT_RIDGE * (_HINT_GROUPS / max(self.n_groups_, 1)) ** 2
+        ridge = np.array([_LOGIT_RIDGE, _LOGIT_RIDGE, hint_ridge])
         self.logit_ = (
-            _ridge_logistic(np.vstack(x), np.concatenate(y), np.concatenate(w)) if x else None
+            _ridge_logistic(np.vstack(x), np.concatenate(y), np.concatenate(w), ridge)
+            if x
+            else None
         )
 
-    def _logistic_harm(self, score: Array) -> Array:
+    def _logistic_harm(self, score: Array, base_hint: float | None) -> Array:
         if self.logit_ is None:
             return self._residual_harm(self.level_ + self.slope_ * score)
-        x = np.column_stack([np.ones(len(score)), score, _logit(self.harm_rate_)])
+        hint = np.full(len(score), self.hints_.apply(base_hint))
+        x = np.column_stack([np.ones(len(score)), score, _logit(self.harm_rate_), hint])
         return _sigmoid(x @ self.logit_)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Hints:
+    """Base scores on the scale on which harm is regressed on them."""
+
+    mean: float
+    spread: float
+    standard: Array
+    """(n_targets,): z; 0 (average) where unknown."""
+
+    @classmethod
+    def of(cls, values: Array) -> Self:
+        known = values[np.isfinite(values)]
+        mean = float(known.mean()) if known.size else 0.0
+        spread = float(known.std()) if known.size else 0.0
+        if spread <= 1e-9:
+            return cls(mean, 0.0, np.zeros(len(values)))
+        return cls(mean, spread, np.nan_to_num((values - mean) / spread))
+
+    def apply(self, value: float | None) -> float:
+        """The same for one target."""
+        if value is None or not np.isfinite(value) or self.spread == 0:
+            return 0.0
+        return (value - self.mean) / self.spread
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,10 +310,10 @@ def _sigmoid(x: Array) -> Array:
     return p
 
 
-def _ridge_logistic(x: Array, y: Array, weight: Array) -> Array:
+def _ridge_logistic(x: Array, y: Array, weight: Array, ridge: Array) -> Array:
     """Newton steps with a ridge on all but the intercept; (intercept, coefficients)."""
     x = np.column_stack([np.ones(len(x)), x])
-    penalty = np.diag([1e-6, *([_LOGIT_RIDGE] * (x.shape[1] - 1))])
+    penalty = np.diag([1e-6, *ridge])
     beta = np.zeros(x.shape[1])
     for _ in range(_NEWTON_STEPS):
         p = _sigmoid(x @ beta)

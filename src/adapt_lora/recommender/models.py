@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 from scipy.optimize import nnls
+from scipy.special import ndtr
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -20,17 +21,23 @@ from adapt_lora.recommender.features import (
     TrainingSet,
     is_nonnegative,
     shrunken_popularity,
-    standardise,
 )
-from adapt_lora.recommender.table import Array, Query
+from adapt_lora.recommender.table import Array, Query, standardise
 
-STACK_PRIOR: Mapping[str, float] = {"popularity": 0.4, "similarity": 0.15, "neighbours": 0.1}
-"""Weights that the stack starts from (docs/experiments.md, 4); all other features start from 0."""
+STACK_PRIOR: Mapping[str, float] = {
+    "popularity": 0.2,
+    "related_tasks": 0.2,
+    "similarity": 0.15,
+    "neighbours": 0.1,
+    "elsewhere": 0.1,
+}
+"""Weights that the stack starts from (docs/experiments.md, 4); all other features start from 0.
+Where other bases were measured, `stack_prior` shares those of popularity and related tasks."""
+
+_BORROWED_GROUPS = 3.0  # with as many own task groups, what is known elsewhere counts the same
 
 MIN_GROUPS_FOR_TREES = 10
 """Below this many task groups LightGBM learns the tasks by heart (docs/experiments.md, 5)."""
-
-_MANY_GROUPS, _MANY_CELLS = 20, 1_000
 
 
 class ShrunkenRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
@@ -259,6 +266,20 @@ class TraitRanker(Ranker):
         return "traits"
 
 
+def stack_prior(train: TrainingSet) -> dict[str, float]:
+    """The weights to start from: a fresh base trusts other bases, a well-measured one itself.
+
+    Of the .5 for an adapter's standing, K/(K + 3) goes to its own K task groups.
+    """
+    prior = dict(STACK_PRIOR)
+    if train.standing_elsewhere is None:
+        return prior
+    standing = sum(prior[name] for name in ("popularity", "related_tasks", "elsewhere"))
+    own = standing * train.n_groups / (train.n_groups + _BORROWED_GROUPS)
+    shares = {"popularity": own / 2, "related_tasks": own / 2, "elsewhere": standing - own}
+    return prior | shares
+
+
 class StackRanker(Ranker):
     """Small blend of popularity, similarity, neighbours and the rest, shrunken toward a prior.
 
@@ -273,7 +294,7 @@ class StackRanker(Ranker):
         """Learn `weights_` by feature name."""
         self.train_ = X
         cells = X.cells
-        self.weights_ = dict(STACK_PRIOR)
+        self.weights_ = stack_prior(X)
         if cells.y.size:
             self.weights_ |= self._learned(cells)
         return self
@@ -281,7 +302,7 @@ class StackRanker(Ranker):
     def _learned(self, cells: Cells) -> dict[str, float]:
         ridge = ShrunkenRidge(
             strength=self.strength,
-            prior=[STACK_PRIOR.get(name, 0.0) for name in cells.names],
+            prior=[self.weights_.get(name, 0.0) for name in cells.names],
             nonnegative=[is_nonnegative(name) for name in cells.names],
         ).fit(cells.x, cells.y, sample_weight=cells.weight)
         return {name: float(b) for name, b in zip(cells.names, ridge.coef_, strict=True)}
@@ -303,20 +324,23 @@ class StackRanker(Ranker):
 
 
 class BoostRanker(Ranker):
-    """LightGBM on the stack's features, averaged over seeds.
+    """LightGBM on the stack's features, averaged over seeds: 80 trees of 4 leaves.
 
-    80 trees of 4 leaves; 200 of 16 from 1,000 cells and 20 task groups on (finding 5 of
-    docs/experiments.md).
+    `objective` is "regression" (of normal scores) or "lambdarank" (each task a query, its
+    candidates graded into fifths).
     """
 
-    def __init__(self, n_seeds: int = 8, random_state: int = 0) -> None:
+    def __init__(
+        self, objective: str = "regression", n_seeds: int = 8, random_state: int = 0
+    ) -> None:
+        self.objective = objective
         self.n_seeds = n_seeds
         self.random_state = random_state
 
     def fit(self, X: TrainingSet, y: None = None) -> Self:
         """Learn `boosters_`, one per seed; none where there are too few task groups."""
         self.train_ = X
-        key = ("boosters", self.n_seeds, self.random_state)
+        key = ("boosters", self.objective, self.n_seeds, self.random_state)
         if key not in X.shared:
             X.shared[key] = self._boosters(X)
         self.boosters_: list[Any] = X.shared[key]
@@ -328,26 +352,21 @@ class BoostRanker(Ranker):
             return []
         import lightgbm  # seconds that small registries need not pay
 
-        large = _is_large(train)
-        rounds = 200 if large else 80
+        first = self.random_state * 1_000
+        settings = [_tree_settings(self.objective, seed=first + s) for s in range(self.n_seeds)]
+        is_ranking = self.objective == "lambdarank"
+        # Cells of a column stand together, as LightGBM wants the documents of a query.
         data = lightgbm.Dataset(
             cells.x,
-            cells.y,
+            _grades(cells) if is_ranking else cells.y,
             weight=cells.weight / cells.weight.mean(),
-            params=_tree_settings(large=large, seed=0),
+            group=np.unique(cells.column, return_counts=True)[1] if is_ranking else None,
+            params=settings[0],
             free_raw_data=False,
         )
-        # Seeds matter less the more cells there are; half of them halve the longest waits.
-        n_seeds = max(1, self.n_seeds // 2) if large else self.n_seeds
-        first = self.random_state * 1_000
         return [
-            lightgbm.train(
-                _tree_settings(large=large, seed=first + seed),
-                data,
-                num_boost_round=rounds,
-                keep_training_booster=True,
-            )
-            for seed in range(n_seeds)
+            lightgbm.train(each, data, num_boost_round=_N_TREES, keep_training_booster=True)
+            for each in settings
         ]
 
     def can_rank(self, query: Query) -> bool:
@@ -379,15 +398,21 @@ class BoostRanker(Ranker):
         return np.column_stack([described.get(name, blank) for name in names])
 
 
-def _is_large(train: TrainingSet) -> bool:
-    return train.n_groups >= _MANY_GROUPS and len(train.cells.y) >= _MANY_CELLS
+_N_TREES = 80
+_N_GRADES = 5
 
 
-def _tree_settings(*, large: bool, seed: int) -> dict[str, Any]:
+def _grades(cells: Cells) -> np.ndarray:
+    """Which fifth of its column each cell is in, 0 (worst) to 4: what LambdaRank learns from."""
+    grades: np.ndarray = np.clip((ndtr(cells.y) * _N_GRADES).astype(int), 0, _N_GRADES - 1)
+    return grades
+
+
+def _tree_settings(objective: str, *, seed: int) -> dict[str, Any]:
     return {
-        "objective": "regression",
-        "num_leaves": 16 if large else 4,
-        "min_child_samples": 10 if large else 20,
+        "objective": objective,
+        "num_leaves": 4,
+        "min_child_samples": 20,
         "learning_rate": 0.05,
         "lambda_l2": 5.0,
         "bagging_fraction": 0.8,
@@ -402,7 +427,7 @@ def _tree_settings(*, large: bool, seed: int) -> dict[str, Any]:
 
 
 class MixRanker(Ranker):
-    """z of the stack plus w × z of LightGBM; w is 0 below 10 task groups, then 1, 2 if large."""
+    """z of the stack plus w × z of LightGBM; w is 0 below 10 task groups, then 1."""
 
     def __init__(self, strength: float = 10.0, n_seeds: int = 8, random_state: int = 0) -> None:
         self.strength = strength
@@ -417,7 +442,7 @@ class MixRanker(Ranker):
         self.tree_weight_ = 0.0
         if X.n_groups >= MIN_GROUPS_FOR_TREES and X.cells.y.size:
             self.boost_ = BoostRanker(n_seeds=self.n_seeds, random_state=self.random_state).fit(X)
-            self.tree_weight_ = 2.0 if _is_large(X) else 1.0
+            self.tree_weight_ = 1.0
         return self
 
     def predict(self, query: Query) -> Array:
@@ -460,6 +485,7 @@ METHODS: Mapping[str, Callable[[int, int], Ranker]] = {
     "trait_regression": lambda seed, n_seeds: TraitRanker(),
     "stack": lambda seed, n_seeds: StackRanker(),
     "lightgbm": lambda seed, n_seeds: BoostRanker(n_seeds=n_seeds, random_state=seed),
+    "lambdarank": lambda seed, n_seeds: BoostRanker("lambdarank", max(1, n_seeds // 2), seed),
     "mix": lambda seed, n_seeds: MixRanker(n_seeds=n_seeds, random_state=seed),
 }
 """Every ranking method by name; called with the seed and the number of LightGBM seeds."""

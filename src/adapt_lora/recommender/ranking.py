@@ -351,6 +351,8 @@ class _Fit:
     """Feature → (n_sources,): z of the feature itself."""
     tested: Backtest | None
     """None with fewer than two task groups."""
+    base_hint: float | None
+    """The base's score on the target from its fingerprint; None where unknown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -421,8 +423,9 @@ def _fit(train: TrainingSet, query: Query, *, method: str, seed: int) -> _Fit:
     if np.isfinite(table.gains).any():
         blank = np.zeros(table.scores.shape)
         scores = np.nan_to_num(tested.scores[method]) if tested is not None else blank
-        gains = GainModel().fit(scores, table.gains, table.groups)
-    return _Fit(train, method, chosen, score, parts, gains, train.describe(query), tested)
+        gains = GainModel().fit(scores, table.gains, table.groups, base_hints=train.base_hints)
+    standing = train.describe(query)
+    return _Fit(train, method, chosen, score, parts, gains, standing, tested, query.base_hint)
 
 
 def _measured_gains(
@@ -453,7 +456,7 @@ def _odds(
     if fit.gains is None or fit.gains.n_groups_ == 0:
         return _without_model(fit.score, surprises)
     model = fit.gains
-    predicted = model.predict(fit.score)
+    predicted = model.predict(fit.score, base_hint=fit.base_hint)
     if model.interval_level is None:
         order_by = predicted.median.copy()
         for s, found in surprises.items():

@@ -1,6 +1,7 @@
 """The transfer matrix as arrays: the one door through which "not measured" becomes NaN."""
 
 import csv
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
 
 from adapt_lora.errors import MatrixError
+from adapt_lora.recommender.likeness import task_likeness
 from adapt_lora.registry.published import (
     BARE,
     RUN_COLUMNS,
@@ -31,6 +35,9 @@ from adapt_lora.registry.records import (
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+
+BASE_SCORE = "base_score"
+"""The target feature that says how well the bare base does there (other rows than the gains')."""
 
 COMPANIONS = ("_pairs", "_targets", "_meta")
 """Endings of the files that stand beside a pivot and belong to it."""
@@ -74,6 +81,12 @@ class TransferTable:
     """Embeddings of the adapters' training data by name, (n_sources, d)."""
     target_vectors: Mapping[str, Array] = field(default_factory=dict)
     """Embeddings of the tasks by name, (n_targets, d)."""
+    likeness: Mapping[str, Array] | None = None
+    """Every way in which tasks are alike, (n_targets, n_targets); see `likeness.task_likeness`.
+    None: derived by `described`."""
+    elsewhere: "TransferTable | None" = None
+    """The adapters' mean standing under other base models, as a table of the same sources and of
+    some of the same targets (`consensus`). A group that is held out leaves it too."""
     rivals: Mapping[str, Array] = field(default_factory=dict)
     """Others' predictions, (n_sources, n_targets): rows to beat, never features."""
     warnings: tuple[str, ...] = ()
@@ -94,6 +107,21 @@ class TransferTable:
         """The distinct groups, in order of first column."""
         return tuple(dict.fromkeys(self.groups))
 
+    @cached_property
+    def described(self) -> "TransferTable":
+        """This table with its `likeness`, computed once: it needs no scores, so folds share it."""
+        if self.likeness is not None:
+            return self
+        # How well the base does tells harm, not order (docs/experiments.md, learned likeness).
+        features = {name: x for name, x in self.target_features.items() if name != BASE_SCORE}
+        likeness = task_likeness(
+            similarity=self.similarity,
+            pair_features=self.pair_features,
+            target_features=features,
+            target_vectors=self.target_vectors,
+        )
+        return replace(self, likeness=likeness)
+
     def columns(self, keep: Sequence[int]) -> "TransferTable":
         """The table of these target columns alone."""
         index = np.asarray(keep, dtype=np.intp)
@@ -109,21 +137,23 @@ class TransferTable:
             pair_features={name: x[:, index] for name, x in self.pair_features.items()},
             target_features={name: x[index] for name, x in self.target_features.items()},
             similarity=similarity,
+            likeness=_submatrices(self.likeness, index, index),
             target_vectors={name: x[index] for name, x in self.target_vectors.items()},
             rivals={name: x[:, index] for name, x in self.rivals.items()},
         )
 
     def query(self, target: int, known: Sequence[int]) -> "Query":
         """What is known about one target before any run, as seen from the columns `known`."""
-        similarity = None
-        if self.similarity is not None:
-            similarity = self.similarity[target, np.asarray(known, dtype=np.intp)]
+        index = np.asarray(known, dtype=np.intp)
+        similarity = None if self.similarity is None else self.similarity[target, index]
+        likeness = self.described.likeness or {}
         return Query(
             target=self.targets[target],
             candidates=~self.own[:, target],
             pair_features={name: x[:, target] for name, x in self.pair_features.items()},
             target_features={name: float(x[target]) for name, x in self.target_features.items()},
             similarity=similarity,
+            likeness={name: x[target, [*index, target]] for name, x in likeness.items()},
             vectors={name: x[target] for name, x in self.target_vectors.items()},
             rivals={name: x[:, target] for name, x in self.rivals.items()},
         )
@@ -133,7 +163,34 @@ class TransferTable:
         leaving = frozenset(groups)
         known = [t for t, group in enumerate(self.groups) if group not in leaving]
         held = tuple(t for t, group in enumerate(self.groups) if group in leaving)
-        return Fold(self.columns(known), held, tuple(self.query(t, known) for t in held))
+        elsewhere = self.elsewhere.without(leaving) if self.elsewhere is not None else None
+        table = replace(self.described.columns(known), elsewhere=elsewhere)
+        return Fold(table, held, tuple(self.query(t, known) for t in held))
+
+    def without(self, groups: Iterable[str]) -> "TransferTable | None":
+        """The table without these groups' columns; None where nothing is left."""
+        leaving = frozenset(groups)
+        known = [t for t, group in enumerate(self.groups) if group not in leaving]
+        return self.described.columns(known) if known else None
+
+    def without_adapters(self, sources: Sequence[int]) -> "TransferTable":
+        """The table as if these adapters had never been measured, under any base model."""
+        scores = self.scores.copy()
+        scores[list(sources)] = np.nan
+        elsewhere = None
+        if self.elsewhere is not None:
+            elsewhere = self.elsewhere.without_adapters(sources)
+        return replace(self.described, scores=scores, elsewhere=elsewhere)
+
+    def by_family(self, families: Mapping[str, str] | None = None) -> "TransferTable":
+        """The table with whole families of tasks as groups, so that related ones leave together.
+
+        Args:
+            families: Family of each group; None joins groups whose tasks are alike above .5 by
+                the mean given similarity (average linkage), such as entailment with entailment.
+        """
+        named = _linked_groups(self) if families is None else families
+        return replace(self, groups=tuple(named.get(group, group) for group in self.groups))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,10 +207,46 @@ class Query:
     """Raw numbers of the target; NaN where unknown."""
     similarity: Array | None = None
     """(n_targets of the table,) given similarity to each measured task."""
+    likeness: Mapping[str, Array] = field(default_factory=dict)
+    """How near each measured task is, in every known way, and last the target to itself,
+    (n_targets of the table + 1,)."""
     vectors: Mapping[str, Array] = field(default_factory=dict)
     """Embeddings of the target by name, (d,)."""
     rivals: Mapping[str, Array] = field(default_factory=dict)
     """Others' predictions for this target, (n_sources,)."""
+
+    @property
+    def base_hint(self) -> float | None:
+        """The base's score on the target, on other rows than any gain; None where unknown."""
+        value = self.target_features.get(BASE_SCORE, float("nan"))
+        return value if np.isfinite(value) else None
+
+
+_ALIKE = 0.5
+
+
+def _linked_groups(table: TransferTable) -> dict[str, str]:
+    """Group → the first group of its cluster; each alone where no similarity was given."""
+    names = table.group_names
+    if table.similarity is None or len(names) < 2:
+        return {}
+    member = np.array([[group == name for group in table.groups] for name in names], dtype=float)
+    share = member / member.sum(axis=1, keepdims=True)
+    alike = share @ np.nan_to_num(table.similarity) @ share.T  # (n_groups, n_groups)
+    distance = 1.0 - (alike + alike.T) / 2
+    np.fill_diagonal(distance, 0.0)
+    tree = linkage(squareform(np.maximum(distance, 0.0), checks=False), method="average")
+    cluster = fcluster(tree, 1.0 - _ALIKE, criterion="distance")
+    first: dict[int, str] = {}
+    return {name: first.setdefault(int(c), name) for name, c in zip(names, cluster, strict=True)}
+
+
+def _submatrices(
+    matrices: Mapping[str, Array] | None, rows: np.ndarray, columns: np.ndarray
+) -> dict[str, Array] | None:
+    if matrices is None:
+        return None
+    return {name: x[np.ix_(rows, columns)] for name, x in matrices.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +259,31 @@ class Fold:
     """Column numbers, in the table that was split, of the queries."""
     queries: tuple[Query, ...]
     """One per held column."""
+
+
+# --- columns ------------------------------------------------------------------------------------
+
+
+def standardise(values: Array, mask: Mask) -> Array:
+    """z-scores over the masked entries of each column, NaN elsewhere; 0 where all are equal."""
+    kept = np.where(mask, values, np.nan)
+    known = np.isfinite(kept)
+    n = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, kept, 0.0).sum(axis=0) / n
+    centred = kept - mean
+    spread = np.sqrt(np.where(known, centred**2, 0.0).sum(axis=0) / n)
+    flat = spread <= 1e-12 * np.maximum(np.abs(mean), 1e-12)
+    scaled: Array = np.where(flat, centred * 0.0, centred / np.where(flat, 1.0, spread))
+    return scaled
+
+
+def mean_of_known(parts: Array) -> Array:
+    """Mean of each row over its finite entries; NaN where there is none."""
+    known = np.isfinite(parts)
+    n = known.sum(axis=1)
+    mean = np.where(known, parts, 0.0).sum(axis=1) / np.maximum(n, 1)
+    found: Array = np.where(n > 0, mean, np.nan)
+    return found
 
 
 # --- from records -------------------------------------------------------------------------------
@@ -237,6 +355,51 @@ def vector_table(prints: Sequence[Fingerprint], name: str) -> Array | None:
     return np.array([vector if vector else blank for vector in found], dtype=np.float64)
 
 
+# --- other bases as a prior ---------------------------------------------------------------------
+
+_MIN_SHARED = 3  # fewer sources or targets in common say nothing about each other
+
+
+def consensus(own: TransferTable, others: Iterable[TransferTable]) -> TransferTable | None:
+    """How adapters of the same names did under other base models: mean z per task, as a table.
+
+    Only tasks of `own` (by name) are kept, so whatever group leaves `own` leaves here too. None
+    where no other table of the same regime shares three sources and three targets.
+    """
+    found: dict[int, list[Array]] = {}
+    for other in others:
+        row = {name: s for s, name in enumerate(other.sources)}
+        rows = np.array([row.get(name, -1) for name in own.sources], dtype=np.intp)
+        column = {name: t for t, name in enumerate(other.targets)}
+        shared = [(t, column[name]) for t, name in enumerate(own.targets) if name in column]
+        few = min(int((rows >= 0).sum()), len(shared)) < _MIN_SHARED
+        if other.regime != own.regime or few:
+            continue
+        for t, c in shared:
+            standing = np.where(
+                (rows >= 0) & ~own.own[:, t], other.transfer_scores[rows, c], np.nan
+            )
+            if np.isfinite(standing).sum() >= _MIN_SHARED:
+                found.setdefault(t, []).append(
+                    standardise(standing[:, None], np.isfinite(standing)[:, None])[:, 0]
+                )
+    if not found:
+        return None
+    scores = np.full(own.scores.shape, np.nan)
+    for t, standings in found.items():
+        scores[:, t] = mean_of_known(np.column_stack(standings))
+    whole = replace(
+        own.described,
+        scores=scores,
+        base_scores=np.full(len(own.targets), np.nan),
+        errors=np.full(scores.shape, np.nan),
+        elsewhere=None,
+        rivals={},
+        warnings=(),
+    )
+    return whole.columns(sorted(found))
+
+
 # --- from pivot files ---------------------------------------------------------------------------
 
 
@@ -258,7 +421,18 @@ def read_matrices(folder: str | Path) -> dict[str, TransferTable]:
             f"{place}: no transfer matrix found. A matrix is a CSV file whose first column is "
             "'source' and whose other columns are targets."
         )
-    return tables
+    return {
+        name: replace(table, elsewhere=consensus(table, _kindred(name, tables)))
+        for name, table in tables.items()
+    }
+
+
+def _kindred(name: str, tables: Mapping[str, TransferTable]) -> list[TransferTable]:
+    """The other tables, of the same results file and kind where the name says one (`…_lora/`)."""
+    kind = name.rpartition("/")[0]
+    return [
+        other for key, other in tables.items() if key != name and key.rpartition("/")[0] == kind
+    ]
 
 
 def read_matrix(path: str | Path) -> TransferTable:
@@ -350,9 +524,28 @@ def _pivot_table(
         unit=unit,
         regime=str(meta.get("regime", "zeroshot")),
         pair_features={name: x for name, x in pairs.items() if name not in rivals},
+        target_features=_base_hints(base_scores, targets) if unit == "points" else {},
         similarity=_read_similarity(stem, targets),
         rivals={name: x for name, x in pairs.items() if name in rivals},
     )
+
+
+_HINT_ROWS = 100
+"""Rows on which a base score that serves as a feature is taken to be estimated."""
+
+
+def _base_hints(base_scores: Array, targets: Sequence[str]) -> dict[str, Array]:
+    """The base's score on each target, as if measured on 100 other rows than the gains.
+
+    A file holds one measurement, which is also the zero point of the gains: read exactly, its
+    error would be in both. So binomial noise of 100 rows is added, the same for a name each time.
+    """
+    if not np.isfinite(base_scores).any():
+        return {}
+    p = np.clip(base_scores, 0.0, 1.0)
+    draws = [np.random.default_rng(zlib.crc32(name.encode())).standard_normal() for name in targets]
+    noisy = p + np.sqrt(p * (1 - p) / _HINT_ROWS) * np.array(draws)
+    return {BASE_SCORE: np.clip(noisy, 0.0, 1.0)}
 
 
 def _read_rows(path: Path) -> list[list[str]]:
