@@ -25,7 +25,7 @@ from adapt_lora.errors import ScoringError
 if TYPE_CHECKING:
     from adapt_lora.data import Row
 
-PROTOCOL_VERSION = "1"
+PROTOCOL_VERSION = "2"
 """Goes into every protocol digest; raise it when scores of this module change."""
 
 MID_DEPTH = 0.6
