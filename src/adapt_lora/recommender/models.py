@@ -6,6 +6,7 @@ ends in `_`, `predict` never refits. `ShrunkenRidge` is the flat regressor insid
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import numpy as np
@@ -320,6 +321,7 @@ class BoostRanker(Ranker):
         if key not in X.shared:
             X.shared[key] = self._boosters(X)
         self.boosters_: list[Any] = X.shared[key]
+        self.names_ = X.cells.names if self.boosters_ else ()
         return self
 
     def _boosters(self, train: TrainingSet) -> list[Any]:
@@ -330,25 +332,34 @@ class BoostRanker(Ranker):
 
         large = _is_large(train)
         rounds = 200 if large else 80
-        data = lightgbm.Dataset(
-            cells.x,
-            cells.y,
-            weight=cells.weight / cells.weight.mean(),
-            params=_tree_settings(large=large, seed=0),
-            free_raw_data=False,
-        )
         # Seeds matter less the more cells there are; half of them halve the longest waits.
         n_seeds = max(1, self.n_seeds // 2) if large else self.n_seeds
         first = self.random_state * 1_000
-        return [
-            lightgbm.train(
-                _tree_settings(large=large, seed=first + seed),
-                data,
-                num_boost_round=rounds,
-                keep_training_booster=True,
+
+        def grow(seeds: range) -> list[Any]:
+            data = lightgbm.Dataset(
+                cells.x,
+                cells.y,
+                weight=cells.weight / cells.weight.mean(),
+                params=_tree_settings(large=large, seed=0),
+                free_raw_data=False,
             )
-            for seed in range(n_seeds)
-        ]
+            return [
+                lightgbm.train(
+                    _tree_settings(large=large, seed=first + seed),
+                    data,
+                    num_boost_round=rounds,
+                    keep_training_booster=True,
+                )
+                for seed in seeds
+            ]
+
+        if n_seeds < 2:
+            return grow(range(n_seeds))
+        # Two models side by side use two cores better than two threads inside one small model.
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            halves = pool.map(grow, (range(n_seeds // 2), range(n_seeds // 2, n_seeds)))
+            return [booster for half in halves for booster in half]
 
     def can_rank(self, query: Query) -> bool:
         """Needs enough task groups."""
@@ -370,13 +381,26 @@ class BoostRanker(Ranker):
         parts = np.mean(
             [b.predict(x, pred_contrib=True, num_threads=1) for b in self.boosters_], axis=0
         )
-        return {name: parts[:, i] for i, name in enumerate(self.train_.cells.names)}
+        return {name: parts[:, i] for i, name in enumerate(self.names_)}
 
     def _matrix(self, query: Query) -> Array:
         described = self.train_.describe(query)
         blank = np.zeros(len(query.candidates))
-        names = self.train_.cells.names
-        return np.column_stack([described.get(name, blank) for name in names])
+        return np.column_stack([described.get(name, blank) for name in self.names_])
+
+
+def read_booster(text: str) -> Any:
+    """A LightGBM model from its own text form.
+
+    Raises:
+        ValueError: The text is no model.
+    """
+    import lightgbm
+
+    try:
+        return lightgbm.Booster(model_str=text)
+    except lightgbm.basic.LightGBMError as error:
+        raise ValueError(f"Not the text of a LightGBM model: {error}") from error
 
 
 def _is_large(train: TrainingSet) -> bool:
