@@ -193,9 +193,20 @@ def recommend(
     method: Annotated[str, typer.Option(help="Ranking method; default chooses.")] = "default",
     top: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
     verify: Annotated[
-        int, typer.Option(min=0, help="Measure this many of the top adapters on the target.")
-    ] = 0,
-    max_rows: Annotated[int, typer.Option(min=2, help="Rows measured by --verify.")] = 100,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Measure this many of the top adapters on the target's own rows; 3 by default "
+            "where it has answers and --budget allows it, 0 for prediction only.",
+        ),
+    ] = None,
+    budget: Annotated[
+        float,
+        typer.Option(min=0.0, help="Seconds that measuring may take where --verify is not given."),
+    ] = 60.0,
+    max_rows: Annotated[
+        int, typer.Option(min=2, help="Rows per measured adapter, on average.")
+    ] = 100,
     decision: DecisionOption = "sum",
     allow_code_execution: AllowCodeFlag = False,
     accept_weak_sandbox: AcceptWeakFlag = False,
@@ -221,6 +232,7 @@ def recommend(
             group=group,
             method=method,
             verify=verify,
+            budget_s=budget,
             max_rows=max_rows,
             seed=seed,
             grading=roads.Grading(
@@ -231,6 +243,7 @@ def recommend(
                 judge_model,
             ),
             progress=progress,
+            say=_say,
         )
     content = answer.to_json()
     content["ranking"] = content["ranking"][:top]
