@@ -959,6 +959,7 @@ def bench(
     matrices: Annotated[
         Path | None, typer.Option(help="Folder of matrices; the registry by default.")
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to share the work.")] = 2,
     base_model: BaseModelOption = None,
     tracking_uri: RegistryOption = None,
     seed: SeedOption = 0,
@@ -970,12 +971,11 @@ def bench(
 
     with _progress(hidden=as_json or quiet) as progress:
         if matrices is not None:
-            report = bench_folder(matrices, seed=seed, progress=progress)
+            report = bench_folder(matrices, seed=seed, n_workers=workers, progress=progress)
         else:
             registry = _registry(tracking_uri, quiet=quiet or as_json)
-            report = bench_registry(
-                registry.transfer_matrix(_identity(registry, base_model)), seed=seed
-            )
+            matrix = registry.transfer_matrix(_identity(registry, base_model))
+            report = bench_registry(matrix, seed=seed, n_workers=workers, progress=progress)
     content = report.to_json()
     if as_json:
         _print_json(content)

@@ -278,9 +278,7 @@ class TargetRanking:
 
     def _repr_html_(self) -> str:
         """The ranking as a notebook shows it."""
-        from adapt_lora.report.notebook import recommendation_cell
-
-        return recommendation_cell(self.to_json())
+        return self.recommendation._repr_html_()
 
     def to_json(self) -> dict[str, Any]:
         """The object that `adapt recommend --json` prints."""

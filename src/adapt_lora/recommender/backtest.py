@@ -1,7 +1,7 @@
 """Leave-one-task-group-out back-tests; what `default` uses is chosen afresh in each fold."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,12 +18,16 @@ from adapt_lora.recommender.models import (
     unit_scores,
 )
 from adapt_lora.recommender.table import Array, Query, TransferTable
+from adapt_lora.recommender.verification import Shelf, expected_choice
 
 DEFAULT = "default"
 """The row that stands for the choice itself."""
 
 MIN_GROUPS_TO_CHOOSE = 12
 """Below this, free choice loses more often than the fixed stack (docs/experiments.md, 6)."""
+
+VERIFIED, VERIFIED_ROWS = 3, 100
+"""`verified_share`: the best three are measured on a hundred rows each."""
 
 MIN_CANDIDATES = 3
 """A target with fewer measured candidates has no ranking to judge."""
@@ -223,6 +227,7 @@ def backtest(
     n_seeds: int = 8,
     inner_seeds: int = INNER_SEEDS,
     judge_gains: bool = True,
+    held_out: Collection[str] | None = None,
 ) -> Backtest:
     """Rank every task as if it were unseen, by each method and by `default`.
 
@@ -235,6 +240,8 @@ def backtest(
         inner_seeds: The same inside the folds, where methods are compared.
         judge_gains: Also predict gains and judge their intervals, signs and P(harm): costs an
             inner cross-validation per fold and method.
+        held_out: Only folds with one of these groups are run, so that a long back-test can be
+            dealt out (`merge_backtests`); None runs all.
     """
     names = [*methods, DEFAULT, *table.rivals]
     judge = _Judge(table, names, seed=seed)
@@ -242,6 +249,8 @@ def backtest(
     chosen: dict[str, str] = {}
     gains_known = judge_gains and bool(np.isfinite(table.gains).any())
     for groups in group_folds(table.groups, n_folds, seed=seed):
+        if held_out is not None and not set(groups) & set(held_out):
+            continue
         fold = table.hold_out(groups)
         train = TrainingSet(fold.table)
         if train.n_groups == 0:
@@ -261,15 +270,47 @@ def backtest(
                     continue
                 scores[name][:, t] = unit_scores(predicted)
                 judge.see(name, t, scores[name][:, t], models.get(name), fold.table)
-    per_target = judge.per_target()
+    return _backtest(table, judge.per_target(), scores, chosen)
+
+
+def merge_backtests(table: TransferTable, parts: Sequence[Backtest]) -> Backtest:
+    """The whole of back-tests of one table that each ran other folds."""
+    names = list(dict.fromkeys(name for part in parts for name in part.per_target))
+    blank = np.full(len(table.targets), np.nan)
+    per_target: dict[str, dict[str, Array]] = {name: {} for name in names}
+    scores = {name: np.full(table.scores.shape, np.nan) for name in names}
+    chosen: dict[str, str] = {}
+    for part in parts:
+        chosen |= part.chosen_by_group
+        for name, found in part.per_target.items():
+            for metric, values in found.items():
+                so_far = per_target[name].get(metric, blank)
+                per_target[name][metric] = np.where(np.isfinite(values), values, so_far)
+        for name, values in part.scores.items():
+            scores[name] = np.where(np.isfinite(values), values, scores[name])
+    in_order = {group: chosen[group] for group in table.group_names if group in chosen}
+    return _backtest(table, per_target, scores, in_order)
+
+
+def _backtest(
+    table: TransferTable,
+    per_target: Mapping[str, Mapping[str, Array]],
+    scores: Mapping[str, Array],
+    chosen: Mapping[str, str],
+) -> Backtest:
+    seen = {
+        int(t)
+        for found in per_target.values()
+        for t in np.flatnonzero(np.isfinite(found.get("spearman_rho", np.zeros(0))))
+    }
     return Backtest(
-        methods={name: _means(found) for name, found in per_target.items() if found},
+        methods={name: summarise(found) for name, found in per_target.items() if found},
         per_target=per_target,
         scores=scores,
         chosen=Counter(chosen.values()).most_common(1)[0][0] if chosen else house_default(0),
         chosen_by_group=chosen,
-        n_targets=len(judge.seen),
-        n_groups=len({table.groups[t] for t in judge.seen}),
+        n_targets=len(seen),
+        n_groups=len({table.groups[t] for t in seen}),
     )
 
 
@@ -300,7 +341,6 @@ class _Judge:
     def __init__(self, table: TransferTable, names: Sequence[str], *, seed: int) -> None:
         self.table = table
         self.seed = seed
-        self.seen: set[int] = set()
         self._found: dict[str, dict[str, Array]] = {name: {} for name in names}
 
     def per_target(self) -> dict[str, dict[str, Array]]:
@@ -315,7 +355,6 @@ class _Judge:
         kept = np.isfinite(true)
         if kept.sum() < MIN_CANDIDATES:
             return
-        self.seen.add(t)
         for metric, value in _ranking_metrics(
             true[kept], score[kept], points=self.table.unit == "points"
         ).items():
@@ -334,14 +373,17 @@ class _Judge:
         known: TransferTable,
     ) -> None:
         gains, true = self.table.gains[kept, t], self.table.transfer_scores[kept, t]
-        if self.table.unit == "points":
-            rng = np.random.default_rng([self.seed, t])
-            won = metrics.verified_gain(gains, true, score[kept], rng=rng)
-            self._note(name, "_verified_gain", t, won)
-            self._note(name, "_best_gain", t, float(gains.max()))
         if model is None or model.n_groups_ == 0:
             return
         predicted = model.predict(score)
+        if self.table.unit == "points":
+            base = float(self.table.base_scores[t])
+            shelf = Shelf(gains, true, base, predicted.median[kept], model)
+            rng = np.random.default_rng([self.seed, t])
+            top = np.argsort(-score[kept], kind="stable")[:VERIFIED]
+            won = expected_choice(shelf, top.tolist(), n_rows=VERIFIED_ROWS, rng=rng)
+            self._note(name, "_verified_gain", t, won)
+            self._note(name, "_best_gain", t, max(float(gains.max()), 0.0))
         self._note(name, "sign_accuracy", t, metrics.sign_accuracy(gains, predicted.median[kept]))
         self._note(name, "mae", t, float(np.abs(gains - predicted.median[kept]).mean()))
         if model.interval_level == 0.8:
@@ -390,19 +432,29 @@ def _ranking_metrics(true: Array, predicted: Array, *, points: bool) -> dict[str
     return found
 
 
-def _means(found: Mapping[str, Array]) -> dict[str, float]:
-    """Means over targets; ratios of means where a ratio per target would explode."""
+def summarise(found: Mapping[str, Array], weights: Array | None = None) -> dict[str, float]:
+    """Means over targets; ratios of means where a ratio per target would explode.
+
+    Args:
+        found: Metric → (n_targets,), NaN where a target could not be judged.
+        weights: (n_targets,), how often each target counts; once by default.
+    """
+    sums = {metric: _weighted_sum(values, weights) for metric, values in found.items()}
     means = {
-        metric: float(np.nanmean(values))
-        for metric, values in found.items()
-        if not metric.startswith("_") and np.isfinite(values).any()
+        metric: total / weight
+        for metric, (total, weight) in sums.items()
+        if not metric.startswith("_") and weight > 0
     }
-    if "_best_gain" in found:
-        best = float(np.nansum(found["_best_gain"]))
-        if best > 0:
-            means["verified_share"] = float(np.nansum(found["_verified_gain"])) / best
-    if "_brier_climate" in found:
-        climate = float(np.nansum(found["_brier_climate"]))
-        if climate > 0:
-            means["brier_skill"] = 1.0 - float(np.nansum(found["brier"])) / climate
+    best = sums.get("_best_gain", (0.0, 0.0))[0]
+    if best > 0:
+        means["verified_share"] = sums["_verified_gain"][0] / best
+    climate = sums.get("_brier_climate", (0.0, 0.0))[0]
+    if climate > 0:
+        means["brier_skill"] = 1.0 - sums["brier"][0] / climate
     return means
+
+
+def _weighted_sum(values: Array, weights: Array | None) -> tuple[float, float]:
+    known = np.isfinite(values)
+    weight = known.astype(np.float64) if weights is None else known * weights
+    return float(np.where(known, values, 0.0) @ weight), float(weight.sum())

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -258,11 +259,28 @@ class Recommendation:
                 "high": entry.interval.high if entry.interval else None,
                 "p_harm": entry.p_harm,
                 "p_best": entry.p_best,
+                "predicted_alone": entry.predicted_alone,
                 "measured_gain": entry.measured.gain if entry.measured else None,
+                "measured_se": entry.measured.se if entry.measured else None,
+                "measured_rows": entry.measured.n if entry.measured else None,
                 "reason": entry.reasons[0].text,
+                "warnings": " ".join(entry.warnings),
             }
             for entry in self.ranking
         )
+
+    def _repr_html_(self) -> str:
+        """The ranking as a notebook shows it: a table, the base's chances and the warnings."""
+        frame = self.to_pandas()
+        shown = frame.loc[:, frame.notna().any()]  # columns that nothing is known in say nothing
+        table: str = shown.to_html(index=False, float_format=lambda x: f"{x:.3f}", na_rep="·")
+        base = "The base model competes"
+        if self.base.p_best is not None:
+            base += f": best with probability {self.base.p_best:.0%}"
+        if self.base.recommended:
+            base = f"<b>Use the base model: no adapter is likely to help.</b> {base}"
+        notes = "".join(f"<p>{escape(warning)}</p>" for warning in self.warnings)
+        return f"{table}<p>{base}; gains in {self.model.unit}.</p>{notes}"
 
 
 def rank_adapters(
@@ -492,6 +510,8 @@ def _fitted(
     if model is None:
         model = _learn(train, method=method, seed=seed)
         cache.save(key, model)
+        # The first answer is that of the file too: arrays of another layout round otherwise.
+        model = cache.load(key, train) or model
     return model
 
 
