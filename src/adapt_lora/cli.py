@@ -214,6 +214,10 @@ def recommend(
     judge_model: JudgeModelOption = None,
     report: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
     save: Annotated[Path | None, typer.Option(help="Also write the JSON object here.")] = None,
+    log: Annotated[
+        bool,
+        typer.Option("--log", help="Keep the recommendation in MLflow, to be judged later."),
+    ] = False,
     tracking_uri: RegistryOption = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
@@ -222,10 +226,11 @@ def recommend(
     """Rank the registry's adapters for an unseen dataset, the base model competing."""
     from adapt_lora import roads
 
+    registry = _registry(tracking_uri, quiet=quiet or as_json)
     with _progress(hidden=as_json or quiet) as progress:
         answer = roads.recommend(
             target,
-            registry=_registry(tracking_uri, quiet=quiet or as_json),
+            registry=registry,
             base_model=base_model,
             metric=metric,
             mapping=_mapping(mapping),
@@ -246,6 +251,10 @@ def recommend(
             say=_say,
         )
     content = answer.to_json()
+    if log:
+        run_id = roads.keep_recommendation(answer, registry=registry)
+        if not (quiet or as_json):
+            _say(f"Kept as run {run_id}; `adapt bench` compares it with what is measured later.")
     content["ranking"] = content["ranking"][:top]
     if report is not None:
         from adapt_lora.report.recommendation_page import recommendation_html
@@ -974,8 +983,14 @@ def bench(
             report = bench_folder(matrices, seed=seed, n_workers=workers, progress=progress)
         else:
             registry = _registry(tracking_uri, quiet=quiet or as_json)
-            matrix = registry.transfer_matrix(_identity(registry, base_model))
-            report = bench_registry(matrix, seed=seed, n_workers=workers, progress=progress)
+            identity = _identity(registry, base_model)
+            report = bench_registry(
+                registry.transfer_matrix(identity),
+                registry.recommendations(identity),
+                seed=seed,
+                n_workers=workers,
+                progress=progress,
+            )
     content = report.to_json()
     if as_json:
         _print_json(content)

@@ -38,7 +38,6 @@ from adapt_lora.registry.records import (
     BASE_ID,
     MAJORITY_ID,
     AdapterRecord,
-    Cell,
     DatasetRecord,
     Fingerprint,
     Prediction,
@@ -48,9 +47,9 @@ from adapt_lora.registry.records import (
 )
 
 if TYPE_CHECKING:
-    from adapt_lora.base_model import BaseModel
     import pandas as pd
 
+    from adapt_lora.base_model import BaseModel
     from adapt_lora.evaluator import (
         Backend,
         BackendName,
@@ -1109,6 +1108,17 @@ def recommend(
     )
 
 
+def keep_recommendation(answer: TargetRanking, *, registry: Registry) -> str:
+    """Store a recommendation as a run of the registry; gives the run's id.
+
+    What is kept: the figures and names of `to_json`, and the digest of the target's rows. The rows
+    themselves are not.
+    """
+    return registry.add_recommendation(
+        answer.base, answer.to_json(), digest=answer.target.digest, group=answer.target.group
+    )
+
+
 DEFAULT_VERIFY = 3
 """Adapters that are measured where nobody says how many."""
 
@@ -1191,10 +1201,10 @@ def _verify(
         rounds = plan_rounds(len(candidates), max_rows=rows_each, n_rows=n_rows)
         return meter.estimated_s([(candidates[: r.n_candidates], r.rows) for r in rounds])
 
-    rows_each = min(max_rows, n_rows)
+    rows_each = max_rows
     expected = cost(rows_each)
     if k is None and expected > budget_s:
-        rows_each = int(rows_each * budget_s / expected)
+        rows_each = int(min(max_rows, n_rows) * budget_s / expected)
         if rows_each < _LEAST_ROWS:
             say(
                 f"Not measured on the target: the best {len(candidates)} would take about "
@@ -2047,6 +2057,7 @@ __all__ = [
     "find_training",
     "fit_traits",
     "import_results",
+    "keep_recommendation",
     "plan_evaluation",
     "recommend",
     "register",

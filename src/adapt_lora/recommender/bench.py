@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from adapt_lora.recommender.backtest import (
 from adapt_lora.recommender.features import registry_table
 from adapt_lora.recommender.metrics import spearman
 from adapt_lora.recommender.models import METHODS
+from adapt_lora.recommender.ranking import without_selected_columns
 from adapt_lora.recommender.table import Array, TransferTable, read_matrices
-from adapt_lora.registry.records import TransferMatrix, Unit
+from adapt_lora.recommender.track_record import PastRecommendation, judge_past
+from adapt_lora.registry.records import KeptRecommendation, TransferMatrix, Unit
 
 SCHEMA_VERSION = 1
 
@@ -116,11 +118,16 @@ class BenchReport:
 
     matrices: Mapping[str, MatrixReport]
     """By the name of the matrix."""
+    past: tuple[PastRecommendation, ...] = ()
+    """Kept recommendations of a registry whose targets were measured."""
 
     def to_json(self) -> dict[str, Any]:
         """What `adapt bench --json` prints."""
         found = {name: report.to_json() for name, report in self.matrices.items()}
-        return {"schema_version": SCHEMA_VERSION, "matrices": found}
+        content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "matrices": found}
+        if self.past:
+            content["past"] = [past.to_json() for past in self.past]
+        return content
 
 
 def bench_matrix(
@@ -136,6 +143,7 @@ def bench_matrix(
 
 def bench_registry(
     matrix: TransferMatrix,
+    kept: Sequence[KeptRecommendation] = (),
     *,
     methods: Sequence[str] = tuple(METHODS),
     seed: int = 0,
@@ -146,15 +154,24 @@ def bench_registry(
 
     Tasks in the commoner unit are judged (points where both are as common): the two never mix.
 
+    Args:
+        matrix: Everything measured.
+        kept: Recommendations of the past, to be judged beside the methods.
+        methods: Names in METHODS; `default` is always added.
+        seed: The same seed gives the same report.
+        n_workers: As for `bench_tables`.
+        progress: As for `bench_tables`.
+
     Raises:
         MatrixError: Too little was measured to rank anywhere.
     """
     units = [task.unit for task in matrix.tasks]
     unit: Unit = "nats" if units.count("nats") > units.count("points") else "points"
-    tables = {"registry": registry_table(matrix, unit=unit)}
-    return bench_tables(
+    tables = {"registry": registry_table(without_selected_columns(matrix), unit=unit)}
+    report = bench_tables(
         tables, methods=methods, seed=seed, n_workers=n_workers, progress=progress
     )
+    return replace(report, past=judge_past(kept, matrix))
 
 
 def bench_folder(

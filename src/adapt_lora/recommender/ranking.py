@@ -16,6 +16,7 @@ from adapt_lora.recommender.backtest import (
     judge_scores,
     judged_targets,
 )
+from adapt_lora.recommender.cautions import adapter_notes
 from adapt_lora.recommender.features import (
     FEATURES,
     TARGET_NAME,
@@ -32,7 +33,6 @@ from adapt_lora.recommender.model_cache import FittedModel, ModelCache, model_ke
 from adapt_lora.recommender.models import METHODS, make_ranker, unit_scores
 from adapt_lora.recommender.table import Array, Query, TransferTable
 from adapt_lora.recommender.verification import Measurement
-from adapt_lora.recommender.cautions import adapter_notes
 from adapt_lora.registry.records import (
     BASE_ID,
     MAJORITY_ID,

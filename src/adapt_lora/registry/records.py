@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import hypot
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapt_lora.base_model import BaseIdentity
 
@@ -278,6 +278,22 @@ def few_shot_row(row_id: str) -> FewShotRow | None:
     if found is None:
         return None
     return FewShotRow(found["adapter_id"], int(found["shots"]), int(found["seed"] or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRecommendation:
+    """A recommendation that was kept, to be compared with what was measured later."""
+
+    run_id: str
+    """MLflow run that holds it."""
+    made_ms: int
+    """When it was made, milliseconds since 1970 (UTC)."""
+    digest: str
+    """Digest of the target's rows."""
+    group: str
+    """The target's group."""
+    content: Mapping[str, Any]
+    """What `recommend --json` printed."""
 
 
 @dataclass(frozen=True, slots=True)
