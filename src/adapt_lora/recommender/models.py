@@ -32,6 +32,7 @@ MIN_GROUPS_FOR_TREES = 10
 """Below this many task groups LightGBM learns the tasks by heart (docs/experiments.md, 5)."""
 
 _MANY_GROUPS, _MANY_CELLS = 20, 1_000
+_MANY_ROWS = 10_000  # candidates from which a second thread saves more than it costs
 
 
 class ShrunkenRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
@@ -370,7 +371,10 @@ class BoostRanker(Ranker):
         if not self.boosters_:
             return np.zeros(len(query.candidates))
         x = self._matrix(query)
-        predicted: Array = np.mean([b.predict(x, num_threads=1) for b in self.boosters_], axis=0)
+        n_threads = 2 if len(x) >= _MANY_ROWS else 1
+        predicted: Array = np.mean(
+            [b.predict(x, num_threads=n_threads) for b in self.boosters_], axis=0
+        )
         return predicted
 
     def explain(self, query: Query) -> dict[str, Array]:

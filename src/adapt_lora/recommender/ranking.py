@@ -664,10 +664,7 @@ def _best_shares(draws: Array, median: Array) -> tuple[Array, float]:
 
 def _harm_after(median: Array, scale: Array, model: GainModel) -> Array:
     """P(gain < 0) from the residuals, shrunken to what the measurement leaves open."""
-    around = model.residuals_ - model.quantile(0.5)
-    harmed = (median[:, None] + scale[:, None] * around[None, :]) < 0
-    probability: Array = harmed @ model.weights_
-    return probability
+    return model.weight_below(model.quantile(0.5) - median / np.maximum(scale, 1e-9))
 
 
 def _entry(
