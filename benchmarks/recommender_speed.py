@@ -59,7 +59,9 @@ def main() -> None:
         f"lightgbm {version('lightgbm')}, scikit-learn {version('scikit-learn')}, numpy "
         f"{version('numpy')}, {os.cpu_count()} cores"
     )
-    print(f"200 × 50, fitted, back-tested, ranked: {cold:.2f} s; model from the cache: {warm:.2f} s")
+    print(
+        f"200 × 50, fitted, back-tested, ranked: {cold:.2f} s; model from the cache: {warm:.2f} s"
+    )
     print(f"200 × 50, HistGradientBoosting, same folds: {rival:.2f} s")
     print(f"100,000 candidates, gains, intervals, P(harm): {many:.2f} s after the fit")
     result = {

@@ -4,6 +4,7 @@ The command line and Python callers walk the same roads. Here, and only here, th
 is trained gets registered, what is registered gets measured, what is measured ranks the next task.
 """
 
+import functools
 import hashlib
 import json
 import os

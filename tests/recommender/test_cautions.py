@@ -10,9 +10,7 @@ from adapt_lora.recommender.table import table_from_matrix
 from adapt_lora.registry.records import AdapterRecord, Fingerprint, TransferMatrix
 from tests.recommender.conftest import MakeMatrix
 
-TARGET = Fingerprint(
-    values={"response_tokens_mean": 4.0}, label_shares={"yes": 0.5, "no": 0.5}
-)
+TARGET = Fingerprint(values={"response_tokens_mean": 4.0}, label_shares={"yes": 0.5, "no": 0.5})
 
 
 def notes(matrix: TransferMatrix, target: Fingerprint = TARGET) -> list[list[str]]:
@@ -70,8 +68,7 @@ def test_collapsed_answers_are_told_from_tasks_where_the_base_does_the_same(
         return replace(
             matrix,
             cells=tuple(
-                replace(c, predicted_shares=shares.get(c.adapter_id, mixed))
-                for c in matrix.cells
+                replace(c, predicted_shares=shares.get(c.adapter_id, mixed)) for c in matrix.cells
             ),
         )
 

@@ -106,8 +106,7 @@ def test_several_at_once_leave_one_good_file(
     matrix = make_matrix(5, 5)
     with ThreadPoolExecutor(4) as pool:
         jobs = [
-            pool.submit(rank_adapters, matrix, target, metric=METRIC, cache=cache)
-            for _ in range(8)
+            pool.submit(rank_adapters, matrix, target, metric=METRIC, cache=cache) for _ in range(8)
         ]
         answers = [job.result() for job in jobs]
     assert all(answer == answers[0] for answer in answers)

@@ -184,9 +184,7 @@ def bench_folder(
 ) -> BenchReport:
     """Back-test every method on every matrix of a folder; see `table.read_matrices`."""
     tables = read_matrices(folder)
-    return bench_tables(
-        tables, methods=methods, seed=seed, n_workers=n_workers, progress=progress
-    )
+    return bench_tables(tables, methods=methods, seed=seed, n_workers=n_workers, progress=progress)
 
 
 def bench_tables(
@@ -393,5 +391,4 @@ __all__ = [
     "bench_registry",
     "bench_tables",
     "noise_ceiling",
-
 ]

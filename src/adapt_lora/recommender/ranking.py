@@ -499,9 +499,7 @@ def _check(matrix: TransferMatrix, metric: str, method: str) -> None:
         raise RecommendError(f"Unknown method {method!r}; known: {', '.join((DEFAULT, *METHODS))}.")
 
 
-def _fitted(
-    train: TrainingSet, *, method: str, seed: int, cache: ModelCache | None
-) -> FittedModel:
+def _fitted(train: TrainingSet, *, method: str, seed: int, cache: ModelCache | None) -> FittedModel:
     """The model of this content from the cache, else fitted and kept there."""
     if cache is None:
         return _learn(train, method=method, seed=seed)

@@ -104,9 +104,7 @@ def _row(entry: Mapping[str, Any], bar: IntervalBar | None, unit: Unit) -> dict[
         "bar": bar,
         "p_harm": share_text(entry["p_harm"]) if "p_harm" in entry else "",
         "p_best": share_text(entry["p_best"]) if "p_best" in entry else "",
-        "measured": _measured_words(measured, unit) + _alone_words(entry, unit)
-        if measured
-        else "",
+        "measured": _measured_words(measured, unit) + _alone_words(entry, unit) if measured else "",
         "reasons": [one_line(reason["text"]) for reason in entry.get("reasons", ())],
         "evidence": [_evidence_words(item, unit) for item in entry.get("evidence", ())],
         "warnings": [one_line(str(warning)) for warning in entry.get("warnings", ())],
