@@ -13,7 +13,6 @@ from adapt_lora.recommender.table import Array, TransferTable
 from adapt_lora.registry.fingerprint.duplicates import leak_report
 from adapt_lora.registry.records import (
     BASE_ID,
-    METRIC_UNITS,
     AdapterRecord,
     Cell,
     Fingerprint,
@@ -47,7 +46,7 @@ def adapter_notes(
         group: The target's group, where known.
     """
     foreign = _foreign_cells(matrix, table)
-    collapsed = _constant_answers(matrix)
+    collapsed = _constant_answers(matrix, frozenset(table.targets))
     standing = _standing(table)
     return [
         [
@@ -150,7 +149,7 @@ def _thin_evidence(n_tasks: int) -> list[str]:
 
 def _foreign_cells(matrix: TransferMatrix, table: TransferTable) -> dict[str, list[str]]:
     """Adapter id → a sentence on its cells that were left out for their protocol."""
-    tasks = {t.name for t in matrix.tasks if METRIC_UNITS[t.metric] == table.unit}
+    tasks = frozenset(table.targets)
     of_base = {c.task: c.protocol for c in matrix.cells if c.adapter_id == BASE_ID}
     left_out = Counter(
         cell.adapter_id
@@ -166,7 +165,7 @@ def _foreign_cells(matrix: TransferMatrix, table: TransferTable) -> dict[str, li
     }
 
 
-def _constant_answers(matrix: TransferMatrix) -> dict[str, tuple[int, int]]:
+def _constant_answers(matrix: TransferMatrix, tasks: frozenset[str]) -> dict[str, tuple[int, int]]:
     """Adapter id → (tasks with one label for nearly all rows, label tasks), where that is most.
 
     Tasks on which the bare base does the same, or whose gold labels are lopsided, tell nothing.
@@ -176,7 +175,9 @@ def _constant_answers(matrix: TransferMatrix) -> dict[str, tuple[int, int]]:
     telling = {
         task
         for task, share in of_base.items()
-        if 0 < share < _ONE_LABEL and max(gold.get(task, {}).values(), default=0.0) < _LOPSIDED
+        if task in tasks
+        and 0 < share < _ONE_LABEL
+        and max(gold.get(task, {}).values(), default=0.0) < _LOPSIDED
     }
     seen: dict[str, list[bool]] = {}
     for cell in matrix.cells:
