@@ -10,6 +10,7 @@ import pytest
 from adapt_lora.errors import MatrixError
 from adapt_lora.recommender.backtest import backtest
 from adapt_lora.recommender.bench import _paired, bench_folder, bench_registry, noise_ceiling
+from adapt_lora.recommender.table import read_matrices, read_matrix
 from tests.recommender.conftest import MakeMatrix, MakeTable
 
 METHODS = ("random", "majority", "popularity_trimmed", "stack")
@@ -108,6 +109,17 @@ def test_the_ceiling_falls_with_the_noise(make_table: MakeTable) -> None:
     assert noise_ceiling(make_table(scores)) == {}
 
 
+def test_repeated_runs_beside_a_pivot_give_the_ceiling(tmp_path: Path) -> None:
+    write_matrix(tmp_path, "one")
+    rows = ["source,target,seed,score"]
+    rows += [f"s{s},t{t},{k},{0.5 + 0.02 * k}" for s in range(8) for t in range(7) for k in (0, 1)]
+    (tmp_path / "one_seeds.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    table = read_matrix(tmp_path / "one.csv")
+    assert table.errors == pytest.approx(np.full((8, 7), 0.01))
+    assert 0.5 < noise_ceiling(table)["spearman_rho"] < 1
+    assert set(read_matrices(tmp_path)) == {"one"}
+
+
 def test_a_registry_is_benched_with_its_fingerprints(make_matrix: MakeMatrix) -> None:
     report = bench_registry(make_matrix(8, 7), methods=(*METHODS, "semantic", "perplexity"))
     found = report.to_json()["matrices"]["registry"]
@@ -124,7 +136,6 @@ def test_a_matrix_too_small_to_test_is_named(tmp_path: Path) -> None:
 def test_public_figures_are_reached(shared_data: Path) -> None:
     """Floor under the small public matrices, a little below what was measured in the docs."""
     from adapt_lora.recommender.bench import bench_matrix
-    from adapt_lora.recommender.table import read_matrix
 
     path = shared_data / "matrices" / "krishna2025_llama32_3b_lora.csv"
     if not path.exists():
