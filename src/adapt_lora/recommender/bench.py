@@ -163,15 +163,21 @@ def bench_registry(
         progress: As for `bench_tables`.
 
     Raises:
-        MatrixError: Too little was measured to rank anywhere.
+        MatrixError: Too little was measured to rank anywhere, and no past one can be judged.
     """
     units = [task.unit for task in matrix.tasks]
     unit: Unit = "nats" if units.count("nats") > units.count("points") else "points"
     tables = {"registry": registry_table(without_selected_columns(matrix), unit=unit)}
-    report = bench_tables(
-        tables, methods=methods, seed=seed, n_workers=n_workers, progress=progress
-    )
-    return replace(report, past=judge_past(kept, matrix))
+    past = judge_past(kept, matrix)
+    try:
+        report = bench_tables(
+            tables, methods=methods, seed=seed, n_workers=n_workers, progress=progress
+        )
+    except MatrixError:
+        if not past:
+            raise
+        report = BenchReport({})  # too little for a back-test, but the past can still be judged
+    return replace(report, past=past)
 
 
 def bench_folder(
