@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from adapt_lora.recommender import gains
 from adapt_lora.recommender.features import TrainingSet
 from adapt_lora.recommender.gains import GainModel
 from adapt_lora.recommender.models import Ranker, read_booster
@@ -155,10 +156,10 @@ def _decoded(text: str, key: str, train: TrainingSet) -> FittedModel:
     if stored["key"] != key or stored["checksum"] != _checksum(stored["content"]):
         raise ValueError("the file was changed or cut off")
     content = json.loads(stored["content"])
-    ranker, gains = _revived(content["ranker"], train), _revived(content["gains"], train)
-    if not isinstance(ranker, Ranker) or not isinstance(gains, GainModel | None):
+    ranker, levels = _revived(content["ranker"], train), _revived(content["gains"], train)
+    if not isinstance(ranker, Ranker) or not isinstance(levels, GainModel | None):
         raise TypeError("the file holds something else than a model")
-    return FittedModel(content["method"], ranker, gains, _revived(content["backtest"], train))
+    return FittedModel(content["method"], ranker, levels, _revived(content["backtest"], train))
 
 
 def _checksum(content: str) -> str:
@@ -191,6 +192,9 @@ def _plain(value: Any) -> Any:
         }
     if isinstance(value, GainModel):
         return {"gain_model": _plain(vars(value))}
+    if dataclasses.is_dataclass(value) and type(value).__module__ == gains.__name__:
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"record": type(value).__name__, "fields": fields}
     raise TypeError(f"A {type(value).__name__} can't be kept as text.")
 
 
@@ -215,9 +219,14 @@ def _revived(value: Any, train: TrainingSet) -> Any:
         ranker.train_ = train
         return ranker
     if "gain_model" in value:
-        gains = GainModel()
-        gains.__dict__.update(_revived(value["gain_model"], train))
-        return gains
+        model = GainModel()
+        model.__dict__.update(_revived(value["gain_model"], train))
+        return model
+    if "record" in value:
+        kind = getattr(gains, value["record"])
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+            raise ValueError(f"{value['record']} is no record")
+        return kind(**{name: _revived(item, train) for name, item in value["fields"].items()})
     raise ValueError(f"unknown content: {', '.join(value)}")
 
 
