@@ -12,6 +12,7 @@ from adapt_lora.errors import (
     DatasetError,
     NotFoundError,
     RecommendError,
+    TaskError,
 )
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
@@ -306,3 +307,86 @@ def test_a_registry_without_anything_of_that_base_has_no_export(tmp_path, tiny_b
     registry = Registry(tmp_path / "registry", cache_folder=tmp_path / "cache")
     with pytest.raises(NotFoundError, match="holds nothing of"):
         roads.export_registry(tmp_path / "e", registry=registry, base_model=str(tiny_base_dir))
+
+
+def test_three_are_measured_by_default_where_there_are_answers_and_time(shelf, tiny_base_dir):
+    home, registry, _ = shelf
+    target = write_rows(home / "unasked.jsonl", "mood", 60)
+    said: list[str] = []
+    ask = {"registry": registry, "base_model": str(tiny_base_dir)}
+    answer = roads.recommend(target, say=said.append, **ask)
+    assert "Measuring the best 3 on up to 60 of the target's rows" in said[0]
+    assert answer.verification is not None
+    assert answer.verification.rounds[0] == (3, 50)
+    content = answer.to_json()
+    assert content["verification"]["n_rows"] == 60
+    first = next(entry for entry in content["ranking"] if "measured" in entry)
+    assert {"predicted_alone", "predicted_gain"} <= first.keys()
+    again = roads.recommend(target, **ask)
+    for was, now in zip(answer.recommendation.ranking, again.recommendation.ranking, strict=True):
+        for name in was.__dataclass_fields__:
+            assert getattr(was, name) == getattr(now, name), name  # cells were looked up
+    assert answer.to_pandas().shape[0] == 3
+    assert "<table" in answer._repr_html_()
+
+
+def test_a_budget_that_is_too_small_leaves_a_prediction_and_says_so(shelf, tiny_base_dir):
+    home, registry, _ = shelf
+    target = write_rows(home / "hurry.jsonl", "choice", 50)
+    said: list[str] = []
+    answer = roads.recommend(
+        target,
+        registry=registry,
+        base_model=str(tiny_base_dir),
+        budget_s=0.001,
+        say=said.append,
+    )
+    assert answer.verification is None
+    assert "over the budget of 0 s" in said[0]
+    assert not any("measured" in entry for entry in answer.to_json()["ranking"])
+
+
+def test_what_cannot_be_measured_leaves_a_prediction_with_the_reason(
+    shelf, tiny_base_dir, monkeypatch
+):
+    from adapt_lora.evaluator import TargetMeter
+
+    home, registry, _ = shelf
+    target = write_rows(home / "broken.jsonl", "mood", 50)
+
+    def fail(self, adapter_ids, rows):
+        raise TaskError("the disk is full")
+
+    monkeypatch.setattr(TargetMeter, "measure", fail)
+    answer = roads.recommend(target, registry=registry, base_model=str(tiny_base_dir))
+    assert answer.verification is None
+    assert any("the disk is full" in warning for warning in answer.warnings)
+    assert len(answer.recommendation.ranking) == 3
+
+
+def test_a_kept_recommendation_is_judged_once_its_target_is_measured(
+    shelf, tiny_base_dir, tiny_base
+):
+    from adapt_lora.recommender.track_record import judge_past
+
+    home, registry, _ = shelf
+    target = write_rows(home / "later.jsonl", "mood", 22)
+    ask = {"registry": registry, "base_model": str(tiny_base_dir)}
+    answer = roads.recommend(target, verify=0, **ask)
+    run_id = roads.keep_recommendation(answer, registry=registry)
+    (kept,) = registry.recommendations(tiny_base.identity)
+    assert kept.run_id == run_id
+    assert kept.content == json.loads(json.dumps(answer.to_json()))
+    assert "was good" not in json.dumps(kept.content)  # no row of the target
+    assert judge_past([kept], registry.transfer_matrix(tiny_base.identity)) == ()
+    matrix = roads.evaluate([target], **ask).matrix
+    (past,) = judge_past([kept], matrix)
+    entries = {entry.adapter_id: entry for entry in answer.recommendation.ranking}
+    gains = {
+        cell.adapter_id: cell.score - matrix.cell(BASE_ID, "later").score
+        for cell in matrix.cells
+        if cell.task == "later" and cell.adapter_id in entries
+    }
+    errors = [abs(gains[name] - entries[name].predicted_gain) for name in gains]
+    assert past.n == 3
+    assert past.mae == pytest.approx(sum(errors) / 3)

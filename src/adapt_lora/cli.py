@@ -193,9 +193,20 @@ def recommend(
     method: Annotated[str, typer.Option(help="Ranking method; default chooses.")] = "default",
     top: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
     verify: Annotated[
-        int, typer.Option(min=0, help="Measure this many of the top adapters on the target.")
-    ] = 0,
-    max_rows: Annotated[int, typer.Option(min=2, help="Rows measured by --verify.")] = 100,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Measure this many of the top adapters on the target's own rows; 3 by default "
+            "where it has answers and --budget allows it, 0 for prediction only.",
+        ),
+    ] = None,
+    budget: Annotated[
+        float,
+        typer.Option(min=0.0, help="Seconds that measuring may take where --verify is not given."),
+    ] = 60.0,
+    max_rows: Annotated[
+        int, typer.Option(min=2, help="Rows per measured adapter, on average.")
+    ] = 100,
     decision: DecisionOption = "sum",
     allow_code_execution: AllowCodeFlag = False,
     accept_weak_sandbox: AcceptWeakFlag = False,
@@ -203,6 +214,10 @@ def recommend(
     judge_model: JudgeModelOption = None,
     report: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
     save: Annotated[Path | None, typer.Option(help="Also write the JSON object here.")] = None,
+    log: Annotated[
+        bool,
+        typer.Option("--log", help="Keep the recommendation in MLflow, to be judged later."),
+    ] = False,
     tracking_uri: RegistryOption = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
@@ -211,16 +226,18 @@ def recommend(
     """Rank the registry's adapters for an unseen dataset, the base model competing."""
     from adapt_lora import roads
 
+    registry = _registry(tracking_uri, quiet=quiet or as_json)
     with _progress(hidden=as_json or quiet) as progress:
         answer = roads.recommend(
             target,
-            registry=_registry(tracking_uri, quiet=quiet or as_json),
+            registry=registry,
             base_model=base_model,
             metric=metric,
             mapping=_mapping(mapping),
             group=group,
             method=method,
             verify=verify,
+            budget_s=budget,
             max_rows=max_rows,
             seed=seed,
             grading=roads.Grading(
@@ -231,8 +248,13 @@ def recommend(
                 judge_model,
             ),
             progress=progress,
+            say=_say,
         )
     content = answer.to_json()
+    if log:
+        run_id = roads.keep_recommendation(answer, registry=registry)
+        if not (quiet or as_json):
+            _say(f"Kept as run {run_id}; `adapt bench` compares it with what is measured later.")
     content["ranking"] = content["ranking"][:top]
     if report is not None:
         from adapt_lora.report.recommendation_page import recommendation_html
@@ -954,6 +976,7 @@ def bench(
     matrices: Annotated[
         Path | None, typer.Option(help="Folder of matrices; the registry by default.")
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to share the work.")] = 2,
     base_model: BaseModelOption = None,
     tracking_uri: RegistryOption = None,
     seed: SeedOption = 0,
@@ -965,11 +988,16 @@ def bench(
 
     with _progress(hidden=as_json or quiet) as progress:
         if matrices is not None:
-            report = bench_folder(matrices, seed=seed, progress=progress)
+            report = bench_folder(matrices, seed=seed, n_workers=workers, progress=progress)
         else:
             registry = _registry(tracking_uri, quiet=quiet or as_json)
+            identity = _identity(registry, base_model)
             report = bench_registry(
-                registry.transfer_matrix(_identity(registry, base_model)), seed=seed
+                registry.transfer_matrix(identity),
+                registry.recommendations(identity),
+                seed=seed,
+                n_workers=workers,
+                progress=progress,
             )
     content = report.to_json()
     if as_json:

@@ -39,7 +39,6 @@ from adapt_lora.registry.records import (
     BASE_ID,
     MAJORITY_ID,
     AdapterRecord,
-    Cell,
     DatasetRecord,
     Fingerprint,
     Prediction,
@@ -49,6 +48,8 @@ from adapt_lora.registry.records import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from adapt_lora.base_model import BaseModel
     from adapt_lora.evaluator import (
         Backend,
@@ -63,9 +64,11 @@ if TYPE_CHECKING:
         MeasureElsewhere,
         ServerOptions,
         Shots,
+        TargetMeter,
         Task,
     )
     from adapt_lora.recommender import Recommendation
+    from adapt_lora.recommender.ranking import FittedRanking
     from adapt_lora.recommender.traits import Traits
     from adapt_lora.registry.adapter import Adapter
     from adapt_lora.registry.lm_eval import HarnessCell, HarnessResults
@@ -227,6 +230,29 @@ class Import:
 
 
 @dataclass(frozen=True, slots=True)
+class VerificationReport:
+    """How the top adapters were measured on the target."""
+
+    rounds: tuple[tuple[int, int], ...]
+    """(adapters, rows that each of them was measured on) per round of successive halving."""
+    n_rows: int
+    """Rows that the longest measured adapter was measured on."""
+    estimated_s: float
+    """Seconds that it was expected to take."""
+    seconds: float
+    """Seconds that it took."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The `verification` object of `recommend --json`."""
+        return {
+            "rounds": [{"n_adapters": n, "n_rows": rows} for n, rows in self.rounds],
+            "n_rows": self.n_rows,
+            "estimated_s": round(self.estimated_s, 1),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class TargetRanking:
     """The answer of `recommend`."""
 
@@ -244,6 +270,16 @@ class TargetRanking:
     """Seconds per step."""
     warnings: tuple[str, ...] = ()
     """Sentences about the registry or the base that are not about one adapter."""
+    verification: "VerificationReport | None" = None
+    """What was measured on the target; None where nothing was."""
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row per adapter, best first."""
+        return self.recommendation.to_pandas()
+
+    def _repr_html_(self) -> str:
+        """The ranking as a notebook shows it."""
+        return self.recommendation._repr_html_()
 
     def to_json(self) -> dict[str, Any]:
         """The object that `adapt recommend --json` prints."""
@@ -259,6 +295,8 @@ class TargetRanking:
         answer: dict[str, Any] = {"schema_version": 1, "target": target}
         answer["base_model"] = self.base.name
         answer |= {key: value for key, value in content.items() if key not in answer}
+        if self.verification is not None:
+            answer["verification"] = self.verification.to_json()
         answer["timing_s"] = {key: round(value, 3) for key, value in self.timing_s.items()}
         if self.warnings:
             answer["warnings"] = [*answer.get("warnings", []), *self.warnings]
@@ -992,11 +1030,13 @@ def recommend(
     mapping: Mapping[str, str] | None = None,
     group: str | None = None,
     method: str = "default",
-    verify: int = 0,
+    verify: int | None = None,
+    budget_s: float = 60.0,
     max_rows: int = 100,
     seed: int = 0,
     grading: Grading | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TargetRanking:
     """Rank the registry's adapters for an unseen dataset.
 
@@ -1008,18 +1048,28 @@ def recommend(
         mapping: Field names, as for `read_dataset`.
         group: What the target shares with its twins; cells of this group are never learned from.
         method: A ranking method by name; "default" chooses by back-test.
-        verify: Measure this many of the top adapters on the target's own rows; 0 for none.
-        max_rows: Rows used for that.
+        verify: Measure this many of the top adapters on the target's own rows; 0 for none. None
+            measures three where the target has answers and they fit the budget, on fewer rows if
+            need be.
+        budget_s: Seconds that a verification which nobody asked for may take.
+        max_rows: Rows per measured adapter, on average; the last ones left get more.
         seed: Decides every draw.
         grading: As for `evaluate`; used by verification.
         progress: Told about each step.
+        say: Told what a person should know before it happens.
 
     Raises:
         RecommendError: There is no adapter to rank.
+        DatasetError: `verify` was asked for, but the target has no answers.
     """
     clock = _Clock()
     rows = read_dataset(target, mapping=mapping, group=group)
     clock.lap("read_data")
+    if verify and not _has_answers(rows):
+        raise DatasetError(
+            f"{rows.source}: --verify measures adapters on the target's own answers, but its "
+            "rows have none. Add a response or label to each row, or use --verify 0."
+        )
     base = load_base_model(base_model)
     from adapt_lora.registry.fingerprint import fingerprint_dataset
 
@@ -1035,36 +1085,46 @@ def recommend(
     matrix = registry.transfer_matrix(base.identity)
     _check_adapters(matrix, base.identity)
     clock.lap("registry")
-    from adapt_lora.evaluator import make_task
-    from adapt_lora.recommender import rank_adapters
+    from adapt_lora.recommender.model_cache import ModelCache
+    from adapt_lora.recommender.ranking import fit_ranking
 
     chosen_metric = _target_metric(rows, metric)
-    rank = functools.partial(
-        rank_adapters,
+    fitted = fit_ranking(
         matrix,
         fingerprint,
         metric=chosen_metric,
         group=rows.group,
         method=method,
         seed=seed,
+        cache=ModelCache(cache_dir() / "models"),
     )
-    ranking = rank(base_score=_base_score(fingerprint, chosen_metric))
+    base_score = _base_score(fingerprint, chosen_metric)
+    ranking = fitted.answer(base_score=base_score)
     clock.lap("rank")
-    if verify > 0:
-        if not (rows.is_labelled or rows.has_responses):
-            raise DatasetError(
-                f"{rows.source}: --verify measures adapters on the target's own answers, but its "
-                "rows have none. Add a response or label to each row, or use --verify 0."
-            )
-        task = make_task(rows, metric=chosen_metric, max_rows=max_rows, seed=seed)
-        grading = grading or Grading()
-        graders = _graders(grading, [task])
-        task = _describe_task(task, rows, registry, base, progress)
-        top = {item.adapter_id for item in ranking.top(verify).ranking}
-        checked = _verify(task, top, base, registry, progress, grading, graders)
-        ranking = rank(base_score=checked.base_score, measured=checked.cells)
-        clock.lap("verify")
     warning = registry.base_warning(base.identity)
+    warnings = [warning] if warning else []
+    verification = None
+    if verify != 0 and _has_answers(rows):
+        job = _VerificationJob(
+            rows, fingerprint, chosen_metric, base, registry, seed, grading or Grading(), progress
+        )
+        try:
+            checked = _verify(
+                job,
+                fitted,
+                ranking,
+                k=verify,
+                budget_s=budget_s,
+                max_rows=max_rows,
+                say=say or (lambda _: None),
+            )
+        # A prediction is still an answer; why it stands alone is part of it.
+        except AdaptError as error:
+            warnings.append(f"Nothing could be measured on the target, this is prediction: {error}")
+        else:
+            if checked is not None:
+                ranking, verification = checked
+        clock.lap("verify")
     return TargetRanking(
         recommendation=ranking,
         target=rows,
@@ -1072,54 +1132,149 @@ def recommend(
         base=base.identity,
         metric=chosen_metric,
         timing_s=clock.laps,
-        warnings=(warning,) if warning else (),
+        warnings=tuple(warnings),
+        verification=verification,
     )
+
+
+def keep_recommendation(answer: TargetRanking, *, registry: Registry) -> str:
+    """Store a recommendation as a run of the registry; gives the run's id.
+
+    What is kept: the figures and names of `to_json`, and the digest of the target's rows. The rows
+    themselves are not.
+    """
+    return registry.add_recommendation(
+        answer.base, answer.to_json(), digest=answer.target.digest, group=answer.target.group
+    )
+
+
+DEFAULT_VERIFY = 3
+"""Adapters that are measured where nobody says how many."""
+
+_LEAST_ROWS = 40
+"""Fewer rows per adapter decide nothing: an error of 8 points on a score of one half."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Verified:
-    base_score: tuple[float, float]
-    """Score and standard error of the bare base on the target."""
-    cells: Mapping[str, Cell]
-    """Of the adapters that were measured, by id."""
+class _VerificationJob:
+    """What is to be measured on, and where the cells go."""
+
+    rows: Dataset
+    fingerprint: Fingerprint
+    metric: str
+    base: "BaseModel"
+    registry: Registry
+    seed: int
+    grading: Grading
+    progress: Progress | None
+
+    def meter(self) -> "TargetMeter":
+        """Measures adapters on the target's rows and files the cells."""
+        from adapt_lora.evaluator import TargetMeter, make_task
+
+        task = make_task(self.rows, metric=self.metric)
+        task = replace(task, record=replace(task.record, fingerprint=self.fingerprint))
+        identity, registry, name = self.base.identity, self.registry, task.record.name
+        by_id = {record.adapter_id: record for record in registry.adapters(identity)}
+        measured = registry.measured(identity)
+        return TargetMeter(
+            self.base,
+            self.rows,
+            task,
+            folder_of=lambda adapter_id: _weights(registry, by_id[adapter_id]),
+            has_cell=lambda adapter_id, task, protocol: (adapter_id, task, protocol) in measured,
+            find_cell=lambda adapter_id, protocol: registry.cell(
+                identity, adapter_id, name, protocol
+            ),
+            save_cell=lambda result, batch: registry.add_cells(
+                identity,
+                by_id.get(result.cell.adapter_id, result.cell.adapter_id),
+                batch.record,
+                [result.cell],
+                result.predictions,
+            ),
+            seed=self.seed,
+            decision=self.grading.decision,
+            graders=_graders(self.grading, [task]),
+            base_predictions=_base_predictions(registry, identity),
+            progress=_named(self.progress, "measure the best"),
+        )
 
 
 def _verify(
-    task: "Task",
-    adapter_ids: Collection[str],
-    base: "BaseModel",
-    registry: Registry,
-    progress: Progress | None,
-    grading: Grading,
-    graders: "Mapping[str, Grader]",
-) -> _Verified:
-    """Measure the base and these adapters on the target's own rows; what was measured stays."""
-    known = registry.adapters(base.identity)
-    records = [r for r in known if r.adapter_id in adapter_ids and r.has_weights]
-    report = _measure(
-        base,
-        registry,
-        records,
-        [task],
-        progress,
-        decision=grading.decision,
-        graders=graders,
-        selected=True,
+    job: _VerificationJob,
+    fitted: "FittedRanking",
+    ranking: "Recommendation",
+    *,
+    k: int | None,
+    budget_s: float,
+    max_rows: int,
+    say: Callable[[str], None],
+) -> "tuple[Recommendation, VerificationReport] | None":
+    """Measure the top k on the target and rank again; None where the budget does not allow it."""
+    from adapt_lora.recommender.verification import (
+        Batch,
+        Measurement,
+        plan_rounds,
+        verify_by_halving,
     )
-    protocol, name = report.protocols[task.record.name], task.record.name
-    found: dict[str, Cell] = {}
-    for adapter_id in (BASE_ID, *adapter_ids):
-        cell = registry.cell(base.identity, adapter_id, name, protocol)
-        if cell is not None:
-            found[adapter_id] = cell
-    bare = found.get(BASE_ID)
-    if bare is None or bare.se is None:
-        raise RecommendError(
-            f"{name}: the base model could not be measured on the target "
-            f"({report.failures[0].reason}); use --verify 0."
-        )
-    measured = {key: cell for key, cell in found.items() if key in adapter_ids}
-    return _Verified((bare.score, bare.se), measured)
+
+    records = {record.adapter_id: record for record in job.registry.adapters(job.base.identity)}
+    with_files = [e.adapter_id for e in ranking.ranking if records[e.adapter_id].has_weights]
+    candidates = with_files[: DEFAULT_VERIFY if k is None else k]
+    if not candidates:
+        return None
+    meter, n_rows = job.meter(), len(job.rows.rows)
+
+    def cost(rows_each: int) -> float:
+        rounds = plan_rounds(len(candidates), max_rows=rows_each, n_rows=n_rows)
+        return meter.estimated_s([(candidates[: r.n_candidates], r.rows) for r in rounds])
+
+    rows_each = max_rows
+    expected = cost(rows_each)
+    if k is None and expected > budget_s:
+        rows_each = int(min(max_rows, n_rows) * budget_s / expected)
+        if rows_each < _LEAST_ROWS:
+            say(
+                f"Not measured on the target: the best {len(candidates)} would take about "
+                f"{expected:.0f} s, over the budget of {budget_s:.0f} s (--budget). This is "
+                f"prediction only; --verify {len(candidates)} measures them whatever it takes."
+            )
+            return None
+        expected = cost(rows_each)
+    rounds = plan_rounds(len(candidates), max_rows=rows_each, n_rows=n_rows)
+    say(
+        f"Measuring the best {len(candidates)} on up to {rounds[-1].rows.stop} of the target's "
+        f"rows: about {max(expected, 1):.0f} s (--verify 0 for prediction only)."
+    )
+
+    def measure(adapter_ids: Sequence[str], rows: range) -> Batch:
+        found = meter.measure(adapter_ids, rows)
+        gains = {name: Measurement(g.gain, g.se, g.n) for name, g in found.gains.items()}
+        return Batch(gains, found.failures)
+
+    started = time.perf_counter()
+    done = verify_by_halving(
+        candidates,
+        measure=measure,
+        judge=fitted.expected_gains,
+        max_rows=rows_each,
+        n_rows=n_rows,
+    )
+    report = VerificationReport(
+        rounds=tuple((r.n_candidates, r.rows.stop) for r in done.rounds),
+        n_rows=max((m.n for m in done.measured.values()), default=0),
+        estimated_s=expected,
+        seconds=time.perf_counter() - started,
+    )
+    answer = fitted.answer(
+        base_score=meter.base_score, measured=done.measured, failures=done.failures
+    )
+    return answer, report
+
+
+def _has_answers(rows: Dataset) -> bool:
+    return rows.is_labelled or rows.has_responses
 
 
 def _fetch(source: str, registry: Registry, scratch: Path) -> Path:
@@ -1655,7 +1810,6 @@ def _run(
     progress: Progress | None,
     *,
     say: Callable[[str], None] | None = None,
-    selected: bool = False,
     keep_text: bool = False,
     elsewhere: "MeasureElsewhere | None" = None,
 ) -> "MatrixReport":
@@ -1670,7 +1824,6 @@ def _run(
         save_cell=keeper.save,
         progress=keeper.named(progress),
         keep_text=keep_text,
-        selected=selected,
         graders=work.graders,
         base_predictions=_base_predictions(registry, base.identity),
         elsewhere=elsewhere,
@@ -1801,21 +1954,6 @@ class _CellKeeper:
             progress(f"evaluate: {self.places[number]}", done, total)
 
         return update
-
-
-def _measure(
-    base: "BaseModel",
-    registry: Registry,
-    adapters: Sequence[AdapterRecord],
-    tasks: Sequence["Task"],
-    progress: Progress | None,
-    *,
-    decision: "LabelDecision",
-    graders: "Mapping[str, Grader]",
-    selected: bool = False,
-) -> "MatrixReport":
-    work = _lay_out(base, registry, adapters, tasks, decision=decision, graders=graders)
-    return _run(work, base, registry, adapters, progress, selected=selected)
 
 
 def _base_predictions(
@@ -1985,6 +2123,7 @@ __all__ = [
     "find_training",
     "fit_traits",
     "import_results",
+    "keep_recommendation",
     "plan_evaluation",
     "recommend",
     "register",

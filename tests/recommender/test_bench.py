@@ -1,14 +1,17 @@
 """The bench over a folder of matrices."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from adapt_lora.errors import MatrixError
-from adapt_lora.recommender.bench import bench_folder, bench_registry
-from tests.recommender.conftest import MakeMatrix
+from adapt_lora.recommender.backtest import backtest
+from adapt_lora.recommender.bench import _paired, bench_folder, bench_registry, noise_ceiling
+from adapt_lora.recommender.table import read_matrices, read_matrix
+from tests.recommender.conftest import MakeMatrix, MakeTable
 
 METHODS = ("random", "majority", "popularity_trimmed", "stack")
 
@@ -27,11 +30,12 @@ def write_matrix(folder: Path, name: str, *, n_sources: int = 8, n_targets: int 
 def test_the_report_has_the_documented_form(tmp_path: Path) -> None:
     write_matrix(tmp_path, "one")
     write_matrix(tmp_path, "two", n_targets=5)
-    seen: list[str] = []
-    report = bench_folder(tmp_path, methods=METHODS, progress=lambda name, i, n: seen.append(name))
+    seen: list[tuple[str, int, int]] = []
+    report = bench_folder(tmp_path, methods=METHODS, progress=lambda *told: seen.append(told))
     found = report.to_json()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert seen == ["one", "two"]
+    assert {name.split(":")[0] for name, _, _ in seen} == {"one", "two"}
+    assert [(done, n) for _, done, n in seen] == [(i, 12) for i in range(1, 13)]
     assert set(found["matrices"]) == {"one", "two"}
     one = found["matrices"]["one"]
     assert (one["n_targets"], one["n_groups"], one["regime"]) == (7, 7, "zeroshot")
@@ -53,6 +57,69 @@ def test_the_same_seed_gives_the_same_report(tmp_path: Path) -> None:
     assert one == two
 
 
+def test_two_workers_give_the_report_of_one(tmp_path: Path) -> None:
+    write_matrix(tmp_path, "one")
+    write_matrix(tmp_path, "two", n_targets=5)
+    alone, together = (bench_folder(tmp_path, methods=METHODS, n_workers=n) for n in (1, 2))
+    assert alone.to_json() == together.to_json()
+
+
+def test_intervals_are_paired_and_against_the_best_baseline(tmp_path: Path) -> None:
+    write_matrix(tmp_path, "one")
+    found = bench_folder(tmp_path, methods=METHODS).to_json()["matrices"]["one"]
+    for metric, entry in found["paired"]["default"].items():
+        own = found["methods"]["default"][metric]
+        rivals = {b: found["methods"][b] for b in ("random", "majority", "popularity_trimmed")}
+        best = max if metric not in ("mae", "brier") and "regret" not in metric else min
+        assert rivals[entry["baseline"]][metric] == best(
+            row[metric] for row in rivals.values() if metric in row
+        )
+        assert entry["difference"] == pytest.approx(own - rivals[entry["baseline"]][metric])
+        assert entry["interval"][0] <= entry["interval"][1]
+    assert {"spearman_rho", "verified_share", "brier_skill"} <= set(found["paired"]["default"])
+    assert "coverage_80" not in found["paired"]["default"]
+    against = found["paired_popularity"]["default"]["spearman_rho"]
+    assert against["baseline"] == "popularity_trimmed"
+    same = found["paired_popularity"]["stack"]["spearman_rho"]  # default used the stack throughout
+    assert same == against
+
+
+def test_a_method_against_itself_differs_by_nothing(make_table: MakeTable) -> None:
+    table = make_table(0.5 + 0.1 * np.random.default_rng(0).standard_normal((6, 5)), base=0.5)
+    tested = backtest(table, methods=("popularity", "popularity_trimmed"))
+    twin = replace(
+        tested,
+        per_target={**tested.per_target, "default": tested.per_target["popularity"]},
+        methods={**tested.methods, "default": tested.methods["popularity"]},
+    )
+    row = _paired(table, twin, ["popularity"], seed=0)["default"]
+    assert all(entry.low == entry.high == entry.difference == 0 for entry in row.values())
+
+
+def test_the_ceiling_falls_with_the_noise(make_table: MakeTable) -> None:
+    rng = np.random.default_rng(0)
+    scores = 0.5 + 0.1 * rng.standard_normal((10, 6))
+    ceilings = [
+        noise_ceiling(replace(make_table(scores), errors=np.full(scores.shape, error)))
+        for error in (1e-4, 0.05, 0.2)
+    ]
+    rho = [found["spearman_rho"] for found in ceilings]
+    assert rho[0] > 0.99
+    assert rho[0] > rho[1] > rho[2]
+    assert noise_ceiling(make_table(scores)) == {}
+
+
+def test_repeated_runs_beside_a_pivot_give_the_ceiling(tmp_path: Path) -> None:
+    write_matrix(tmp_path, "one")
+    rows = ["source,target,seed,score"]
+    rows += [f"s{s},t{t},{k},{0.5 + 0.02 * k}" for s in range(8) for t in range(7) for k in (0, 1)]
+    (tmp_path / "one_seeds.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    table = read_matrix(tmp_path / "one.csv")
+    assert table.errors == pytest.approx(np.full((8, 7), 0.01))
+    assert 0.5 < noise_ceiling(table)["spearman_rho"] < 1
+    assert set(read_matrices(tmp_path)) == {"one"}
+
+
 def test_a_registry_is_benched_with_its_fingerprints(make_matrix: MakeMatrix) -> None:
     report = bench_registry(make_matrix(8, 7), methods=(*METHODS, "semantic", "perplexity"))
     found = report.to_json()["matrices"]["registry"]
@@ -62,14 +129,13 @@ def test_a_registry_is_benched_with_its_fingerprints(make_matrix: MakeMatrix) ->
 
 def test_a_matrix_too_small_to_test_is_named(tmp_path: Path) -> None:
     write_matrix(tmp_path, "tiny", n_targets=1)
-    with pytest.raises(MatrixError, match="tiny: A back-test needs at least two task groups"):
+    with pytest.raises(MatrixError, match="tiny: a back-test needs at least two task groups"):
         bench_folder(tmp_path)
 
 
 def test_public_figures_are_reached(shared_data: Path) -> None:
     """Floor under the small public matrices, a little below what was measured in the docs."""
     from adapt_lora.recommender.bench import bench_matrix
-    from adapt_lora.recommender.table import read_matrix
 
     path = shared_data / "matrices" / "krishna2025_llama32_3b_lora.csv"
     if not path.exists():

@@ -82,18 +82,3 @@ def test_signs_coverage_and_brier_by_hand() -> None:
     # Climatology .25 scores (3 · .25² + .75²)/4 = .1875; a perfect forecast has skill 1.
     assert metrics.brier_skill(harmed, harmed, 0.25) == pytest.approx(1.0)
     assert metrics.brier_skill(harmed, np.full(4, 0.5), 0.25) == pytest.approx(1 - 0.25 / 0.1875)
-
-
-def test_verification_without_noise_takes_the_best_of_the_top_three() -> None:
-    scores = np.array([1.0, 0.0, 1.0, 0.0])  # p(1 − p) = 0: measured exactly
-    gains = np.array([0.2, -0.8, 0.2, -0.8])
-    ranked = np.array([1.0, 4.0, 2.0, 3.0])  # top three: 1, 3, 2
-    rng = np.random.default_rng(0)
-    assert metrics.verified_gain(gains, scores, ranked, rng=rng) == pytest.approx(0.2)
-
-
-def test_verification_is_blurred_by_sampling_noise() -> None:
-    scores = np.array([0.55, 0.5, 0.45])
-    rng = np.random.default_rng(0)
-    won = metrics.verified_gain(scores, scores, scores, rng=rng, n_rows=10)
-    assert 0.5 < won < 0.54  # better than chance, short of the best

@@ -8,10 +8,16 @@ from tests.report.test_card import tags_of
 
 def test_the_page_tells_the_ranking_and_its_back_test(recommendation):
     html = recommendation_html(recommendation)
-    assert "<h1>sentiment-lora: +7.0 points measured</h1>" in html
+    assert "<h1>sentiment-lora: +8.2 points expected after measuring</h1>" in html
     for words in ("+8.2", "+1.0 to +16.0", "80 % interval", "55 %", "regret at 1", "6.1 s"):
         assert words in html
     assert "Shares 12 rows with the target." in html
+
+
+def test_a_measured_adapter_shows_what_was_predicted_before(recommendation):
+    recommendation["ranking"][0]["predicted_alone"] = 0.031
+    html = recommendation_html(recommendation)
+    assert "+7.0 ± 3.0 (50 rows); predicted alone: +3.1" in html
 
 
 def test_hostile_names_and_reasons_stay_text(recommendation):

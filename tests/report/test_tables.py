@@ -233,3 +233,37 @@ def test_a_ranking_without_gains_or_intervals_shows_gaps():
     assert "first" in text
     assert "+3.1" in text
     assert "·" in text
+
+
+def test_a_bench_shows_intervals_ceiling_and_past_recommendations() -> None:
+    bench = {
+        "matrices": {
+            "one": {
+                "n_targets": 4,
+                "n_groups": 4,
+                "regime": "zeroshot",
+                "chosen": "stack",
+                "methods": {"popularity": {"spearman_rho": 0.4}, "default": {"spearman_rho": 0.6}},
+                "paired": {
+                    "default": {
+                        "spearman_rho": {
+                            "baseline": "popularity",
+                            "difference": 0.2,
+                            "interval": [0.05, 0.35],
+                        }
+                    }
+                },
+                "ceiling": {"spearman_rho": 0.81},
+            }
+        },
+        "past": [
+            {"target": "imdb", "made_ms": 0, "n": 8, "mae": 0.1, "mae_of_zero": 0.2,
+             "coverage": 0.75, "spearman_rho": -0.5},
+            {"target": "later", "made_ms": 0, "n": 1, "mae": 0.1, "mae_of_zero": 0.2},
+        ],
+    }  # fmt: skip
+    text = " ".join(shown(bench_table(bench)).split())
+    assert "+0.200 +0.050 to +0.350" in text
+    assert "ρ 0.81" in text
+    assert "imdb 1970-01-01 00:00 8 0.100 0.200 75 % −0.50" in text
+    assert "later" in text

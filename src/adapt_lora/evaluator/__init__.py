@@ -28,6 +28,7 @@ from adapt_lora.evaluator.matrix import (
 from adapt_lora.evaluator.metrics import Estimate, LabelDecision
 from adapt_lora.evaluator.protocol import Protocol
 from adapt_lora.evaluator.sandbox import CodeRunner, Protection, open_runner
+from adapt_lora.evaluator.target import PairedGain, TargetBatch, TargetMeter
 from adapt_lora.evaluator.tasks import (
     Grader,
     Task,
@@ -53,10 +54,13 @@ __all__ = [
     "MeasureElsewhere",
     "Pace",
     "PairedComparison",
+    "PairedGain",
     "Protection",
     "Protocol",
     "ServerOptions",
     "Shots",
+    "TargetBatch",
+    "TargetMeter",
     "Task",
     "TransformersBackend",
     "choose_metric",

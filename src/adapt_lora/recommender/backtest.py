@@ -1,8 +1,9 @@
 """Leave-one-task-group-out back-tests; what `default` uses is chosen afresh in each fold."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,12 +18,16 @@ from adapt_lora.recommender.models import (
     unit_scores,
 )
 from adapt_lora.recommender.table import Array, Fold, Query, TransferTable
+from adapt_lora.recommender.verification import Shelf, expected_choice
 
 DEFAULT = "default"
 """The row that stands for the choice itself."""
 
 MIN_GROUPS_TO_CHOOSE = 12
 """Below this, free choice loses more often than the fixed stack (docs/experiments.md, 6)."""
+
+VERIFIED, VERIFIED_ROWS = 3, 100
+"""`verified_share`: the best three are measured on a hundred rows each."""
 
 MIN_CANDIDATES = 3
 """A target with fewer measured candidates has no ranking to judge."""
@@ -32,6 +37,7 @@ ALTERNATIVES = ("popularity_trimmed", "trait_regression", "stack", "lightgbm")
 
 _INNER_FOLDS = 5
 _CLEAR_WIN = 2.0  # standard errors
+_FEW_GROUPS_FOLDS = 10  # with fewer than 12 groups nothing is chosen, so finer folds are cheap
 INNER_SEEDS = 2
 """LightGBM models averaged per inner fit: enough to compare methods."""
 
@@ -91,13 +97,18 @@ def out_of_fold(
     """Z of each method's predictions for every column, made without the column's group."""
     table = train.table
     found = {method: np.full(table.scores.shape, np.nan) for method in methods}
-    for fold_groups in group_folds(table.groups, n_folds, seed=seed):
+
+    def fill(fold_groups: tuple[str, ...]) -> None:
         fold = table.hold_out(fold_groups)
         inner = TrainingSet(fold.table)
         for method in methods:
             ranker = make_ranker(method, seed=seed, n_seeds=n_seeds).fit(inner)
             for t, query in zip(fold.held, fold.queries, strict=True):
                 found[method][:, t] = unit_scores(ranker.predict(query))
+
+    # LightGBM lets go of the interpreter while it grows trees, so two folds fit side by side.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(fill, group_folds(table.groups, n_folds, seed=seed)))
     return found
 
 
@@ -114,15 +125,86 @@ def choose_method(train: TrainingSet, *, seed: int = 0, n_seeds: int = INNER_SEE
         return Choice(house, {})
     names = tuple(dict.fromkeys((house, *ALTERNATIVES)))
     scores = out_of_fold(train, names, seed=seed, n_seeds=n_seeds)
-    merit = {name: _merit_by_group(train.table, scores[name]) for name in names}
+    return Choice(_clear_winner(train.table, scores, house), scores)
+
+
+def _clear_winner(table: TransferTable, scores: Mapping[str, Array], house: str) -> str:
+    merit = {name: _merit_by_group(table, found) for name, found in scores.items()}
     best, best_win = house, 0.0
-    for name in names:
+    for name in merit:
         difference = merit[name] - merit[house]
         error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
         win = float(difference.mean())
         if win > _CLEAR_WIN * error and win > best_win:
             best, best_win = name, win
-    return Choice(best, scores)
+    return best
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChosenScores:
+    """A method as it is used on one table, with what it would have said there."""
+
+    method: str
+    """Name in METHODS."""
+    scores: Array
+    """(n_sources, n_targets): its z for every column, made without the column's group."""
+    beside: Mapping[str, Array]
+    """The same of methods to compare it with."""
+
+
+def chosen_scores(
+    train: TrainingSet,
+    method: str = DEFAULT,
+    *,
+    beside: Sequence[str] = ("popularity_trimmed",),
+    seed: int = 0,
+) -> ChosenScores:
+    """What a recommendation uses, and its out-of-fold scores: one cross-validation for all of it.
+
+    Where `default` left the house default, the scores of each fold are those of the method that
+    the *other* folds chose, so that a lucky choice is not also its own judge. (A full nesting
+    would fit six times as much; it moves these figures by less than their noise.)
+    """
+    choice = choose_method(train, seed=seed, n_seeds=1) if method == DEFAULT else Choice(method, {})
+    wanted = [name for name in (choice.method, *beside) if name not in choice.scores]
+    n_folds = _INNER_FOLDS if train.n_groups >= MIN_GROUPS_TO_CHOOSE else _FEW_GROUPS_FOLDS
+    more = out_of_fold(train, wanted, n_folds=n_folds, seed=seed, n_seeds=1) if wanted else {}
+    scores = {**choice.scores, **more}
+    mine = scores[choice.method]
+    if choice.scores and choice.method != house_default(train.n_groups):
+        mine = _cross_chosen(train, choice, seed=seed)
+    return ChosenScores(choice.method, mine, {name: scores[name] for name in beside})
+
+
+def _cross_chosen(train: TrainingSet, choice: Choice, *, seed: int) -> Array:
+    table, house = train.table, house_default(train.n_groups)
+    mixed = np.full(table.scores.shape, np.nan)
+    for fold_groups in group_folds(table.groups, _INNER_FOLDS, seed=seed):
+        held = [t for t, group in enumerate(table.groups) if group in fold_groups]
+        rest = [t for t, group in enumerate(table.groups) if group not in fold_groups]
+        others = {name: found[:, rest] for name, found in choice.scores.items()}
+        mixed[:, held] = choice.scores[_clear_winner(table.columns(rest), others, house)][:, held]
+    return mixed
+
+
+def judge_scores(table: TransferTable, scores: Array) -> dict[str, float]:
+    """Every ranking metric of out-of-fold scores, mean over the targets that can be judged."""
+    found: dict[str, list[float]] = {}
+    for t in range(len(table.targets)):
+        true = table.transfer_scores[:, t]
+        kept = np.isfinite(true) & np.isfinite(scores[:, t])
+        if kept.sum() < MIN_CANDIDATES:
+            continue
+        judged = _ranking_metrics(true[kept], scores[kept, t], points=table.unit == "points")
+        for metric, value in judged.items():
+            found.setdefault(metric, []).append(value)
+    return {metric: float(np.mean(values)) for metric, values in found.items()}
+
+
+def judged_targets(table: TransferTable) -> tuple[int, ...]:
+    """Columns with enough measured candidates to judge a ranking by."""
+    enough = np.isfinite(table.transfer_scores).sum(axis=0) >= MIN_CANDIDATES
+    return tuple(int(t) for t in np.flatnonzero(enough))
 
 
 def _merit_by_group(table: TransferTable, scores: Array) -> Array:
@@ -147,6 +229,7 @@ def backtest(
     n_seeds: int = 8,
     inner_seeds: int = INNER_SEEDS,
     judge_gains: bool = True,
+    held_out: Collection[str] | None = None,
 ) -> Backtest:
     """Rank every task as if it were unseen, by each method and by `default`.
 
@@ -159,6 +242,8 @@ def backtest(
         inner_seeds: The same inside the folds, where methods are compared.
         judge_gains: Also predict gains and judge their intervals, signs and P(harm): costs an
             inner cross-validation per fold and method.
+        held_out: Only folds with one of these groups are run, so that a long back-test can be
+            dealt out (`merge_backtests`); None runs all.
     """
     names = [*methods, DEFAULT, *table.rivals]
     judge = _Judge(table, names, seed=seed)
@@ -166,6 +251,8 @@ def backtest(
     chosen: dict[str, str] = {}
     gains_known = judge_gains and bool(np.isfinite(table.gains).any())
     for groups in group_folds(table.groups, n_folds, seed=seed):
+        if held_out is not None and not set(groups) & set(held_out):
+            continue
         fold = table.hold_out(groups)
         train = TrainingSet(fold.table)
         if train.n_groups == 0:
@@ -185,15 +272,47 @@ def backtest(
                     continue
                 scores[name][:, t] = unit_scores(predicted)
                 judge.see(name, t, scores[name][:, t], models.get(name), fold.table, query)
-    per_target = judge.per_target()
+    return _backtest(table, judge.per_target(), scores, chosen)
+
+
+def merge_backtests(table: TransferTable, parts: Sequence[Backtest]) -> Backtest:
+    """The whole of back-tests of one table that each ran other folds."""
+    names = list(dict.fromkeys(name for part in parts for name in part.per_target))
+    blank = np.full(len(table.targets), np.nan)
+    per_target: dict[str, dict[str, Array]] = {name: {} for name in names}
+    scores = {name: np.full(table.scores.shape, np.nan) for name in names}
+    chosen: dict[str, str] = {}
+    for part in parts:
+        chosen |= part.chosen_by_group
+        for name, found in part.per_target.items():
+            for metric, values in found.items():
+                so_far = per_target[name].get(metric, blank)
+                per_target[name][metric] = np.where(np.isfinite(values), values, so_far)
+        for name, values in part.scores.items():
+            scores[name] = np.where(np.isfinite(values), values, scores[name])
+    in_order = {group: chosen[group] for group in table.group_names if group in chosen}
+    return _backtest(table, per_target, scores, in_order)
+
+
+def _backtest(
+    table: TransferTable,
+    per_target: Mapping[str, Mapping[str, Array]],
+    scores: Mapping[str, Array],
+    chosen: Mapping[str, str],
+) -> Backtest:
+    seen = {
+        int(t)
+        for found in per_target.values()
+        for t in np.flatnonzero(np.isfinite(found.get("spearman_rho", np.zeros(0))))
+    }
     return Backtest(
-        methods={name: _means(found) for name, found in per_target.items() if found},
+        methods={name: summarise(found) for name, found in per_target.items() if found},
         per_target=per_target,
         scores=scores,
         chosen=Counter(chosen.values()).most_common(1)[0][0] if chosen else house_default(0),
         chosen_by_group=chosen,
-        n_targets=len(judge.seen),
-        n_groups=len({table.groups[t] for t in judge.seen}),
+        n_targets=len(seen),
+        n_groups=len({table.groups[t] for t in seen}),
     )
 
 
@@ -246,16 +365,9 @@ def backtest_new_adapters(
     for name, found in scores.items():
         for t in np.flatnonzero(np.isfinite(found).all(axis=0)).tolist():
             judge.see(name, t, found[:, t], None, table, table.query(t, ()))
-    per_target = judge.per_target()
-    return Backtest(
-        methods={name: _means(found) for name, found in per_target.items() if found},
-        per_target=per_target,
-        scores=scores,
-        chosen=chosen.most_common(1)[0][0] if chosen else house_default(0),
-        chosen_by_group={},
-        n_targets=len(judge.seen),
-        n_groups=len({table.groups[t] for t in judge.seen}),
-    )
+    tested = _backtest(table, judge.per_target(), scores, {})
+    most = chosen.most_common(1)[0][0] if chosen else house_default(0)
+    return replace(tested, chosen=most)
 
 
 def _prediction(ranker: Ranker | None, query: Query, name: str) -> Array | None:
@@ -288,7 +400,6 @@ class _Judge:
     def __init__(self, table: TransferTable, names: Sequence[str], *, seed: int) -> None:
         self.table = table
         self.seed = seed
-        self.seen: set[int] = set()
         self._found: dict[str, dict[str, Array]] = {name: {} for name in names}
 
     def per_target(self) -> dict[str, dict[str, Array]]:
@@ -309,7 +420,6 @@ class _Judge:
         kept = np.isfinite(true)
         if kept.sum() < MIN_CANDIDATES:
             return
-        self.seen.add(t)
         for metric, value in _ranking_metrics(
             true[kept], score[kept], points=self.table.unit == "points"
         ).items():
@@ -329,14 +439,17 @@ class _Judge:
         query: Query,
     ) -> None:
         gains, true = self.table.gains[kept, t], self.table.transfer_scores[kept, t]
-        if self.table.unit == "points":
-            rng = np.random.default_rng([self.seed, t])
-            won = metrics.verified_gain(gains, true, score[kept], rng=rng)
-            self._note(name, "_verified_gain", t, won)
-            self._note(name, "_best_gain", t, float(gains.max()))
         if model is None or model.n_groups_ == 0:
             return
         predicted = model.predict(score, base_hint=query.base_hint)
+        if self.table.unit == "points":
+            base = float(self.table.base_scores[t])
+            shelf = Shelf(gains, true, base, predicted.median[kept], model)
+            rng = np.random.default_rng([self.seed, t])
+            top = np.argsort(-score[kept], kind="stable")[:VERIFIED]
+            won = expected_choice(shelf, top.tolist(), n_rows=VERIFIED_ROWS, rng=rng)
+            self._note(name, "_verified_gain", t, won)
+            self._note(name, "_best_gain", t, max(float(gains.max()), 0.0))
         self._note(name, "sign_accuracy", t, metrics.sign_accuracy(gains, predicted.median[kept]))
         self._note(name, "mae", t, float(np.abs(gains - predicted.median[kept]).mean()))
         if model.interval_level == 0.8:
@@ -385,19 +498,29 @@ def _ranking_metrics(true: Array, predicted: Array, *, points: bool) -> dict[str
     return found
 
 
-def _means(found: Mapping[str, Array]) -> dict[str, float]:
-    """Means over targets; ratios of means where a ratio per target would explode."""
+def summarise(found: Mapping[str, Array], weights: Array | None = None) -> dict[str, float]:
+    """Means over targets; ratios of means where a ratio per target would explode.
+
+    Args:
+        found: Metric → (n_targets,), NaN where a target could not be judged.
+        weights: (n_targets,), how often each target counts; once by default.
+    """
+    sums = {metric: _weighted_sum(values, weights) for metric, values in found.items()}
     means = {
-        metric: float(np.nanmean(values))
-        for metric, values in found.items()
-        if not metric.startswith("_") and np.isfinite(values).any()
+        metric: total / weight
+        for metric, (total, weight) in sums.items()
+        if not metric.startswith("_") and weight > 0
     }
-    if "_best_gain" in found:
-        best = float(np.nansum(found["_best_gain"]))
-        if best > 0:
-            means["verified_share"] = float(np.nansum(found["_verified_gain"])) / best
-    if "_brier_climate" in found:
-        climate = float(np.nansum(found["_brier_climate"]))
-        if climate > 0:
-            means["brier_skill"] = 1.0 - float(np.nansum(found["brier"])) / climate
+    best = sums.get("_best_gain", (0.0, 0.0))[0]
+    if best > 0:
+        means["verified_share"] = sums["_verified_gain"][0] / best
+    climate = sums.get("_brier_climate", (0.0, 0.0))[0]
+    if climate > 0:
+        means["brier_skill"] = 1.0 - sums["brier"][0] / climate
     return means
+
+
+def _weighted_sum(values: Array, weights: Array | None) -> tuple[float, float]:
+    known = np.isfinite(values)
+    weight = known.astype(np.float64) if weights is None else known * weights
+    return float(np.where(known, values, 0.0) @ weight), float(weight.sum())

@@ -1,18 +1,77 @@
 """Every method on every matrix of a folder, each target unseen: the table behind `adapt bench`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from threadpoolctl import threadpool_limits
+
 from adapt_lora.errors import MatrixError
-from adapt_lora.recommender.backtest import MIN_CANDIDATES, backtest
+from adapt_lora.recommender.backtest import (
+    DEFAULT,
+    MIN_CANDIDATES,
+    Backtest,
+    backtest,
+    merge_backtests,
+)
 from adapt_lora.recommender.features import registry_table
+from adapt_lora.recommender.metrics import spearman
 from adapt_lora.recommender.models import METHODS
-from adapt_lora.recommender.table import TransferTable, read_matrices
-from adapt_lora.registry.records import TransferMatrix, Unit
+from adapt_lora.recommender.ranking import without_selected_columns
+from adapt_lora.recommender.table import Array, TransferTable, read_matrices
+from adapt_lora.recommender.track_record import PastRecommendation, judge_past
+from adapt_lora.registry.records import KeptRecommendation, TransferMatrix, Unit
 
 SCHEMA_VERSION = 1
+
+BASELINES = (
+    "random",
+    "majority",
+    "popularity",
+    "popularity_trimmed",
+    "nearest_task",
+    "semantic",
+    "perplexity",
+)
+"""Methods that learn no weights; a matrix's rivals count among them."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with a matrix's name, folds done and folds in all."""
+
+_N_BOOTSTRAP = 2_000
+_TAIL = 0.025
+_N_CEILING_DRAWS = 200
+_NO_DIRECTION = ("coverage", "width")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A method against a baseline on the same targets."""
+
+    baseline: str
+    """What it is compared with."""
+    difference: float
+    """The method's mean minus the baseline's, in the metric's unit."""
+    low: float
+    """Lower end of the 95 % interval, from resampled task groups."""
+    high: float
+    """Upper end."""
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `paired`."""
+        return {
+            "baseline": self.baseline,
+            "difference": self.difference,
+            "interval": [self.low, self.high],
+        }
+
+
+Comparisons = Mapping[str, Mapping[str, Comparison]]
+"""Method → metric → comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +88,28 @@ class MatrixReport:
     """What `default` used most often over the folds."""
     methods: Mapping[str, Mapping[str, float]]
     """Method → metric → mean over targets. Metrics without meaning there are absent."""
+    paired: Comparisons = field(default_factory=dict)
+    """Each method that learns, by metric, against the baseline that is best in that metric."""
+    paired_popularity: Comparisons = field(default_factory=dict)
+    """The same against trimmed popularity."""
+    ceiling: Mapping[str, float] = field(default_factory=dict)
+    """What a ranking by the true scores would reach against these noisy ones; empty where no
+    errors are known."""
 
     def to_json(self) -> dict[str, Any]:
         """One entry of `bench --json`."""
-        return {
+        found: dict[str, Any] = {
             "n_targets": self.n_targets,
             "n_groups": self.n_groups,
             "regime": self.regime,
             "chosen": self.chosen,
             "methods": {name: dict(row) for name, row in self.methods.items()},
+            "paired": _comparisons_json(self.paired),
+            "paired_popularity": _comparisons_json(self.paired_popularity),
         }
+        if self.ceiling:
+            found["ceiling"] = dict(self.ceiling)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +118,16 @@ class BenchReport:
 
     matrices: Mapping[str, MatrixReport]
     """By the name of the matrix."""
+    past: tuple[PastRecommendation, ...] = ()
+    """Kept recommendations of a registry whose targets were measured."""
 
     def to_json(self) -> dict[str, Any]:
         """What `adapt bench --json` prints."""
         found = {name: report.to_json() for name, report in self.matrices.items()}
-        return {"schema_version": SCHEMA_VERSION, "matrices": found}
+        content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "matrices": found}
+        if self.past:
+            content["past"] = [past.to_json() for past in self.past]
+        return content
 
 
 def bench_matrix(
@@ -62,36 +138,46 @@ def bench_matrix(
     Raises:
         MatrixError: Fewer than two task groups, or too few candidates to rank anywhere.
     """
-    tested = backtest(table, methods=methods, seed=seed)
-    if not tested.n_targets or len(table.group_names) < 2:
-        raise MatrixError(
-            f"A back-test needs at least two task groups with {MIN_CANDIDATES} measured adapters "
-            f"each; this matrix has {len(table.sources)} adapters and "
-            f"{len(table.group_names)} group(s)."
-        )
-    return MatrixReport(
-        n_targets=tested.n_targets,
-        n_groups=tested.n_groups,
-        regime=table.regime,
-        chosen=tested.chosen,
-        methods=tested.methods,
-    )
+    return bench_tables({"": table}, methods=methods, seed=seed).matrices[""]
 
 
 def bench_registry(
-    matrix: TransferMatrix, *, methods: Sequence[str] = tuple(METHODS), seed: int = 0
+    matrix: TransferMatrix,
+    kept: Sequence[KeptRecommendation] = (),
+    *,
+    methods: Sequence[str] = tuple(METHODS),
+    seed: int = 0,
+    n_workers: int = 1,
+    progress: Progress | None = None,
 ) -> BenchReport:
     """Back-test every method on a registry's own matrix, with all its fingerprints as features.
 
     Tasks in the commoner unit are judged (points where both are as common): the two never mix.
 
+    Args:
+        matrix: Everything measured.
+        kept: Recommendations of the past, to be judged beside the methods.
+        methods: Names in METHODS; `default` is always added.
+        seed: The same seed gives the same report.
+        n_workers: As for `bench_tables`.
+        progress: As for `bench_tables`.
+
     Raises:
-        MatrixError: Too little was measured to rank anywhere.
+        MatrixError: Too little was measured to rank anywhere, and no past one can be judged.
     """
     units = [task.unit for task in matrix.tasks]
     unit: Unit = "nats" if units.count("nats") > units.count("points") else "points"
-    table = registry_table(matrix, unit=unit)
-    return BenchReport({"registry": bench_matrix(table, methods=methods, seed=seed)})
+    tables = {"registry": registry_table(without_selected_columns(matrix), unit=unit)}
+    past = judge_past(kept, matrix)
+    try:
+        report = bench_tables(
+            tables, methods=methods, seed=seed, n_workers=n_workers, progress=progress
+        )
+    except MatrixError:
+        if not past:
+            raise
+        report = BenchReport({})  # too little for a back-test, but the past can still be judged
+    return replace(report, past=past)
 
 
 def bench_folder(
@@ -99,23 +185,216 @@ def bench_folder(
     *,
     methods: Sequence[str] = tuple(METHODS),
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    n_workers: int = 1,
+    progress: Progress | None = None,
 ) -> BenchReport:
-    """Back-test every method on every matrix of a folder.
+    """Back-test every method on every matrix of a folder; see `table.read_matrices`."""
+    tables = read_matrices(folder)
+    return bench_tables(tables, methods=methods, seed=seed, n_workers=n_workers, progress=progress)
+
+
+def bench_tables(
+    tables: Mapping[str, TransferTable],
+    *,
+    methods: Sequence[str] = tuple(METHODS),
+    seed: int = 0,
+    n_workers: int = 1,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Back-test every method on every table.
 
     Args:
-        folder: Pivot CSV files with their companions; see `table.read_matrices`.
+        tables: By name.
         methods: Names in METHODS; `default` is always added.
-        seed: The same seed gives the same report.
-        progress: Called with a matrix's name before it is tested, its number and how many.
+        seed: The same seed gives the same report, however many work on it.
+        n_workers: Processes; each folds out groups of its own, with one thread of linear algebra.
+        progress: Told as folds come back.
+
+    Raises:
+        MatrixError: A matrix has fewer than two task groups, or too few candidates.
     """
-    tables = read_matrices(folder)
-    reports: dict[str, MatrixReport] = {}
-    for number, (name, table) in enumerate(tables.items()):
+    for name, table in tables.items():
+        _check_size(name, table)
+    jobs = [
+        _Job(name, table, tuple(methods), seed, group)
+        for name, table in tables.items()
+        for group in table.group_names
+    ]
+    # The longest first: a long one that starts last would leave the other workers idle.
+    jobs.sort(key=lambda job: -job.table.scores.size)
+    parts: dict[str, dict[str, Backtest]] = {name: {} for name in tables}
+    for done, (job, part) in enumerate(_run(jobs, n_workers), start=1):
+        parts[job.name][job.group] = part
         if progress is not None:
-            progress(name, number, len(tables))
-        try:
-            reports[name] = bench_matrix(table, methods=methods, seed=seed)
-        except MatrixError as error:
-            raise MatrixError(f"{name}: {error}") from error
+            progress(f"{job.name}: {len(parts[job.name])} groups", done, len(jobs))
+    reports = {}
+    for name, table in tables.items():
+        in_order = [parts[name][group] for group in table.group_names]
+        reports[name] = _report(table, merge_backtests(table, in_order), seed=seed)
     return BenchReport(reports)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """One fold of one table."""
+
+    name: str
+    table: TransferTable
+    methods: tuple[str, ...]
+    seed: int
+    group: str
+
+
+def _run(jobs: Sequence[_Job], n_workers: int) -> "Sequence[tuple[_Job, Backtest]] | Any":
+    if n_workers < 2 or len(jobs) < 2:
+        yield from ((job, _fold(job)) for job in jobs)
+        return
+    # A fork would copy the locks of threads that it does not copy.
+    with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn")) as pool:
+        yield from zip(jobs, pool.map(_fold, jobs, chunksize=2), strict=True)
+
+
+def _fold(job: _Job) -> Backtest:
+    # Matrices of this size keep no second thread busy, but threads keep each other waiting.
+    with threadpool_limits(limits=1):
+        return backtest(job.table, methods=job.methods, seed=job.seed, held_out={job.group})
+
+
+def _check_size(name: str, table: TransferTable) -> None:
+    judged = (np.isfinite(table.transfer_scores).sum(axis=0) >= MIN_CANDIDATES).any()
+    if judged and len(table.group_names) >= 2:
+        return
+    where = f"{name}: a" if name else "A"
+    raise MatrixError(
+        f"{where} back-test needs at least two task groups with {MIN_CANDIDATES} measured adapters "
+        f"each; this matrix has {len(table.sources)} adapters and "
+        f"{len(table.group_names)} group(s)."
+    )
+
+
+def _report(table: TransferTable, tested: Backtest, *, seed: int) -> MatrixReport:
+    return MatrixReport(
+        n_targets=tested.n_targets,
+        n_groups=tested.n_groups,
+        regime=table.regime,
+        chosen=tested.chosen,
+        methods=tested.methods,
+        paired=_paired(table, tested, [*BASELINES, *table.rivals], seed=seed),
+        paired_popularity=_paired(table, tested, ["popularity_trimmed"], seed=seed),
+        ceiling=noise_ceiling(table, seed=seed),
+    )
+
+
+# --- intervals ----------------------------------------------------------------------------------
+
+
+def _paired(
+    table: TransferTable, tested: Backtest, baselines: Sequence[str], *, seed: int
+) -> dict[str, dict[str, Comparison]]:
+    """95 % intervals of the difference to the best baseline, task groups resampled as a whole.
+
+    The baseline is the one whose mean is best in this very matrix, which flatters it.
+    """
+    weights = _group_weights(table, seed=seed)
+    names = dict.fromkeys([*BASELINES, *table.rivals])
+    learners = [name for name in tested.methods if name not in names]
+    drawn: dict[str, dict[str, Array]] = {}
+    found: dict[str, dict[str, Comparison]] = {name: {} for name in learners}
+    for metric in tested.methods.get(DEFAULT, {}):
+        rivals = [b for b in baselines if metric in tested.methods.get(b, {})]
+        if metric.startswith(_NO_DIRECTION) or not rivals:
+            continue
+        sign = -1.0 if "regret" in metric or metric in ("brier", "mae") else 1.0
+        best = max(rivals, key=lambda name: sign * tested.methods[name][metric])
+        for name in learners:
+            if metric not in tested.methods[name]:
+                continue
+            shared = _shared_targets(tested.per_target[name], tested.per_target[best], metric)
+            for of in (name, best):
+                if of not in drawn:
+                    drawn[of] = _resampled(tested.per_target[of], weights)
+            if not shared:
+                continue
+            spread = drawn[name][metric] - drawn[best][metric]
+            low, high = np.nanquantile(spread, [_TAIL, 1 - _TAIL])
+            difference = tested.methods[name][metric] - tested.methods[best][metric]
+            found[name][metric] = Comparison(best, difference, float(low), float(high))
+    return {name: row for name, row in found.items() if row}
+
+
+def _shared_targets(a: Mapping[str, Array], b: Mapping[str, Array], metric: str) -> bool:
+    """Whether both were judged on the same targets, so that their difference is paired."""
+    if metric not in a or metric not in b:
+        return metric in ("verified_share", "brier_skill")
+    return bool((np.isfinite(a[metric]) == np.isfinite(b[metric])).all())
+
+
+def _group_weights(table: TransferTable, *, seed: int) -> Array:
+    """How often each target counts in each bootstrap sample of task groups, (n, n_targets)."""
+    names = list(table.group_names)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_N_BOOTSTRAP)
+    member = np.array([names.index(group) for group in table.groups])
+    weights: Array = counts[:, member].astype(np.float64)
+    return weights
+
+
+def _resampled(found: Mapping[str, Array], weights: Array) -> dict[str, Array]:
+    """Metric → its value in every bootstrap sample; NaN where a sample has no judged target."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sums = {
+            metric: weights @ np.where(np.isfinite(values), values, 0.0)
+            for metric, values in found.items()
+        }
+        means = {
+            metric: total / (weights @ np.isfinite(found[metric]))
+            for metric, total in sums.items()
+            if not metric.startswith("_")
+        }
+        if "_best_gain" in sums:
+            means["verified_share"] = sums["_verified_gain"] / sums["_best_gain"]
+        if "_brier_climate" in sums:
+            means["brier_skill"] = 1.0 - sums["brier"] / sums["_brier_climate"]
+    return means
+
+
+def noise_ceiling(table: TransferTable, *, seed: int = 0) -> dict[str, float]:
+    """Mean ρ that a ranking by the true scores would have with the measured ones.
+
+    Needs standard errors (a registry's cells; a `_seeds.csv` beside a pivot). The true spread of a
+    column is taken as its observed variance less the mean squared error, and both are drawn.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for t in range(len(table.targets)):
+        scores, errors = table.transfer_scores[:, t], table.errors[:, t]
+        known = np.isfinite(scores) & np.isfinite(errors)
+        if known.sum() < MIN_CANDIDATES:
+            continue
+        seen, error = scores[known], errors[known]
+        total = float(seen.var(ddof=1))
+        share = max(1 - float((error**2).mean()) / total, 0.0) if total > 0 else 0.0
+        true = seen.mean() + np.sqrt(share) * (seen - seen.mean())
+        noisy = true + error * rng.standard_normal((_N_CEILING_DRAWS, len(true)))
+        found.append(float(np.mean([spearman(draw, true) for draw in noisy])))
+    return {"spearman_rho": float(np.mean(found))} if found else {}
+
+
+def _comparisons_json(comparisons: Comparisons) -> dict[str, Any]:
+    return {
+        name: {metric: comparison.to_json() for metric, comparison in row.items()}
+        for name, row in comparisons.items()
+    }
+
+
+__all__ = [
+    "BASELINES",
+    "BenchReport",
+    "Comparison",
+    "MatrixReport",
+    "bench_folder",
+    "bench_matrix",
+    "bench_registry",
+    "bench_tables",
+    "noise_ceiling",
+]

@@ -119,6 +119,13 @@ class GainModel:
         place = int(np.searchsorted(reached, q * reached[-1] - 1e-12))
         return float(self.residuals_[order][min(place, len(order) - 1)])
 
+    def weight_below(self, values: Array) -> Array:
+        """Weight of the residuals below each value: their distribution function, (n,) in [0, 1]."""
+        order = np.argsort(self.residuals_)
+        reached = np.concatenate([[0.0], np.cumsum(self.weights_[order])])
+        below: Array = reached[np.searchsorted(self.residuals_[order], values, side="left")]
+        return below
+
     def predict(self, score: Array, *, base_hint: float | None = None) -> GainPrediction:
         """Median, interval and P(harm) for z-scores of one target.
 
@@ -176,9 +183,7 @@ class GainModel:
         return odds
 
     def _residual_harm(self, point: Array) -> Array:
-        harmed = (point[:, None] + self.residuals_[None, :]) < 0
-        probability: Array = harmed @ self.weights_
-        return probability
+        return self.weight_below(-point)
 
     def _fit_harm(
         self, scores: Array, gains: Array, usable: Mask, columns: list[int], member: Array

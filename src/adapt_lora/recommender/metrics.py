@@ -90,31 +90,6 @@ def brier_skill(harmed: Array, p_harm: Array, climatology: float) -> float:
     return 1.0 - brier(harmed, p_harm) / reference if reference > 0 else 0.0
 
 
-def verified_gain(
-    true_gains: Array,
-    true_scores: Array,
-    predicted: Array,
-    *,
-    rng: np.random.Generator,
-    k: int = 3,
-    n_rows: int = 100,
-    n_draws: int = 200,
-) -> float:
-    """Mean true gain of the winner when the predicted top k are each measured on `n_rows` rows.
-
-    The measurement of a score p has binomial noise √(p(1 − p)/n). The winner is chosen on the
-    noisy scores and judged on fresh rows, whose noise averages out to the true gain.
-    """
-    p = np.clip(true_scores, 0.0, 1.0)
-    noise = np.sqrt(p * (1 - p) / n_rows)
-    won = []
-    for order in _orders(predicted):
-        top = order[:k]
-        seen = true_scores[top] + noise[top] * rng.standard_normal((n_draws, len(top)))
-        won.append(float(true_gains[top][seen.argmax(axis=1)].mean()))
-    return float(np.mean(won))
-
-
 def _best_of_top(k: int, true: Array, predicted: Array) -> float:
     return float(np.mean([true[order[:k]].max() for order in _orders(predicted)]))
 

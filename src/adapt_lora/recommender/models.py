@@ -6,6 +6,7 @@ ends in `_`, `predict` never refits. `ShrunkenRidge` is the flat regressor insid
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import numpy as np
@@ -38,6 +39,8 @@ _BORROWED_GROUPS = 3.0  # with as many own task groups, what is known elsewhere 
 
 MIN_GROUPS_FOR_TREES = 10
 """Below this many task groups LightGBM learns the tasks by heart (docs/experiments.md, 5)."""
+
+_MANY_ROWS = 10_000  # candidates from which a second thread saves more than it costs
 
 
 class ShrunkenRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
@@ -344,6 +347,7 @@ class BoostRanker(Ranker):
         if key not in X.shared:
             X.shared[key] = self._boosters(X)
         self.boosters_: list[Any] = X.shared[key]
+        self.names_ = X.cells.names if self.boosters_ else ()
         return self
 
     def _boosters(self, train: TrainingSet) -> list[Any]:
@@ -353,21 +357,31 @@ class BoostRanker(Ranker):
         import lightgbm  # seconds that small registries need not pay
 
         first = self.random_state * 1_000
-        settings = [_tree_settings(self.objective, seed=first + s) for s in range(self.n_seeds)]
         is_ranking = self.objective == "lambdarank"
-        # Cells of a column stand together, as LightGBM wants the documents of a query.
-        data = lightgbm.Dataset(
-            cells.x,
-            _grades(cells) if is_ranking else cells.y,
-            weight=cells.weight / cells.weight.mean(),
-            group=np.unique(cells.column, return_counts=True)[1] if is_ranking else None,
-            params=settings[0],
-            free_raw_data=False,
-        )
-        return [
-            lightgbm.train(each, data, num_boost_round=_N_TREES, keep_training_booster=True)
-            for each in settings
-        ]
+
+        def grow(seeds: range) -> list[Any]:
+            settings = [_tree_settings(self.objective, seed=first + seed) for seed in seeds]
+            # Cells of a column stand together, as LightGBM wants the documents of a query.
+            data = lightgbm.Dataset(
+                cells.x,
+                _grades(cells) if is_ranking else cells.y,
+                weight=cells.weight / cells.weight.mean(),
+                group=np.unique(cells.column, return_counts=True)[1] if is_ranking else None,
+                params=settings[0],
+                free_raw_data=False,
+            )
+            return [
+                lightgbm.train(each, data, num_boost_round=_N_TREES, keep_training_booster=True)
+                for each in settings
+            ]
+
+        half = self.n_seeds // 2
+        if not half:
+            return grow(range(self.n_seeds))
+        # Two models side by side use two cores better than two threads inside one small model.
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            halves = pool.map(grow, (range(half), range(half, self.n_seeds)))
+            return [booster for part in halves for booster in part]
 
     def can_rank(self, query: Query) -> bool:
         """Needs enough task groups."""
@@ -378,7 +392,10 @@ class BoostRanker(Ranker):
         if not self.boosters_:
             return np.zeros(len(query.candidates))
         x = self._matrix(query)
-        predicted: Array = np.mean([b.predict(x, num_threads=1) for b in self.boosters_], axis=0)
+        n_threads = 2 if len(x) >= _MANY_ROWS else 1
+        predicted: Array = np.mean(
+            [b.predict(x, num_threads=n_threads) for b in self.boosters_], axis=0
+        )
         return predicted
 
     def explain(self, query: Query) -> dict[str, Array]:
@@ -389,13 +406,26 @@ class BoostRanker(Ranker):
         parts = np.mean(
             [b.predict(x, pred_contrib=True, num_threads=1) for b in self.boosters_], axis=0
         )
-        return {name: parts[:, i] for i, name in enumerate(self.train_.cells.names)}
+        return {name: parts[:, i] for i, name in enumerate(self.names_)}
 
     def _matrix(self, query: Query) -> Array:
         described = self.train_.describe(query)
         blank = np.zeros(len(query.candidates))
-        names = self.train_.cells.names
-        return np.column_stack([described.get(name, blank) for name in names])
+        return np.column_stack([described.get(name, blank) for name in self.names_])
+
+
+def read_booster(text: str) -> Any:
+    """A LightGBM model from its own text form.
+
+    Raises:
+        ValueError: The text is no model.
+    """
+    import lightgbm
+
+    try:
+        return lightgbm.Booster(model_str=text)
+    except lightgbm.basic.LightGBMError as error:
+        raise ValueError(f"Not the text of a LightGBM model: {error}") from error
 
 
 _N_TREES = 80

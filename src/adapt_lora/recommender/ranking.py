@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +10,13 @@ import numpy as np
 from adapt_lora.errors import RecommendError
 from adapt_lora.recommender.backtest import (
     DEFAULT,
-    Backtest,
-    backtest,
-    choose_method,
+    ChosenScores,
+    chosen_scores,
     house_default,
+    judge_scores,
+    judged_targets,
 )
+from adapt_lora.recommender.cautions import adapter_notes
 from adapt_lora.recommender.features import (
     FEATURES,
     TARGET_NAME,
@@ -26,12 +29,15 @@ from adapt_lora.recommender.gains import (
     Update,
     measurement_update,
 )
+from adapt_lora.recommender.model_cache import FittedModel, ModelCache, model_key
 from adapt_lora.recommender.models import METHODS, make_ranker, unit_scores
 from adapt_lora.recommender.table import Array, Query, TransferTable
+from adapt_lora.recommender.verification import Measurement
 from adapt_lora.registry.records import (
+    BASE_ID,
+    MAJORITY_ID,
     METRIC_UNITS,
     AdapterRecord,
-    Cell,
     Fingerprint,
     TransferMatrix,
     Unit,
@@ -43,11 +49,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 _BASELINE = "popularity_trimmed"
-_BACKTEST_FOLDS, _FEW_FOLDS = 10, 5
-_MANY_GROUPS = (
-    20  # from here on five folds leave enough tasks to learn from, and take half the time
-)
-_BACKTEST_SEEDS, _INNER_SEEDS = 2, 1  # the ranking itself averages 8; here time counts
 _BACKTEST_METRICS = (
     "spearman_rho",
     "ndcg_at_3",
@@ -60,7 +61,7 @@ _N_DRAWS = 4_000
 _MAX_DRAWN = 300  # P(best) of candidates behind these is 0 to three decimals
 _N_REASONS = 3
 _N_EVIDENCE = 3
-_LEAK_SHARE = 0.01
+_OUTSIDE_WIDENING = 1.5  # a guess, and said to be one: there is no residual from out there
 _NO_GROUP = "\0no group"
 
 
@@ -99,18 +100,6 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """What the adapter gained on the target's own rows."""
-
-    gain: float
-    """Score minus the base's score, in the target's unit."""
-    se: float
-    """Standard error of the gain, both scores' errors added in squares."""
-    n: int
-    """Rows."""
-
-
-@dataclass(frozen=True, slots=True)
 class RankedAdapter:
     """One adapter's place and all that is known about its chances."""
 
@@ -136,6 +125,8 @@ class RankedAdapter:
     """Sentences to show beside it."""
     measured: Measurement | None = None
     """Its measurement on the target, when there is one; `predicted_gain` then contains it."""
+    predicted_alone: float | None = None
+    """What was predicted before anything was measured on the target; None without measurements."""
 
     def to_json(self) -> dict[str, Any]:
         """An entry of `ranking`; what is not known is absent."""
@@ -146,6 +137,8 @@ class RankedAdapter:
         }
         if self.predicted_gain is not None:
             found["predicted_gain"] = self.predicted_gain
+        if self.predicted_alone is not None:
+            found["predicted_alone"] = self.predicted_alone
         if self.interval is not None:
             found["interval"] = [self.interval.low, self.interval.high]
         if self.p_harm is not None:
@@ -266,11 +259,28 @@ class Recommendation:
                 "high": entry.interval.high if entry.interval else None,
                 "p_harm": entry.p_harm,
                 "p_best": entry.p_best,
+                "predicted_alone": entry.predicted_alone,
                 "measured_gain": entry.measured.gain if entry.measured else None,
+                "measured_se": entry.measured.se if entry.measured else None,
+                "measured_rows": entry.measured.n if entry.measured else None,
                 "reason": entry.reasons[0].text,
+                "warnings": " ".join(entry.warnings),
             }
             for entry in self.ranking
         )
+
+    def _repr_html_(self) -> str:
+        """The ranking as a notebook shows it: a table, the base's chances and the warnings."""
+        frame = self.to_pandas()
+        shown = frame.loc[:, frame.notna().any()]  # columns that nothing is known in say nothing
+        table: str = shown.to_html(index=False, float_format=lambda x: f"{x:.3f}", na_rep="·")
+        base = "The base model competes"
+        if self.base.p_best is not None:
+            base += f": best with probability {self.base.p_best:.0%}"
+        if self.base.recommended:
+            base = f"<b>Use the base model: no adapter is likely to help.</b> {base}"
+        notes = "".join(f"<p>{escape(warning)}</p>" for warning in self.warnings)
+        return f"{table}<p>{base}; gains in {self.model.unit}.</p>{notes}"
 
 
 def rank_adapters(
@@ -280,56 +290,160 @@ def rank_adapters(
     metric: str,
     group: str | None = None,
     base_score: tuple[float, float] | None = None,
-    measured: Mapping[str, Cell] | None = None,
+    measured: Mapping[str, Measurement] | None = None,
     seed: int = 0,
     method: str = DEFAULT,
+    cache: ModelCache | None = None,
 ) -> Recommendation:
-    """Rank a registry's adapters for an unseen target.
+    """Rank a registry's adapters for an unseen target: `fit_ranking`, then its `answer`."""
+    fitted = fit_ranking(
+        matrix, target, metric=metric, group=group, seed=seed, method=method, cache=cache
+    )
+    return fitted.answer(base_score=base_score, measured=measured)
+
+
+def fit_ranking(
+    matrix: TransferMatrix,
+    target: Fingerprint,
+    *,
+    metric: str,
+    group: str | None = None,
+    seed: int = 0,
+    method: str = DEFAULT,
+    cache: ModelCache | None = None,
+) -> "FittedRanking":
+    """Learn from what was measured, and look at the target; nothing is refitted after that.
 
     Args:
         matrix: All that was measured under the target's base model. Tasks of the target's group
-            are dropped before anything is learned.
+            are dropped before anything is learned, and so are columns that hold little but the
+            adapters which earlier rankings chose.
         target: Fingerprint of the unseen dataset under the same base model.
         metric: The metric to gain in; it fixes the unit, and cells of the other unit are ignored.
         group: The target's group, where known. Adapters trained on that group stay in the ranking,
             with a warning: an in-domain adapter is a fair choice in use, but what is predicted for
             it is transfer.
-        base_score: Score of the bare base on the target and its standard error.
-        measured: Cells of adapters on the target itself, by adapter id; needs `base_score`.
         seed: Of folds, LightGBM and simulations; the same seed gives the same answer.
         method: A name in `models.METHODS`, or "default": chosen by what was measured.
+        cache: Where fitted models are kept; a model of the same content is not fitted again.
 
     Raises:
-        RecommendError: No adapter at all, an unknown metric or method, or measured cells without
-            a base score.
+        RecommendError: No adapter at all, or an unknown metric or method.
     """
-    measured = measured or {}
-    _check(matrix, metric, method, measured, base_score)
+    _check(matrix, metric, method)
     unit = METRIC_UNITS[metric]
     target_group = group or _NO_GROUP
-    table = table_for_target(matrix, target, metric=metric, unit=unit, group=target_group)
+    used = without_selected_columns(matrix)
+    table = table_for_target(used, target, metric=metric, unit=unit, group=target_group)
     fold = table.hold_out([target_group])
     own = next(query for query in fold.queries if query.target == TARGET_NAME)
     query = replace(own, candidates=np.ones(len(table.sources), dtype=bool))
     train = TrainingSet(fold.table)
-    fit = _fit(train, query, method=method, seed=seed)
-    surprises = _measured_gains(table, measured, base_score)
-    odds = _odds(fit, surprises, base_score, unit=unit, seed=seed)
-    order = np.lexsort((np.arange(len(fit.score)), -fit.score, -odds.order_by))
+    model = _fitted(train, method=method, seed=seed, cache=cache)
     nearest = train.task_similarity(query)
-    notes = _adapter_notes(matrix.adapters, fold.table, target, group)
-    ranking = tuple(
-        _entry(rank, int(s), matrix.adapters[s], fit, odds, nearest, notes[s], surprises)
-        for rank, s in enumerate(order, start=1)
+    fit = _fit(train, query, model, asked=method, outside=_lies_outside(train, nearest))
+    notes = adapter_notes(matrix, fold.table, target, group=group)
+    return FittedRanking(matrix, metric, seed, query, nearest, fit, notes)
+
+
+def without_selected_columns(matrix: TransferMatrix) -> TransferMatrix:
+    """The matrix without columns that verification alone filled, and hardly.
+
+    A column that holds the best three of twenty makes the third look like the worst: standing is
+    relative. It counts once half of the adapters are in it, or somebody measured others too.
+    """
+    chosen: dict[str, list[bool]] = {}
+    for cell in matrix.cells:
+        if cell.adapter_id not in (BASE_ID, MAJORITY_ID):
+            chosen.setdefault(cell.task, []).append(cell.selected)
+    biased = {
+        task
+        for task, marks in chosen.items()
+        if all(marks) and 2 * len(marks) < len(matrix.adapters)
+    }
+    if not biased:
+        return matrix
+    return replace(
+        matrix,
+        tasks=tuple(task for task in matrix.tasks if task.name not in biased),
+        cells=tuple(cell for cell in matrix.cells if cell.task not in biased),
     )
-    return Recommendation(
-        base_model=matrix.base.name,
-        base=_base_choice(odds, base_score, ranking),
-        model=_summary(fit, metric),
-        ranking=ranking,
-        interval_level=fit.gains.interval_level if fit.gains is not None else None,
-        warnings=_warnings(fit, query, nearest),
-    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedRanking:
+    """A ranking that is ready to answer, with or without measurements on the target."""
+
+    matrix: TransferMatrix
+    """What it ranks."""
+    metric: str
+    """What gains are in."""
+    seed: int
+    """Of the simulated draws."""
+    query: Query
+    """The target."""
+    nearest: Array | None
+    """(n_tasks,): likeness of each measured task to the target."""
+    fit: "_Fit"
+    """What was learned, and what it says about the target."""
+    notes: Sequence[Sequence[str]]
+    """Warnings per adapter."""
+
+    def answer(
+        self,
+        *,
+        base_score: tuple[float, float] | None = None,
+        measured: Mapping[str, Measurement] | None = None,
+        failures: Mapping[str, str] | None = None,
+    ) -> Recommendation:
+        """The recommendation.
+
+        Args:
+            base_score: Score of the bare base on the target and its standard error.
+            measured: Gains of adapters on the target itself, by adapter id.
+            failures: Adapter id to why it could not be measured there.
+        """
+        table = self.fit.train.table
+        row = {adapter_id: s for s, adapter_id in enumerate(table.sources)}
+        seen = {row[name]: m for name, m in (measured or {}).items() if name in row}
+        failed = {row[name]: why for name, why in (failures or {}).items() if name in row}
+        unit, fit = table.unit, self.fit
+        odds = _odds(fit, seen, base_score, unit=unit, seed=self.seed)
+        before = _odds(fit, {}, base_score, unit=unit, seed=self.seed).median if seen else None
+        order = np.lexsort((np.arange(len(fit.score)), -fit.score, -odds.order_by))
+        ranking = tuple(
+            _entry(
+                rank,
+                int(s),
+                self.matrix.adapters[s],
+                fit,
+                odds,
+                self.nearest,
+                [*self.notes[s], *_failure_note(failed.get(int(s)))],
+                seen,
+                before,
+            )
+            for rank, s in enumerate(order, start=1)
+        )
+        return Recommendation(
+            base_model=self.matrix.base.name,
+            base=_base_choice(odds, base_score, ranking),
+            model=_summary(fit, self.metric),
+            ranking=ranking,
+            interval_level=fit.gains.interval_level if fit.gains is not None else None,
+            warnings=_warnings(fit, self.query),
+        )
+
+    def expected_gains(self, measured: Mapping[str, Measurement]) -> dict[str, float]:
+        """Adapter id to expected gain, given these measurements; without gains, to the score."""
+        answer = self.answer(measured=measured)
+        n = len(answer.ranking)
+        return {
+            entry.adapter_id: float(n - entry.rank)
+            if entry.predicted_gain is None
+            else entry.predicted_gain
+            for entry in answer.ranking
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -349,10 +463,17 @@ class _Fit:
     """None when no gain was measured."""
     standing: Mapping[str, Array]
     """Feature → (n_sources,): z of the feature itself."""
-    tested: Backtest | None
-    """None with fewer than two task groups."""
     base_hint: float | None
     """The base's score on the target from its fingerprint; None where unknown."""
+    backtest: Mapping[str, Any]
+    """Figures to show; empty with fewer than two task groups."""
+    outside: bool
+    """The target is unlike every measured task."""
+
+    @property
+    def widening(self) -> float:
+        """Factor on the residuals' spread."""
+        return _OUTSIDE_WIDENING if self.outside else 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -368,13 +489,7 @@ class _Odds:
     base_p_best: float | None = None
 
 
-def _check(
-    matrix: TransferMatrix,
-    metric: str,
-    method: str,
-    measured: Mapping[str, Cell],
-    base_score: tuple[float, float] | None,
-) -> None:
+def _check(matrix: TransferMatrix, metric: str, method: str) -> None:
     if not matrix.adapters:
         raise RecommendError(
             f"No adapter of {matrix.base.name} is registered, so there is nothing to rank. "
@@ -384,65 +499,74 @@ def _check(
         raise RecommendError(f"Unknown metric {metric!r}; known: {', '.join(METRIC_UNITS)}.")
     if method != DEFAULT and method not in METHODS:
         raise RecommendError(f"Unknown method {method!r}; known: {', '.join((DEFAULT, *METHODS))}.")
-    if measured and base_score is None:
-        raise RecommendError(
-            "Measured cells were given without the base model's score on the same rows, so their "
-            "gain is unknown. Score the base model too."
-        )
-    foreign = sorted({cell.metric for cell in measured.values()} - {metric})
-    if foreign:
-        raise RecommendError(
-            f"Measured cells are in {', '.join(foreign)}, but the ranking is in {metric}."
-        )
 
 
-def _fit(train: TrainingSet, query: Query, *, method: str, seed: int) -> _Fit:
+def _fitted(train: TrainingSet, *, method: str, seed: int, cache: ModelCache | None) -> FittedModel:
+    """The model of this content from the cache, else fitted and kept there."""
+    if cache is None:
+        return _learn(train, method=method, seed=seed)
+    key = model_key(train.table, {"method": method, "seed": seed})
+    model = cache.load(key, train)
+    if model is None:
+        model = _learn(train, method=method, seed=seed)
+        cache.save(key, model)
+        # The first answer is that of the file too: arrays of another layout round otherwise.
+        model = cache.load(key, train) or model
+    return model
+
+
+def _learn(train: TrainingSet, *, method: str, seed: int) -> FittedModel:
     table = train.table
-    chosen = choose_method(train, seed=seed).method if method == DEFAULT else method
-    if train.n_groups == 0:
-        chosen = house_default(0) if method == DEFAULT else method
-    ranker = make_ranker(chosen, seed=seed).fit(train)
-    raw = ranker.predict(query)
-    score = unit_scores(raw)
-    spread = float(raw.std())
-    parts = {
-        name: (part - part.mean()) / (spread or 1.0) for name, part in ranker.explain(query).items()
-    }
-    tested, gains = None, None
+    chosen = house_default(train.n_groups) if method == DEFAULT else method
+    scores, figures = np.zeros(table.scores.shape), {}
     if train.n_groups >= 2:
-        names = tuple(dict.fromkeys((_BASELINE,) if method == DEFAULT else (_BASELINE, method)))
-        tested = backtest(
-            table,
-            methods=names,
-            seed=seed,
-            n_folds=_BACKTEST_FOLDS if train.n_groups < _MANY_GROUPS else _FEW_FOLDS,
-            n_seeds=_BACKTEST_SEEDS,
-            inner_seeds=_INNER_SEEDS,
-            judge_gains=False,
-        )
+        tested = chosen_scores(train, method, beside=(_BASELINE,), seed=seed)
+        chosen, scores = tested.method, np.nan_to_num(tested.scores)
+        figures = _figures(table, method, tested)
+    gains = None
     if np.isfinite(table.gains).any():
-        blank = np.zeros(table.scores.shape)
-        scores = np.nan_to_num(tested.scores[method]) if tested is not None else blank
         gains = GainModel().fit(scores, table.gains, table.groups, base_hints=train.base_hints)
-    standing = train.describe(query)
-    return _Fit(train, method, chosen, score, parts, gains, standing, tested, query.base_hint)
+    ranker = make_ranker(chosen, seed=seed).fit(train)
+    return FittedModel(chosen, ranker, gains, figures)
 
 
-def _measured_gains(
-    table: TransferTable, measured: Mapping[str, Cell], base_score: tuple[float, float] | None
-) -> dict[int, Measurement]:
-    """Row number → gain on the target with its standard error."""
-    if base_score is None:
+def _figures(table: TransferTable, asked: str, tested: ChosenScores) -> dict[str, Any]:
+    """The chosen way's figures, and trimmed popularity's beside them."""
+    judged = judged_targets(table)
+    if not judged:
         return {}
-    row = {adapter_id: s for s, adapter_id in enumerate(table.sources)}
     return {
-        row[name]: Measurement(
-            gain=cell.score - base_score[0], se=float(np.hypot(cell.se, base_score[1])), n=cell.n
-        )
-        for name, cell in measured.items()
-        # A score without its error can't be weighed against a prediction.
-        if name in row and cell.se is not None and cell.n is not None
+        "method": asked,
+        "chosen": tested.method,
+        "n_groups": len({table.groups[t] for t in judged}),
+        "n_targets": len(judged),
+        **_picked(judge_scores(table, tested.scores)),
+        "against": {_BASELINE: _picked(judge_scores(table, tested.beside[_BASELINE]))},
     }
+
+
+def _picked(found: Mapping[str, float]) -> dict[str, float]:
+    return {name: found[name] for name in _BACKTEST_METRICS if name in found}
+
+
+def _fit(
+    train: TrainingSet, query: Query, model: FittedModel, *, asked: str, outside: bool
+) -> _Fit:
+    raw = model.ranker.predict(query)
+    spread = float(raw.std()) or 1.0
+    parts = model.ranker.explain(query).items()
+    return _Fit(
+        train=train,
+        asked=asked,
+        method=model.method,
+        score=unit_scores(raw),
+        parts={name: (part - part.mean()) / spread for name, part in parts},
+        gains=model.gains,
+        standing=train.describe(query),
+        base_hint=query.base_hint,
+        backtest=model.backtest,
+        outside=outside,
+    )
 
 
 def _odds(
@@ -468,13 +592,15 @@ def _odds(
         update = measurement_update(model, predicted.median, seen)
     zeros, ones = np.zeros(len(fit.score)), np.ones(len(fit.score))
     median = predicted.median + (zeros if update is None else update.shift)
-    scale = ones if update is None else update.scale
+    scale = fit.widening * (ones if update is None else update.scale)
     middle = model.quantile(0.5)
     low = median + scale * (model.quantile(model.tail) - middle)
     high = median + scale * (model.quantile(1 - model.tail) - middle)
-    draws = _draws(model, fit.score, predicted.median, update, surprises, seed=seed)
+    draws = _draws(model, fit, update, surprises, seed=seed)
     p_best, base_p_best = _best_shares(draws, median)
-    p_harm = predicted.p_harm if update is None else _harm_after(median, scale, model)
+    p_harm = predicted.p_harm
+    if update is not None or fit.outside:
+        p_harm = _harm_after(median, scale, model)
     floor, ceiling = _possible_gains(base_score, unit)
     return _Odds(
         order_by=median,
@@ -505,8 +631,7 @@ def _possible_gains(base_score: tuple[float, float] | None, unit: Unit) -> tuple
 
 def _draws(
     model: GainModel,
-    score: Array,
-    predicted: Array,
+    fit: _Fit,
     update: Update | None,
     surprises: Mapping[int, Measurement],
     *,
@@ -514,8 +639,9 @@ def _draws(
 ) -> Array:
     """Joint draws of all gains, (n_draws, n_sources), conditioned on what was measured."""
     rng = np.random.default_rng(seed)
-    point = model.level_ + model.slope_ * score
-    draws = point + model.draw(len(score), _N_DRAWS, rng)
+    middle = model.quantile(0.5)
+    residuals = model.draw(len(fit.score), _N_DRAWS, rng) - middle
+    draws = model.level_ + model.slope_ * fit.score + middle + fit.widening * residuals
     if update is None:
         return draws
     index = np.fromiter(surprises, dtype=np.intp)
@@ -539,10 +665,7 @@ def _best_shares(draws: Array, median: Array) -> tuple[Array, float]:
 
 def _harm_after(median: Array, scale: Array, model: GainModel) -> Array:
     """P(gain < 0) from the residuals, shrunken to what the measurement leaves open."""
-    around = model.residuals_ - model.quantile(0.5)
-    harmed = (median[:, None] + scale[:, None] * around[None, :]) < 0
-    probability: Array = harmed @ model.weights_
-    return probability
+    return model.weight_below(model.quantile(0.5) - median / np.maximum(scale, 1e-9))
 
 
 def _entry(
@@ -554,24 +677,33 @@ def _entry(
     nearest: Array | None,
     notes: Sequence[str],
     surprises: Mapping[int, Measurement],
+    before: Array | None,
 ) -> RankedAdapter:
     interval = None
     if odds.low is not None and odds.high is not None:
         interval = Interval(float(odds.low[s]), float(odds.high[s]))
-    gain = None if odds.median is None or np.isnan(odds.median[s]) else float(odds.median[s])
     return RankedAdapter(
         rank=rank,
         adapter=adapter.name,
         adapter_id=adapter.adapter_id,
-        predicted_gain=gain,
+        predicted_gain=_at(odds.median, s),
         interval=interval,
         p_harm=None if odds.p_harm is None else float(np.clip(odds.p_harm[s], 0.0, 1.0)),
-        p_best=None if odds.p_best is None else float(odds.p_best[s]),
+        p_best=_at(odds.p_best, s),
         reasons=_reasons(s, fit, surprises.get(s)),
         evidence=_evidence(s, fit.train.table, nearest),
         warnings=tuple(notes),
         measured=surprises.get(s),
+        predicted_alone=_at(before, s),
     )
+
+
+def _at(values: Array | None, s: int) -> float | None:
+    return None if values is None or np.isnan(values[s]) else float(values[s])
+
+
+def _failure_note(why: str | None) -> tuple[str, ...]:
+    return () if why is None else (f"Could not be measured on the target: {why}",)
 
 
 def _reasons(s: int, fit: _Fit, measurement: Measurement | None) -> tuple[Reason, ...]:
@@ -645,50 +777,20 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _adapter_notes(
-    adapters: Sequence[AdapterRecord], table: TransferTable, target: Fingerprint, group: str | None
-) -> list[list[str]]:
-    """Warnings per adapter, in the order of the table's sources."""
-    notes = []
-    for s, adapter in enumerate(adapters):
-        mine = list(adapter.warnings)
-        if group is not None and adapter.group == group:
-            mine.append(
-                f"Trained on data of the target's own group ({group}): the prediction is for "
-                "transfer, and in-domain gains are usually larger. Check that no test row was "
-                "trained on."
-            )
-        share = overlap_share(adapter.fingerprint, target)
-        if share >= _LEAK_SHARE:
-            mine.append(
-                f"About {share:.0%} of the target's prompts are in its training data: "
-                "scores on them would flatter it."
-            )
-        if not np.isfinite(table.transfer_scores[s]).any():
-            mine.append("Never measured on another task: ranked as an average adapter.")
-        notes.append(mine)
-    return notes
-
-
-def overlap_share(source: Fingerprint, target: Fingerprint) -> float:
-    """Estimated share of the target's prompts that the source holds, from bottom-k sketches."""
-    if not source.row_sketches or not target.row_sketches:
-        return 0.0
-    limit = max(source.row_sketches)  # beyond it, a full sketch of the source says nothing
-    comparable = [h for h in target.row_sketches if h <= limit]
-    held = frozenset(source.row_sketches)
-    return sum(h in held for h in comparable) / len(comparable) if comparable else 0.0
-
-
 def _base_choice(
     odds: _Odds, base_score: tuple[float, float] | None, ranking: Sequence[RankedAdapter]
 ) -> BaseChoice:
-    best = ranking[0].predicted_gain
+    promising = [
+        entry
+        for entry in ranking
+        if entry.predicted_gain is None
+        or (entry.predicted_gain > 0 and (entry.p_harm is None or entry.p_harm < 0.5))
+    ]
     return BaseChoice(
         score=None if base_score is None else base_score[0],
         se=None if base_score is None else base_score[1],
         p_best=odds.base_p_best,
-        recommended=best is not None and best <= 0,
+        recommended=not promising,
     )
 
 
@@ -701,30 +803,11 @@ def _summary(fit: _Fit, metric: str) -> ModelSummary:
         metric=metric,
         n_groups=fit.train.n_groups,
         n_cells=int(np.isfinite(table.transfer_scores).sum()),
-        backtest=_backtest_summary(fit),
+        backtest=fit.backtest,
     )
 
 
-def _backtest_summary(fit: _Fit) -> dict[str, Any]:
-    """The chosen way's figures, and trimmed popularity's beside them."""
-    if fit.tested is None or fit.asked not in fit.tested.methods:
-        return {}
-    row = fit.asked
-    return {
-        "method": row,
-        "chosen": fit.tested.chosen,
-        "n_groups": fit.tested.n_groups,
-        "n_targets": fit.tested.n_targets,
-        **_picked(fit.tested.methods[row]),
-        "against": {_BASELINE: _picked(fit.tested.methods.get(_BASELINE, {}))},
-    }
-
-
-def _picked(found: Mapping[str, float]) -> dict[str, float]:
-    return {name: found[name] for name in _BACKTEST_METRICS if name in found}
-
-
-def _warnings(fit: _Fit, query: Query, nearest: Array | None) -> tuple[str, ...]:
+def _warnings(fit: _Fit, query: Query) -> tuple[str, ...]:
     """What must be said aloud about the whole ranking."""
     said = list(fit.train.table.warnings)
     k = fit.train.n_groups
@@ -748,17 +831,20 @@ def _warnings(fit: _Fit, query: Query, nearest: Array | None) -> tuple[str, ...]
         said.append(
             "The base model was never measured, so gains can't be predicted, only an order."
         )
-    elif _backtest_summary(fit).get("spearman_rho", 1.0) < 0.1:
-        rho = _backtest_summary(fit)["spearman_rho"]
+    elif fit.backtest.get("spearman_rho", 1.0) < 0.1:
+        rho = fit.backtest["spearman_rho"]
         said.append(
             f"On the measured tasks this ranking did hardly better than chance (mean ρ {rho:.2f}): "
             "trust a measurement on the target more than this order."
         )
-    if _lies_outside(fit.train, nearest):
+    if fit.outside and fit.gains is not None and fit.gains.interval_level is not None:
         said.append(
-            "The target is unlike every measured task: intervals hold on average over targets like "
-            "the measured ones, and may be too narrow here."
+            "The target is unlike every measured task: intervals, which hold on average over "
+            f"targets like the measured ones, are {_OUTSIDE_WIDENING:g} times as wide here. How "
+            "wide they ought to be, nothing measured can tell."
         )
+    elif fit.outside:
+        said.append("The target is unlike every measured task.")
     return tuple(said)
 
 

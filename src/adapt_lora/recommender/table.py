@@ -39,7 +39,7 @@ Mask = npt.NDArray[np.bool_]
 BASE_SCORE = "base_score"
 """The target feature that says how well the bare base does there (other rows than the gains')."""
 
-COMPANIONS = ("_pairs", "_targets", "_meta")
+COMPANIONS = ("_pairs", "_targets", "_meta", "_seeds")
 """Endings of the files that stand beside a pivot and belong to it."""
 
 
@@ -438,7 +438,8 @@ def _kindred(name: str, tables: Mapping[str, TransferTable]) -> list[TransferTab
 def read_matrix(path: str | Path) -> TransferTable:
     """Read a pivot (first column `source`, other columns targets, optional row `base`).
 
-    `NAME_pairs.csv`, `NAME_targets.csv` and `NAME_meta.json` beside it are read too. Percent
+    `NAME_pairs.csv`, `NAME_targets.csv`, `NAME_seeds.csv` and `NAME_meta.json` beside it are read
+    too. Percent
     becomes a fraction (some score above 1.5); a column with a negative score makes it nats.
     """
     place = Path(path)
@@ -502,7 +503,8 @@ def _pivot_table(
     meta = read_meta(stem)
     finite = values[np.isfinite(values)]
     unit: Unit = "nats" if finite.size and finite.min() < 0 else "points"
-    if base is None and unit == "points" and finite.size and finite.max() > 1.5:
+    percent = base is None and unit == "points" and finite.size and finite.max() > 1.5
+    if percent:
         values = values / 100.0
     is_base = np.array([name == "base" for name in names], dtype=bool)
     sources = tuple(name for name in names if name != "base")
@@ -520,7 +522,7 @@ def _pivot_table(
         scores=scores,
         base_scores=base_scores,
         own=_matching_cells(meta.get("own", ()), sources, targets),
-        errors=np.full(scores.shape, np.nan),
+        errors=_read_errors(stem, sources, targets) / (100.0 if percent else 1.0),
         unit=unit,
         regime=str(meta.get("regime", "zeroshot")),
         pair_features={name: x for name, x in pairs.items() if name not in rivals},
@@ -603,6 +605,28 @@ def _read_pairs(stem: Path, sources: Sequence[str], targets: Sequence[str]) -> d
         for name, number in zip(features, numbers, strict=False):
             features[name][row[cells[0]], column[cells[1]]] = number
     return {name: x for name, x in features.items() if np.isfinite(x).any()}
+
+
+def _read_errors(stem: Path, sources: Sequence[str], targets: Sequence[str]) -> Array:
+    """Standard errors from `_seeds.csv` (source,target,seed,score): sd over seeds by √seeds."""
+    errors = np.full((len(sources), len(targets)), np.nan)
+    path = stem.with_name(stem.name + "_seeds.csv")
+    if not path.exists():
+        return errors
+    rows = _read_rows(path)
+    if rows[0] != ["source", "target", "seed", "score"]:
+        raise MatrixError(f"{path}, line 1: the columns must be source, target, seed and score.")
+    row = {name: s for s, name in enumerate(sources)}
+    column = {name: t for t, name in enumerate(targets)}
+    runs: dict[tuple[int, int], list[float]] = {}
+    for line, cells in enumerate(rows[1:], start=2):
+        if len(cells) == 4 and cells[0] in row and cells[1] in column:
+            place = row[cells[0]], column[cells[1]]
+            runs.setdefault(place, []).extend(_numbers(path, line, cells[3:]))
+    for place, scores in runs.items():
+        if len(scores) > 1:
+            errors[place] = float(np.std(scores, ddof=1)) / len(scores) ** 0.5
+    return errors
 
 
 def _read_similarity(stem: Path, targets: Sequence[str]) -> Array | None:

@@ -35,7 +35,7 @@ SCHEMA = "1"
 """Version of the keys below, stored with every entry."""
 
 KIND = "adapt.kind"
-"""Tag: what a run is about, "adapter", "base", "task" or "cells"."""
+"""Tag: what a run is about, "adapter", "base", "task", "cells" or "recommendation"."""
 STATUS = "adapt.status"
 """Tag, written last: a run without it is a crashed registration, and listing skips it."""
 READY = "ready"
@@ -52,7 +52,11 @@ SHOWN_TO = "adapt.shown_to"
 """Tag of the same: the adapter that is on, or BASE_ID."""
 NOTE = "mlflow.note.content"
 
+RECOMMENDATION = "recommendation"
+TARGET_DIGEST, TARGET_GROUP = "adapt.target_digest", "adapt.target_group"
+
 RECORD_FILE = "record.json"
+RECOMMENDATION_FILE, RANKING_FILE = "recommendation.json", "ranking.json"
 FINGERPRINT_FILE = "fingerprint.json"
 TRAITS_FILE = "traits.json"
 PREDICTIONS_FOLDER = "predictions"
@@ -224,6 +228,56 @@ def cell_items(adapter_id: str, name: str, base: BaseIdentity) -> RunItems:
         tags={KIND: "cells", ADAPTER_ID: adapter_id, **_base_tags(base)},
         params={"adapter": name[:_PARAM_LIMIT], "adapter_id": adapter_id},
     )
+
+
+def recommendation_items(
+    content: Mapping[str, Any], base: BaseIdentity, *, digest: str, group: str
+) -> RunItems:
+    """A kept recommendation; `content` is what `recommend --json` prints."""
+    target, model, chosen = content["target"], content["model"], content["base"]
+    name = str(target.get("name", "target"))
+    ranking = {entry["adapter"]: entry for entry in content["ranking"]}
+    predicted = {a: e["predicted_gain"] for a, e in ranking.items() if "predicted_gain" in e}
+    measured = {a: e["measured"]["gain"] for a, e in ranking.items() if "measured" in e}
+    figures = {key: float(chosen[key]) for key in ("score", "se", "p_best") if key in chosen}
+    first = content["ranking"][0]["adapter"] if content["ranking"] else ""
+    params = {
+        "target": name[:_PARAM_LIMIT],
+        "metric": str(target.get("metric", "")),
+        "method": str(model.get("name", "")),
+        "recommended": "base model" if chosen.get("recommended") else first[:_PARAM_LIMIT],
+    }
+    return RunItems(
+        name=f"recommendation for {name}"[:_KEY_LIMIT],
+        tags={
+            KIND: RECOMMENDATION,
+            TARGET_DIGEST: digest,
+            TARGET_GROUP: group[:TAG_LIMIT],
+            **_base_tags(base),
+        },
+        params=params,
+        metrics=_section("predicted_gain", predicted)
+        | _section("measured_gain", measured)
+        | _section("base", figures),
+        artifacts={RECOMMENDATION_FILE: json.dumps(content, indent=1)},
+    )
+
+
+def ranking_columns(content: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The ranking of a recommendation by columns, as MLflow's table artifact takes it."""
+    entries = content["ranking"]
+    return {
+        "rank": [entry["rank"] for entry in entries],
+        "adapter": [entry["adapter"] for entry in entries],
+        "predicted_gain": [entry.get("predicted_gain") for entry in entries],
+        "low": [entry.get("interval", [None, None])[0] for entry in entries],
+        "high": [entry.get("interval", [None, None])[1] for entry in entries],
+        "p_harm": [entry.get("p_harm") for entry in entries],
+        "p_best": [entry.get("p_best") for entry in entries],
+        "measured_gain": [entry.get("measured", {}).get("gain") for entry in entries],
+        "first_reason": [entry["reasons"][0]["text"] for entry in entries],
+        "warnings": [" ".join(entry.get("warnings", ())) for entry in entries],
+    }
 
 
 def cell_tags(stored: StoredCell) -> dict[str, str]:

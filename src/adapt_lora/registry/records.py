@@ -4,9 +4,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import hypot
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapt_lora.base_model import BaseIdentity
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BASE_ID = "base"
 """`adapter_id` of the bare base model in cells and matrices."""
@@ -278,6 +281,22 @@ def few_shot_row(row_id: str) -> FewShotRow | None:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptRecommendation:
+    """A recommendation that was kept, to be compared with what was measured later."""
+
+    run_id: str
+    """MLflow run that holds it."""
+    made_ms: int
+    """When it was made, milliseconds since 1970 (UTC)."""
+    digest: str
+    """Digest of the target's rows."""
+    group: str
+    """The target's group."""
+    content: Mapping[str, Any]
+    """What `recommend --json` printed."""
+
+
+@dataclass(frozen=True, slots=True)
 class TransferMatrix:
     """Adapters × tasks under one base model, as records: what `recommender` learns from."""
 
@@ -295,6 +314,26 @@ class TransferMatrix:
     def cell(self, adapter_id: str, task: str) -> Cell | None:
         """The measured cell, or None."""
         return next((c for c in self.cells if c.adapter_id == adapter_id and c.task == task), None)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Scores, one row per adapter (base and majority label first), one column per task."""
+        import pandas as pd
+
+        names = {BASE_ID: BASE_ID, MAJORITY_ID: MAJORITY_ID}
+        names |= {adapter.adapter_id: adapter.name for adapter in self.adapters}
+        place = {adapter_id: i for i, adapter_id in enumerate(names)}
+        rows: list[dict[str, float]] = [{} for _ in place]
+        for cell in self.cells:
+            if cell.adapter_id in place:
+                rows[place[cell.adapter_id]][cell.task] = cell.score
+        columns = [task.name for task in self.tasks]
+        index = pd.Index(list(names.values()), name="adapter")
+        return pd.DataFrame(rows, index=index, columns=columns)
+
+    def _repr_html_(self) -> str:
+        """The scores as a notebook shows them; · is not measured."""
+        table: str = self.to_pandas().to_html(float_format=lambda x: f"{x:.3f}", na_rep="·")
+        return table
 
     def without_groups(self, groups: Sequence[str]) -> "TransferMatrix":
         """A copy that has never seen any task of these groups."""

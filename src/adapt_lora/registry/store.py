@@ -39,6 +39,7 @@ from adapt_lora.registry.records import (
     AdapterRecord,
     Cell,
     FewShotRow,
+    KeptRecommendation,
     Prediction,
     StepRecord,
     TaskRecord,
@@ -639,6 +640,67 @@ class Registry:
             cells=self._stored_cells(base),
             protocol=protocol,
         )
+
+    # --- recommendations
+    # -------------------------------------------------------------------------------------------
+
+    @_in_words
+    def add_recommendation(
+        self, base: BaseIdentity, recommendation: Mapping[str, Any], *, digest: str, group: str
+    ) -> str:
+        """Keep a recommendation as a run, so that later measurements show how good it was.
+
+        Args:
+            base: The base model it is about.
+            recommendation: What `recommend --json` prints: figures and names, no rows.
+            digest: Of the target's rows.
+            group: The target's group.
+
+        Returns:
+            Id of the run.
+        """
+        shelving = self._made_shelving(base)
+        items = layout.recommendation_items(recommendation, base, digest=digest, group=group)
+        client, experiment = self._client, shelving.evaluations_id
+        run = client.create_run(experiment, run_name=items.name, tags=dict(items.tags))
+        run_id: str = run.info.run_id
+        self._log(run_id, metrics=items.metrics, params=items.params)
+        client.log_table(run_id, layout.ranking_columns(recommendation), layout.RANKING_FILE)
+        for name, text in items.artifacts.items():
+            client.log_text(run_id, text, name)
+        # The status tag goes last: a run without it is one that was cut off.
+        self._log(run_id, tags={layout.STATUS: layout.READY})
+        client.set_terminated(run_id)
+        return run_id
+
+    @_in_words
+    def recommendations(self, base: BaseIdentity) -> list[KeptRecommendation]:
+        """Every recommendation that was kept for this base model, oldest first."""
+        shelving = self._shelving(base)
+        if shelving is None:
+            return []
+        own = f"tags.`{layout.KIND}` = '{layout.RECOMMENDATION}'"
+        ready = f"{own} and tags.`{layout.STATUS}` = '{layout.READY}'"
+        found = []
+        for run in self._search(shelving.evaluations_id, ready):
+            try:
+                content = json.loads(self._read_artifact(run, layout.RECOMMENDATION_FILE))
+            except ValueError as error:
+                raise RegistryError(
+                    f"The recommendation {run.info.run_name!r} (run {run.info.run_id}) is damaged "
+                    f"({error}); delete that run in MLflow."
+                ) from error
+            tags = run.data.tags
+            found.append(
+                KeptRecommendation(
+                    run_id=run.info.run_id,
+                    made_ms=run.info.start_time,
+                    digest=tags[layout.TARGET_DIGEST],
+                    group=tags[layout.TARGET_GROUP],
+                    content=content,
+                )
+            )
+        return sorted(found, key=lambda kept: kept.made_ms)
 
     # --- pages
     # -------------------------------------------------------------------------------------------

@@ -68,11 +68,11 @@ def _headline(recommendation: Mapping[str, Any], unit: Unit) -> str:
     if not ranking:
         return "No adapter could be ranked"
     first = ranking[0]
-    # What was measured on the target itself outranks what was predicted for it.
-    gain = first.get("measured", {}).get("gain", first.get("predicted_gain"))
+    # Prediction and measurement together: the measured gain of a winner alone flatters it.
+    gain = first.get("predicted_gain", first.get("measured", {}).get("gain"))
     if gain is None:
         return f"{one_line(first['adapter'])} comes first, but too little is measured to say more"
-    said = "measured" if "measured" in first else "predicted"
+    said = "expected after measuring" if "measured" in first else "predicted"
     return f"{one_line(first['adapter'])}: {gain_text(gain, unit)} {UNIT_WORDS[unit]} {said}"
 
 
@@ -104,7 +104,7 @@ def _row(entry: Mapping[str, Any], bar: IntervalBar | None, unit: Unit) -> dict[
         "bar": bar,
         "p_harm": share_text(entry["p_harm"]) if "p_harm" in entry else "",
         "p_best": share_text(entry["p_best"]) if "p_best" in entry else "",
-        "measured": _measured_words(measured, unit) if measured else "",
+        "measured": _measured_words(measured, unit) + _alone_words(entry, unit) if measured else "",
         "reasons": [one_line(reason["text"]) for reason in entry.get("reasons", ())],
         "evidence": [_evidence_words(item, unit) for item in entry.get("evidence", ())],
         "warnings": [one_line(str(warning)) for warning in entry.get("warnings", ())],
@@ -115,6 +115,12 @@ def _measured_words(measured: Mapping[str, Any], unit: Unit) -> str:
     error = f" ± {score_text(measured['se'], unit)}" if "se" in measured else ""
     rows = f" ({measured['n']:,} rows)" if "n" in measured else ""
     return f"{gain_text(measured['gain'], unit)}{error}{rows}"
+
+
+def _alone_words(entry: Mapping[str, Any], unit: Unit) -> str:
+    if "predicted_alone" not in entry:
+        return ""
+    return f"; predicted alone: {gain_text(entry['predicted_alone'], unit)}"
 
 
 def _evidence_words(item: object, unit: Unit) -> str:

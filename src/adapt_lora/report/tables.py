@@ -64,6 +64,7 @@ def recommendation_table(recommendation: Mapping[str, Any]) -> RenderableType:
     table.add_column("P(harm)", justify="right")
     table.add_column("P(best)", justify="right")
     if verified:
+        table.add_column("predicted alone", justify="right")
         table.add_column("measured", justify="right")
     base = recommendation.get("base", {})
     if base.get("recommended"):
@@ -327,8 +328,11 @@ def sweep_table(sweep: Mapping[str, Any]) -> RenderableType:
 
 
 def bench_table(bench: Mapping[str, Any]) -> RenderableType:
-    """Back-tests as `bench --json` gives them: a table per matrix, methods down, best in bold."""
-    tables = []
+    """Back-tests as `bench --json` gives them: a table per matrix, methods down, best in bold.
+
+    Under each stand the differences of `default` to the best baseline with their 95 % intervals.
+    """
+    tables: list[RenderableType] = []
     for name, result in bench["matrices"].items():
         methods: Mapping[str, Mapping[str, float]] = result["methods"]
         metrics = list(dict.fromkeys(metric for row in methods.values() for metric in row))
@@ -344,8 +348,54 @@ def bench_table(bench: Mapping[str, Any]) -> RenderableType:
             chosen = " (chosen)" if method == result.get("chosen") else ""
             cells = [_bench_cell(row.get(metric), best=best[metric]) for metric in metrics]
             table.add_row(Text(one_line(method) + chosen), *cells)
-        tables.append(table)
+        tables += [table, *_bench_notes(result)]
+    if bench.get("past"):
+        tables.append(_past_table(bench["past"]))
     return Group(*tables)
+
+
+def _bench_notes(result: Mapping[str, Any]) -> list[RenderableType]:
+    notes: list[RenderableType] = []
+    if "ceiling" in result:
+        rho = result["ceiling"]["spearman_rho"]
+        notes.append(Text(f"With scores this noisy, even the true order has ρ {rho:.2f}."))
+    paired = result.get("paired", {}).get("default", {})
+    if not paired:
+        return notes
+    table = _table("default − best baseline, 95 % interval over task groups")
+    for head in ("metric", "baseline", "difference", "interval"):
+        table.add_column(head, justify="left" if head in ("metric", "baseline") else "right")
+    for metric, entry in paired.items():
+        low, high = entry["interval"]
+        better = high < 0 if _lower_is_better(metric) else low > 0
+        worse = low > 0 if _lower_is_better(metric) else high < 0
+        table.add_row(
+            metric,
+            one_line(entry["baseline"]),
+            _signed(entry["difference"], digits=3),
+            f"{_signed(low, digits=3)} to {_signed(high, digits=3)}",
+            style=_HELPS if better else _HARMS if worse else "",
+        )
+    return [*notes, table]
+
+
+def _past_table(past: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Kept recommendations against what was measured since."""
+    table = _table("Past recommendations, measured since")
+    table.add_column("target", overflow="fold")
+    for head in ("made", "adapters", "mean error", "… of zero", "coverage", "ρ"):
+        table.add_column(head, justify="right")
+    for one in past:
+        table.add_row(
+            _name(one["target"]),
+            _date_text(one["made_ms"]),
+            str(one["n"]),
+            f"{one['mae']:.3f}",
+            f"{one['mae_of_zero']:.3f}",
+            _share_or_gap(one.get("coverage")),
+            _signed(one["spearman_rho"]) if "spearman_rho" in one else GAP,
+        )
+    return table
 
 
 def correlations_table(result: Mapping[str, Any]) -> RenderableType:
@@ -409,6 +459,8 @@ def _ranking_row(
         _share_or_gap(entry.get("p_best")),
     ]
     if verified:
+        alone = entry.get("predicted_alone")
+        row.append(GAP if alone is None else gain_text(alone, unit))
         measured = entry.get("measured")
         row.append(_measured_text(measured, unit) if measured else Text(GAP, style=_QUIET))
     return row
@@ -444,7 +496,7 @@ def _share_or_gap(share: float | None) -> str:
 def _base_row(base: Mapping[str, Any], unit: Unit, *, verified: bool) -> list[RenderableType]:
     best = _share_or_gap(base.get("p_best"))
     row: list[RenderableType] = ["", "base model", gain_text(0.0, unit), "", "", best]
-    return [*row, *([""] if verified else [])]
+    return [*row, *(["", ""] if verified else [])]
 
 
 def _base_note(base: Mapping[str, Any], unit: Unit) -> list[Text]:
@@ -455,9 +507,26 @@ def _base_note(base: Mapping[str, Any], unit: Unit) -> list[Text]:
     return [Text(said.strip(), style="bold" if base.get("recommended") else "")] if said else []
 
 
+def _verification_note(verification: Mapping[str, Any] | None) -> list[Text]:
+    """How the measurement was made, and what the gain of a measured adapter is made of."""
+    if verification is None:
+        return []
+    rounds = ", then ".join(
+        f"{one['n_adapters']} up to row {one['n_rows']}" for one in verification["rounds"]
+    )
+    return [
+        Text(
+            f"Measured on the target: {rounds}. A measured adapter's gain weighs prediction and "
+            "measurement by their errors, so the luck of having been the best of several is taken "
+            "off; the others moved by what the measurements say about the target's level."
+        )
+    ]
+
+
 def _recommendation_notes(recommendation: Mapping[str, Any]) -> list[Text]:
     model = recommendation.get("model", {})
-    notes = _base_note(recommendation.get("base", {}), recommendation_unit(recommendation))
+    notes = _verification_note(recommendation.get("verification"))
+    notes += _base_note(recommendation.get("base", {}), recommendation_unit(recommendation))
     if model:
         backtest = ", ".join(
             f"{key.replace('_at_', '@').replace('_', ' ')} {number_text(value)}"
@@ -510,8 +579,11 @@ def _best(methods: Mapping[str, Mapping[str, float]], metric: str) -> float | No
     values = [row[metric] for row in methods.values() if metric in row]
     if metric.startswith(("coverage", "width")) or not values:
         return None
-    lower_is_better = "regret" in metric or metric == "brier"
-    return min(values) if lower_is_better else max(values)
+    return min(values) if _lower_is_better(metric) else max(values)
+
+
+def _lower_is_better(metric: str) -> bool:
+    return "regret" in metric or metric in ("brier", "mae")
 
 
 def _gain_style(gain: float, *, sure: bool) -> str:
@@ -520,9 +592,9 @@ def _gain_style(gain: float, *, sure: bool) -> str:
     return _HELPS if gain > 0 else _HARMS
 
 
-def _signed(value: float) -> str:
+def _signed(value: float, digits: int = 2) -> str:
     # Adding 0 takes the sign off a zero.
-    return f"{round(value, 2) + 0.0:+.2f}".replace("-", MINUS)
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", MINUS)
 
 
 def _date_text(created_ms: int) -> str:
