@@ -181,6 +181,8 @@ class BaseModel:
         from peft import PeftConfig, PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
 
+        from adapt_lora.lora_linear import speed_up_lora
+
         # PEFT may load trained biases over the base's own.
         for module in modules.values():
             _swap_in_copy(module, "bias")
@@ -219,6 +221,8 @@ class BaseModel:
                     # head that shares its matrix with the embeddings does not drag them along.
                     _swap_in_copy(module, "weight")
                     layer.merge()
+        if not exact:
+            speed_up_lora(wrapped)
 
     def _restore(
         self,

@@ -363,7 +363,23 @@ class _Reader:
     def read(self, plans: Sequence[_RowPlan]) -> list[_RowScores]:
         with torch.inference_mode():
             last, mid = self._states(plans)
-            return [self._score(plan, last[row], mid, row) for row, plan in enumerate(plans)]
+            wanted = [_predictions(plan) for plan in plans]
+            # One product with the head for all rows: row by row its weights would be read anew.
+            nll = self.head.nll(
+                last.flatten(0, 1),
+                [
+                    row * last.shape[1] + at
+                    for row, (places, _) in enumerate(wanted)
+                    for at in places
+                ],
+                [target for _, targets in wanted for target in targets],
+            )
+            ends = np.cumsum([len(targets) for _, targets in wanted])
+            rows = enumerate(zip(plans, np.split(nll, ends[:-1]), strict=True))
+            return [
+                _RowScores(*_split_row(plan, row_nll), self._mean_states(plan, last, mid, row))
+                for row, (plan, row_nll) in rows
+            ]
 
     def _read_prefix(self, ids: Sequence[int]) -> Cache:
         """Keys and values of what all rows begin with."""
@@ -399,23 +415,20 @@ class _Reader:
                 hook.remove()
         return out.last_hidden_state, kept[0] if kept else None  # (rows, longest, d)
 
-    def _score(
+    def _mean_states(
         self, plan: _RowPlan, last: torch.Tensor, mid: torch.Tensor | None, row: int
-    ) -> _RowScores:
-        states: dict[str, FloatArray] = {}
-        if mid is not None:
-            # An empty prompt has no tokens of its own; the template's stand in for them.
-            start, end = plan.content if plan.content[1] > plan.content[0] else (0, plan.n_prompt)
-            states = {
-                "mid": _mean_state(mid[row, start:end]),
-                "last": _mean_state(last[start:end]),
-            }
-        sources, targets = _predictions(plan)
-        nll = self.head.nll(last, sources, targets)
-        ends = np.cumsum([len(branch) for branch in plan.branches])
-        parts = np.split(nll, ends)
-        prompt = parts[-1] if plan.with_prompt_nll else None
-        return _RowScores(tuple(parts[:-1]), prompt, states)
+    ) -> dict[str, FloatArray]:
+        if mid is None:
+            return {}
+        # An empty prompt has no tokens of its own; the template's stand in for them.
+        start, end = plan.content if plan.content[1] > plan.content[0] else (0, plan.n_prompt)
+        return {"mid": _mean_state(mid[row, start:end]), "last": _mean_state(last[row, start:end])}
+
+
+def _split_row(plan: _RowPlan, nll: FloatArray) -> tuple[tuple[FloatArray, ...], FloatArray | None]:
+    """A row's nats per token, as (branches, prompt)."""
+    parts = np.split(nll, np.cumsum([len(branch) for branch in plan.branches]))
+    return tuple(parts[:-1]), parts[-1] if plan.with_prompt_nll else None
 
 
 class _PrefixLayer(DynamicLayer):
@@ -487,7 +500,8 @@ class _Head:
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         bias = self.bias.to(self.weight.dtype) if self.bias is not None else None
         logits = functional.linear(states.to(self.weight.dtype), self.weight, bias).float()
-        logits = logits * self.scale
+        if self.scale != 1.0:  # a product of this size would cost as much as the softmax
+            logits = logits * self.scale
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits  # (n, vocabulary)

@@ -8,9 +8,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from adapt_lora.errors import TrainingError
+from adapt_lora.lora_linear import _LoraLinear
 from adapt_lora.scoring import encode_rows
 from adapt_lora.trainer import attention, loop, train_adapter
-from adapt_lora.trainer.lora_linear import _LoraLinear
 
 
 def gradients(base, rows, recipe, *, packed=False):

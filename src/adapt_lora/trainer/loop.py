@@ -27,10 +27,10 @@ from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_
 from adapt_lora.base_model import BaseModel
 from adapt_lora.data import Row, sample_rows
 from adapt_lora.errors import TrainingError
+from adapt_lora.lora_linear import speed_up_lora
 from adapt_lora.scoring import Encoded, encode_rows
 from adapt_lora.trainer.attention import row_attention
 from adapt_lora.trainer.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from adapt_lora.trainer.lora_linear import speed_up_lora
 from adapt_lora.trainer.processes import Processes
 from adapt_lora.trainer.recipe import Recipe
 

@@ -1,7 +1,8 @@
 """A LoRA layer that keeps its input once, in the base's own type, and makes no copies of it.
 
 PEFT's layer turns its input into float32 for the update, three times where queries, keys and values
-share it, and autograd keeps each copy: most of a training's memory, and a third of its time.
+share it, and autograd keeps each copy: most of a training's memory, and a third of its time. What
+is scored beside half-precision weights goes the same way.
 """
 
 import functools
@@ -25,6 +26,7 @@ def speed_up_lora(peft_model: Any) -> None:
 def _is_plain(module: Any) -> bool:
     return (
         type(module.base_layer) is torch.nn.Linear
+        and not module.merged
         and module.active_adapters == ["default"]
         and not module.use_dora.get("default", False)
         and not module.lora_bias.get("default", False)
