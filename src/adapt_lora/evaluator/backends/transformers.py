@@ -19,6 +19,7 @@ class TransformersBackend:
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
+        self._n_tokens: dict[str, int] = {}  # the same prompts are counted for every adapter
 
     @property
     def template(self) -> str:
@@ -38,10 +39,13 @@ class TransformersBackend:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without a template."""
-        if not texts:
-            return []
-        encoded = self.base.tokenizer(list(texts), add_special_tokens=False)
-        return [len(ids) for ids in encoded["input_ids"]]
+        new = [text for text in dict.fromkeys(texts) if text not in self._n_tokens]
+        if new:
+            encoded = self.base.tokenizer(new, add_special_tokens=False)
+            self._n_tokens |= {
+                text: len(ids) for text, ids in zip(new, encoded["input_ids"], strict=True)
+            }
+        return [self._n_tokens[text] for text in texts]
 
     def score_labels(
         self, prompts: Sequence[str], labels: Sequence[str], *, progress: Progress | None = None
