@@ -152,7 +152,8 @@ def test_a_plan_says_what_would_be_measured_and_writes_nothing(
     assert "2 cells (2 rows, 1 task) to measure, 0 there already" in plan.describe()
     said = []
     roads.evaluate([task], registry=shelf, base_model=base_model, say=said.append)
-    assert said[0].startswith("Plan: 2 cells")
+    assert said[0].startswith("Backend: ")
+    assert said[1].startswith("Plan: 2 cells")
     assert said[1].startswith("base model on moods: balanced_accuracy 0.")
     after = roads.plan_evaluation([task], registry=shelf, base_model=base_model)
     assert after.describe() == "Plan: all 2 cells are measured already."
@@ -232,13 +233,13 @@ def test_a_killed_run_loses_the_cell_in_hand_and_goes_on_from_there(
     done = []
     for line in running.stdout:
         done.append(line.strip())
-        # The plan, two cells of the base, two of the majority label, one of the adapter.
-        if len(done) == 6:
+        # Backend and plan, two cells of the base, two of the majority label, one of the adapter.
+        if len(done) == 7:
             os.kill(running.pid, signal.SIGKILL)
             break
     running.wait()
     assert running.returncode == -signal.SIGKILL
-    said = {line.partition(":")[0] for line in done[1:]}
+    said = {line.partition(":")[0] for line in done[2:]}
     assert {"base model on moods", "lora on moods"} <= said
     left = roads.plan_evaluation(tasks, registry=registry, base_model=base_model)
     assert (left.n_cells, len(left.cells)) == (6, 1)

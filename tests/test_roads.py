@@ -299,7 +299,7 @@ def test_figures_can_be_passed_on_without_the_weights(shelf, tmp_path):
     record = other.adapter("moods")
     assert not record.has_weights
     assert record.behaviour_vector
-    with pytest.raises(NotFoundError, match="weights"):
+    with pytest.raises(RegistryError, match="registered without files"):
         other.pull("moods", tmp_path / "moods")
 
 
