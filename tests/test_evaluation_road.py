@@ -196,7 +196,7 @@ from adapt_lora.registry import Registry
 
 plain, said = TransformersBackend.score_labels, []
 def score_labels(self, prompts, labels, **more):
-    if len(said) == 6:
+    if len(said) == 7:
         time.sleep(300)  # the cell in hand, until the kill
     return plain(self, prompts, labels, **more)
 TransformersBackend.score_labels = score_labels

@@ -12,6 +12,7 @@ from adapt_lora.errors import (
     DatasetError,
     NotFoundError,
     RecommendError,
+    RegistryError,
     TaskError,
 )
 from adapt_lora.registry import Registry
