@@ -352,6 +352,8 @@ def test_options_come_from_pyproject_then_environment_then_the_command_line(
         ("[tool.adapt]\nbase-modl = 'x'\n", "no command has an option 'base-modl'"),
         ("[tool.adapt.list]\nsorted = 'x'\n", "no option 'sorted'"),
         ("[tool.adapt\n", "not readable as TOML"),
+        ("[tool.adapt]\nallow-code-execution = true\n", "can't be set by a project"),
+        ("[tool.adapt.evaluate]\naccept_weak_sandbox = true\n", "can't be set by a project"),
     ],
 )
 def test_a_bad_configuration_names_file_and_key(adapt, tmp_path, monkeypatch, text, words):

@@ -1414,6 +1414,10 @@ def _known_names() -> list[str]:
         return []
 
 
+_NEVER_CONFIGURED = ("allow_code_execution", "accept_weak_sandbox")
+"""Options that let strangers' code run: whoever runs it says so."""
+
+
 def _configured_defaults(start: Path, ctx: typer.Context) -> dict[str, Any]:
     """Defaults from [tool.adapt] of the nearest pyproject.toml, by command and option."""
     path = next((p / "pyproject.toml" for p in (start, *start.parents) if _has_settings(p)), None)
@@ -1423,6 +1427,13 @@ def _configured_defaults(start: Path, ctx: typer.Context) -> dict[str, Any]:
     commands: Mapping[str, Any] = getattr(ctx.command, "commands", {})
     options = {name: _option_names(command) for name, command in commands.items()}
     defaults: dict[str, dict[str, Any]] = {name: {} for name in commands}
+    tables = [value for key, value in settings.items() if isinstance(value, dict)]
+    for key in (key for table in (settings, *tables) for key in table):
+        if key.replace("-", "_") in _NEVER_CONFIGURED:
+            raise ConfigError(
+                f"{path}: {key!r} can't be set by a project, which may be a stranger's. Say "
+                f"--{key.replace('_', '-')} on the command line."
+            )
     for key, value in settings.items():
         if isinstance(value, dict) and key in commands:
             continue
