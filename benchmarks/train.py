@@ -221,7 +221,7 @@ def forward_backward_side(job: dict[str, Any]) -> None:
     encoded = encode_rows(base, rows)
     lengths = [len(row.prompt_ids) + len(row.response_ids) for row in encoded]
     n_tokens, started, busy = 0, time.perf_counter(), time.process_time()
-    for batch in epoch_batches(lengths, job["batch_size"], seed=0, epoch=0):
+    for batch in epoch_batches(len(lengths), job["batch_size"], seed=0, epoch=0):
         chosen = [encoded[i] for i in batch]
         ids = [t for row in chosen for t in (*row.prompt_ids, *row.response_ids)]
         width = len(ids) // len(batch)

@@ -13,7 +13,7 @@ from adapt_lora.data import Row
 from adapt_lora.errors import TrainingError
 from adapt_lora.trainer import loop, train_adapter
 from adapt_lora.trainer.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from adapt_lora.trainer.loop import ADAPTER_FILES, epoch_batches, epoch_folder
+from adapt_lora.trainer.loop import ADAPTER_FILES, epoch_batches, epoch_folder, length_groups
 
 
 @pytest.fixture(scope="module")
@@ -150,15 +150,36 @@ def test_progress_and_steps_are_told_as_they_happen(
 
 
 @pytest.mark.parametrize("n", [1, 7, 40, 1000])
-def test_batches_hold_every_row_once_and_rows_of_like_length(n):
-    lengths = [(i * 37) % 90 + 1 for i in range(n)]
-    batches = epoch_batches(lengths, 8, seed=0, epoch=0)
+def test_batches_hold_every_row_once_in_an_order_that_seed_and_epoch_decide(n):
+    batches = epoch_batches(n, 8, seed=0, epoch=0)
     assert sorted(i for batch in batches for i in batch) == list(range(n))
-    assert batches == epoch_batches(lengths, 8, seed=0, epoch=0)
+    assert all(len(batch) == 8 for batch in batches[:-1])
+    assert batches == epoch_batches(n, 8, seed=0, epoch=0)
     if n > 8:
-        padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
-        assert padded <= 1.25 * sum(lengths)
-        assert batches != epoch_batches(lengths, 8, seed=0, epoch=1)
+        assert batches != epoch_batches(n, 8, seed=0, epoch=1)
+
+
+def test_rows_of_a_step_are_read_in_groups_of_like_length():
+    lengths = [60, 310, 55, 280, 58, 61, 300, 57]
+    groups = length_groups(lengths, 8)
+    assert [sorted(lengths[i] for i in group) for group in groups] == [
+        [55, 57, 58, 60, 61],
+        [280, 300, 310],
+    ]
+    assert [len(group) for group in length_groups(lengths, 2)] == [2, 2, 1, 2, 1]
+    assert length_groups([], 8) == []
+
+
+def test_groups_of_like_length_leave_the_step_as_it_is(
+    tiny_base, sentiment_rows, fast_recipe, tmp_path, monkeypatch
+):
+    recipe = replace(fast_recipe, epochs=1)
+    grouped = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "grouped")
+    monkeypatch.setattr(loop, "length_groups", lambda lengths, _: [list(range(len(lengths)))])
+    whole = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "whole")
+    assert [s.loss for s in grouped.history] == pytest.approx(
+        [s.loss for s in whole.history], rel=1e-4
+    )
 
 
 def test_max_rows_and_max_tokens_bound_what_is_trained_on(

@@ -239,22 +239,35 @@ def training_key(base: BaseModel, rows: Sequence[Row], recipe: Recipe) -> str:
     return digest.hexdigest()
 
 
-def epoch_batches(
-    lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int
-) -> list[list[int]]:
-    """Row indices in batches of like length, in random order; seed and epoch decide all of it.
+def epoch_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Row indices in batches, in random order; seed and epoch decide all of it.
 
-    Rows are shuffled, then sorted by length within windows of 50 batches, so that padding stays low
-    while long data are not simply sorted; then the batches are shuffled.
+    A batch is a fair draw: were it filled with rows of like length, each step would learn from one
+    kind of row, and rows with short answers would weigh more than their tokens do.
     """
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
-    window = 50 * batch_size
-    batches = []
-    for start in range(0, len(order), window):
-        by_length = sorted(order[start : start + window].tolist(), key=lambda i: lengths[i])
-        batches += [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
+    order = np.random.default_rng([seed, epoch]).permutation(n_rows).tolist()
+    return [order[i : i + batch_size] for i in range(0, n_rows, batch_size)]
+
+
+def length_groups(lengths: Sequence[int], at_once: int) -> list[list[int]]:
+    """Rows of one step in groups that are read together, so that little of it is padding.
+
+    Args:
+        lengths: Tokens per row.
+        at_once: Rows of a group at most.
+
+    Returns:
+        Indices, shorter rows first; at least four fifths of each group's rectangle are tokens.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        group = groups[-1] if groups else []
+        held = sum(lengths[i] for i in group) + lengths[index]
+        if not group or len(group) == at_once or (len(group) + 1) * lengths[index] > 1.25 * held:
+            groups.append([index])
+        else:
+            group.append(index)
+    return groups
 
 
 def epoch_folder(out: Path, epoch: int) -> Path:
@@ -477,6 +490,14 @@ class _Run:
         """Loss of every response token of these rows, (n_response_tokens,)."""
         return _response_nll(self.base, rows, packed=self.recipe.packing)
 
+    def groups(self, rows: Sequence[Encoded]) -> list[list[Encoded]]:
+        """Rows of one step as they are read together; packed rows need no like length."""
+        if self.recipe.packing:
+            starts = range(0, len(rows), self.rows_at_once)
+            return [list(rows[at : at + self.rows_at_once]) for at in starts]
+        found = length_groups([_length(row) for row in rows], self.rows_at_once)
+        return [[rows[i] for i in group] for group in found]
+
     def held_out_loss(self) -> float | None:
         """Mean loss per response token of the rows kept aside, as the model is now."""
         return _mean_loss(self.base, self.split.held_out, self.rows_at_once)
@@ -657,9 +678,8 @@ def _run_epochs(
     on_step: Callable[[StepMetrics], None] | None,
 ) -> None:
     recipe, split = run.recipe, run.split
-    lengths = [_length(row) for row in split.train]
     for epoch in range(len(run.epochs), recipe.epochs):
-        batches = epoch_batches(lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)
+        batches = epoch_batches(len(split.train), recipe.batch_size, seed=recipe.seed, epoch=epoch)
         run.base.model.train()
         for batch in batches[len(run.history) - epoch * run.steps_per_epoch :]:
             step = _take_step(run, [split.train[i] for i in batch])
@@ -718,8 +738,8 @@ def _gradients(run: _Run, rows: Sequence[Encoded]) -> torch.Tensor:
     while True:
         parts = []
         try:
-            for start in range(0, len(rows), run.rows_at_once):
-                nll = run.nll(rows[start : start + run.rows_at_once])
+            for group in run.groups(rows):
+                nll = run.nll(group)
                 (nll.sum() / n_response).backward()
                 parts.append(nll.detach())
             return torch.cat(parts)
