@@ -154,7 +154,7 @@ def test_a_plan_says_what_would_be_measured_and_writes_nothing(
     roads.evaluate([task], registry=shelf, base_model=base_model, say=said.append)
     assert said[0].startswith("Backend: ")
     assert said[1].startswith("Plan: 2 cells")
-    assert said[1].startswith("base model on moods: balanced_accuracy 0.")
+    assert said[2].startswith("base model on moods: balanced_accuracy 0.")
     after = roads.plan_evaluation([task], registry=shelf, base_model=base_model)
     assert after.describe() == "Plan: all 2 cells are measured already."
     assert "tokens_per_s" not in after.to_json()
