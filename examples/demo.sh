@@ -20,7 +20,7 @@ adapt evaluate --max-rows 50 \
     --task examples/extraction --task examples/ticket_urgency
 
 step "Which of them will help on examples/mydata.jsonl?"
-adapt recommend --target examples/mydata.jsonl --save demo/recommendation.json
+adapt recommend --target examples/mydata.jsonl --verify 0 --save demo/recommendation.json
 
 best=$(python - <<'PYTHON'
 import json
