@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapt_lora.data import Row
 from adapt_lora.errors import JudgeError
+from adapt_lora.evaluator.backends.endpoint import Patience
 
 if TYPE_CHECKING:
     import httpx2
@@ -49,7 +50,7 @@ Grade (0 or 1):"""
 # A verdict is one token; room for a few shows a judge that chats, whose verdict does not count.
 _MAX_TOKENS = 8
 _RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_LONGEST_WAIT_S = 60.0
+_PATIENCE = Patience(first_wait_s=1.0, longest_wait_s=60.0)
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,7 @@ class Judge:
         """Wait twice as long each time, and as long as the server asks for; not after the last."""
         if attempt + 1 == self.max_attempts:
             return
-        # Not all at once again: all requests met the same trouble at the same time.
-        wait_s = 2**attempt * random.uniform(0.5, 1.0)
-        with suppress(ValueError):  # a date: rare, and no reason to fail
-            wait_s = max(wait_s, float(asked_for or 0))
-        self.sleep(min(wait_s, _LONGEST_WAIT_S))
+        self.sleep(_PATIENCE.wait_s(attempt + 1, asked_for, random.uniform(0.5, 1.0)))
 
     def _error(self, what: str) -> JudgeError:
         text = f"The judge {self.model} at {self.url} {what}. Check --judge-url, --judge-model and "

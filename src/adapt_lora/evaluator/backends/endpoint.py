@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,19 @@ class Patience:
     """Longest wait before the second try; it doubles with each try."""
     longest_wait_s: float = 30.0
     """No wait is longer, whatever the server asks for."""
+
+    def wait_s(self, number: int, asked: str | None, jitter: float) -> float:
+        """Seconds to wait after that many tries: doubling, and as long as the server asks.
+
+        Args:
+            number: Tries made, at least 1.
+            asked: The server's Retry-After; a date is not waited for.
+            jitter: Share of the wait, in [0.5, 1]: all requests met the same trouble at one moment.
+        """
+        wait_s = self.first_wait_s * 2.0 ** (number - 1) * jitter
+        with suppress(ValueError):  # a date: rare, and our own wait will do
+            wait_s = max(wait_s, float(asked or 0))
+        return min(wait_s, self.longest_wait_s)
 
 
 class Endpoint:
@@ -137,11 +150,11 @@ class Endpoint:
     ) -> dict[str, Any]:
         import httpx2
 
-        problem, asked_s = "", 0.0
+        problem, asked = "", None
         for number in range(self.patience.n_tries):
             if number:
-                self._sleep(self._wait_s(number, asked_s))
-                asked_s = 0.0
+                self._sleep(self.patience.wait_s(number, asked, self._random.uniform(0.5, 1.0)))
+                asked = None
             try:
                 response = self._client.request(method, self.url + path, json=body)
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
@@ -154,7 +167,7 @@ class Endpoint:
                 continue
             if response.status_code in _RETRIED_STATUS:
                 problem = f"status {response.status_code}{_said(response)}"
-                asked_s = _seconds(response.headers.get("retry-after"))
+                asked = response.headers.get("retry-after")
                 continue
             if response.status_code != 200:
                 raise self._error(
@@ -176,25 +189,11 @@ class Endpoint:
             path, f"gave no answer in {self.patience.n_tries} tries (last: {problem})"
         )
 
-    def _wait_s(self, number: int, asked_s: float) -> float:
-        """Seconds before try `number`: doubling, with jitter, and as long as the server asks."""
-        ceiling = self.patience.first_wait_s * 2.0 ** (number - 1)
-        # Jitter: all requests met the same trouble at the same moment.
-        wait_s = max(ceiling * self._random.uniform(0.5, 1.0), asked_s)
-        return min(wait_s, self.patience.longest_wait_s)
-
     def _error(self, path: str, what: str, *, status: int | None = None) -> ServerError:
         text = f"The server at {self.url} {what} (asked for {path})."
         if self._api_key:
             text = text.replace(self._api_key, "…")
         return ServerError(text, status=status)
-
-
-def _seconds(asked: str | None) -> float:
-    try:
-        return float(asked or 0)
-    except ValueError:
-        return 0.0  # a date: rare, and our own wait will do
 
 
 def _said(response: Any) -> str:
