@@ -71,17 +71,15 @@ def measure_cell(
     backend: Backend,
     unit: CellUnit,
     *,
-    keep_text: bool,
     selected: bool,
     grader: Grader | None = None,
     progress: Progress | None = None,
 ) -> CellResult:
-    """Score one unit under its protocol, with its adapter on already.
+    """Score one unit under its protocol, with its adapter on already; written answers are kept.
 
     Args:
         backend: Scores and writes.
         unit: What is measured.
-        keep_text: Whether predictions keep written answers.
         selected: Marks the cell as chosen by a ranking (verification).
         grader: Grades written answers where the metric needs one.
         progress: Told (rows done, rows in all).
@@ -100,9 +98,7 @@ def measure_cell(
     elif task.is_label_task:
         estimates, shares, predictions = _score_label_task(backend, unit, progress)
     else:
-        estimates, beside, predictions = _score_answers(
-            backend, unit, grader, keep_text=keep_text, progress=progress
-        )
+        estimates, beside, predictions = _score_answers(backend, unit, grader, progress)
     ruling = estimates.pop(task.record.metric)
     beside |= {name: estimate.value for name, estimate in estimates.items()}
     beside |= {f"{name}_se": estimate.se for name, estimate in estimates.items()}
@@ -164,8 +160,6 @@ def _score_answers(
     backend: Backend,
     unit: CellUnit,
     grader: Grader | None,
-    *,
-    keep_text: bool,
     progress: Progress | None,
 ) -> tuple[dict[str, Estimate], dict[str, float], list[Prediction]]:
     """Estimates, figures beside them, predictions."""
@@ -195,7 +189,7 @@ def _score_answers(
         Prediction(
             row=row.digest,
             right=None if grades[i] is None or in_degrees else bool(grades[i]),
-            answer=answers[i] if answers and keep_text else None,
+            answer=answers[i] if answers else None,
             log_likelihood=(-sums[i],) if sums else (),
             n_tokens=lengths[i] if sums else None,
             grade=grades[i],

@@ -397,14 +397,11 @@ def _measure_unit(
     of_base: Sequence[Prediction],
 ) -> CellResult:
     asked = unit if unit.shots is None else replace(unit, task=unit.shots.shown(unit.task))
-    # Texts are dropped below, once their lengths are known.
-    result = measure_cell(
-        backend, asked, keep_text=True, selected=selected, grader=grader, progress=progress
-    )
-    cell = result.cell
+    result = measure_cell(backend, asked, selected=selected, grader=grader, progress=progress)
     if unit.shots is not None:
-        cell = replace(cell, zero_shot=unit.protocol.zero_shot.digest)
-    result = replace(result, cell=cell)
+        cell = replace(result.cell, zero_shot=unit.protocol.zero_shot.digest)
+        result = replace(result, cell=cell)
+    # Here texts are dropped, now that their lengths can be counted.
     result = with_outcomes(backend, unit.task, result, keep_text=keep_text)
     # Only now: prompts with examples had other digests than the rows that the base was asked.
     return _compared(result, of_base)

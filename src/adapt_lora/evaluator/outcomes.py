@@ -1,4 +1,4 @@
-"""What the papers look at beside a score: gold labels, lengths and ends of answers, row by row."""
+"""What the papers look at beside a score: lengths and ends of answers, row by row."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from adapt_lora.scoring import WrittenAnswer
 def with_outcomes(
     backend: Backend, task: Task, result: CellResult, *, keep_text: bool
 ) -> CellResult:
-    """A measured cell with its time, and predictions that name gold label, lengths and finish.
+    """A measured cell with its time, and predictions that name lengths and finish.
 
     Args:
         backend: Counts tokens where an answer does not say how many it has.
@@ -29,12 +29,7 @@ def with_outcomes(
         return replace(result, cell=cell)
     lengths = backend.count_tokens([row.prompt for row in task.rows])
     predictions = tuple(
-        replace(
-            prediction,
-            row=row.digest,
-            gold=row.label if task.is_label_task else None,
-            prompt_tokens=length,
-        )
+        replace(prediction, row=row.digest, prompt_tokens=length)
         for prediction, row, length in zip(result.predictions, task.rows, lengths, strict=True)
     )
     if not task.is_label_task:

@@ -41,7 +41,7 @@ class Export:
 
 
 def write_export(export: Export, dest: Path) -> None:
-    """Write a folder, whole or not at all; an export that is there already is replaced.
+    """Write a folder; an export that is there already is replaced, once the new one is whole.
 
     Args:
         export: The adapters' `run_id`, `model_id` and `version` stay behind: a registry's own.
