@@ -764,8 +764,8 @@ def starter_folder() -> Path:
         if (folder / "registry.json").is_file():
             return folder
     raise NotFoundError(
-        "This installation came without the starter registry. Install the wheel, or import the "
-        "folder `starter` of a checkout."
+        "This installation came without a starter registry. `make starter` in a checkout of Adapt "
+        "builds one; its folder `starter` can be imported from anywhere."
     )
 
 
