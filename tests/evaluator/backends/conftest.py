@@ -60,21 +60,27 @@ class TinyServer:
             self.most_running = max(self.most_running, self.running)
             fault = self.faults.popleft() if self.faults else None
         try:
-            time.sleep(self.hold_s)
-            if self.api_key and request.headers.get("Authorization") != f"Bearer {self.api_key}":
-                sent = request.headers.get("Authorization")
-                return self.reply(request, 401, {"error": {"message": f"bad key {sent}"}})
-            if isinstance(fault, int):
-                return self.reply(request, fault, {"error": {"message": "too busy"}})
-            if fault == "drop":
-                return request.connection.close()
-            if fault == "slow":
-                time.sleep(1.0)
-            status, content = self.answer(request.path, body)
-            return self.reply(request, status, content, cut=fault == "cut")
+            said = self.say(request, body, fault)
         finally:
+            # Before the reply: whoever has read it may send the next request at once.
             with self._counting:
                 self.running -= 1
+        if said is None:
+            return request.connection.close()
+        return self.reply(request, *said, cut=fault == "cut")
+
+    def say(self, request, body: dict, fault: object) -> tuple[int, object] | None:
+        time.sleep(self.hold_s)
+        if self.api_key and request.headers.get("Authorization") != f"Bearer {self.api_key}":
+            sent = request.headers.get("Authorization")
+            return 401, {"error": {"message": f"bad key {sent}"}}
+        if isinstance(fault, int):
+            return fault, {"error": {"message": "too busy"}}
+        if fault == "drop":
+            return None
+        if fault == "slow":
+            time.sleep(1.0)
+        return self.answer(request.path, body)
 
     def reply(self, request, status: int, content: object, *, cut: bool = False) -> None:
         text = json.dumps(content).encode() if not isinstance(content, str) else content.encode()
