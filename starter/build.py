@@ -51,7 +51,8 @@ class TaskGroup:
 
 
 # Answers of many tokens would cost a minute a cell to write, so their likelihood is read instead,
-# which also tells adapters apart that get none of them right; a film review, and a list of 77 labels, make one row as long as a page.
+# which also tells adapters apart that get none of them right. A film review, and a list of 77
+# labels, make one row as long as a page.
 TASK_GROUPS = (
     TaskGroup(
         (
