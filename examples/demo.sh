@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a recommendation: four adapters are trained, registered and measured on five tasks,
-# then ranked for a task that nobody measured. A second run finds everything done and takes seconds.
+# From nothing to a recommendation: the measured adapters that come with Adapt, ranked for a dataset
+# that none of them has seen. A second run finds the registry filled.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,37 +9,27 @@ mkdir -p demo
 
 step() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 
-for data in product_reviews customer_intent arithmetic extraction; do
-    step "Train and register: $data"
-    adapt train "examples/$data" --name "$data" --set max_rows=200
-done
-
-step "Measure every adapter, and the bare base model, on five tasks"
-adapt evaluate --max-rows 50 \
-    --task examples/product_reviews --task examples/customer_intent --task examples/arithmetic \
-    --task examples/extraction --task examples/ticket_urgency
+step "Fill a registry with the adapters that come with Adapt"
+adapt import starter
 
 step "Which of them will help on examples/mydata.jsonl?"
-adapt recommend --target examples/mydata.jsonl --verify 0 --save demo/recommendation.json
+adapt recommend --target examples/mydata.jsonl --top 8 --save demo/recommendation.json
 
 best=$(python - <<'PYTHON'
 import json
 
 answer = json.load(open("demo/recommendation.json", encoding="utf-8"))
-print("base" if answer["base"]["recommended"] else answer["ranking"][0]["adapter"])
+print(next((e["adapter"] for e in answer["ranking"] if e["has_weights"]), ""))
 PYTHON
 )
 cat <<END
 
 The registry is in demo/registry, the answer as JSON in demo/recommendation.json. From here:
   export PATH="\$PWD/.venv/bin:\$PATH" ADAPT_TRACKING_URI=demo/registry
-  adapt list                                            # what is registered
+  adapt pull $best demo/$best     # the PEFT files; in Python:
+      from peft import PeftModel
+      from adapt_lora.base_model import load_base_model
+      model = PeftModel.from_pretrained(load_base_model().model, "demo/$best")
   adapt matrix                                          # who helps where
-  adapt recommend --target examples/mydata.jsonl --verify 2   # measure the best two on the target
+  adapt recommend --target YOURS.jsonl                  # with a file of your own
   adapt ui                                              # browse it all in MLflow
-END
-if [ "$best" = base ]; then
-    echo "  # the advice is to use the base model as it is"
-else
-    echo "  adapt pull $best demo/$best     # the PEFT files, for PeftModel.from_pretrained"
-fi
