@@ -272,6 +272,8 @@ class TargetRanking:
     """Sentences about the registry or the base that are not about one adapter."""
     verification: "VerificationReport | None" = None
     """What was measured on the target; None where nothing was."""
+    figures_only: frozenset[str] = frozenset()
+    """Ids of ranked adapters whose weights the registry does not have."""
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per adapter, best first."""
@@ -284,6 +286,8 @@ class TargetRanking:
     def to_json(self) -> dict[str, Any]:
         """The object that `adapt recommend --json` prints."""
         content = self.recommendation.to_json()
+        for entry in content["ranking"]:
+            entry["has_weights"] = entry["adapter_id"] not in self.figures_only
         target = {
             "name": self.target.name,
             "n_rows": len(self.target.rows),
@@ -1134,6 +1138,7 @@ def recommend(
         timing_s=clock.laps,
         warnings=tuple(warnings),
         verification=verification,
+        figures_only=frozenset(r.adapter_id for r in matrix.adapters if not r.has_weights),
     )
 
 

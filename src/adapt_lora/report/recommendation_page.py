@@ -15,6 +15,8 @@ from adapt_lora.report.wording import (
     share_text,
 )
 
+_NO_WEIGHTS = "Known by its figures: the registry does not have its weights."
+
 
 def recommendation_html(recommendation: Mapping[str, Any]) -> str:
     """The object of `recommend --json` as a self-contained page: no script, nothing loaded.
@@ -107,7 +109,10 @@ def _row(entry: Mapping[str, Any], bar: IntervalBar | None, unit: Unit) -> dict[
         "measured": _measured_words(measured, unit) + _alone_words(entry, unit) if measured else "",
         "reasons": [one_line(reason["text"]) for reason in entry.get("reasons", ())],
         "evidence": [_evidence_words(item, unit) for item in entry.get("evidence", ())],
-        "warnings": [one_line(str(warning)) for warning in entry.get("warnings", ())],
+        "warnings": [
+            *(one_line(str(warning)) for warning in entry.get("warnings", ())),
+            *([] if entry.get("has_weights", True) else [_NO_WEIGHTS]),
+        ],
     }
 
 

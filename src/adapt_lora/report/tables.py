@@ -44,6 +44,9 @@ from adapt_lora.report.wording import (
 OWN_MARK = "°"
 """What follows a gain on the adapter's own training data."""
 
+FIGURES_ONLY_MARK = "°"
+"""Follows the name of an adapter whose weights the registry does not have."""
+
 _HELPS, _HARMS, _QUIET = "green", "red", "dim"
 _POLES = ("high", "low")
 
@@ -453,7 +456,7 @@ def _ranking_row(
     p_harm = entry.get("p_harm")
     row: list[RenderableType | None] = [
         str(entry["rank"]),
-        _name(entry["adapter"]),
+        _name(entry["adapter"] + ("" if entry.get("has_weights", True) else FIGURES_ONLY_MARK)),
         *_predicted(entry, unit),
         Text(_share_or_gap(p_harm), style=_HARMS if (p_harm or 0.0) >= 0.5 else ""),
         _share_or_gap(entry.get("p_best")),
@@ -523,9 +526,21 @@ def _verification_note(verification: Mapping[str, Any] | None) -> list[Text]:
     ]
 
 
+def _figures_only_note(ranking: Sequence[Mapping[str, Any]]) -> list[Text]:
+    """What the mark at a name means, where one bears it, and whom one can have instead."""
+    if all(entry.get("has_weights", True) for entry in ranking):
+        return []
+    said = f"{FIGURES_ONLY_MARK} known by its figures: the registry does not have its weights"
+    first = next((entry for entry in ranking if entry.get("has_weights", True)), None)
+    if first is not None:
+        said += f"; the best that can be pulled is {one_line(first['adapter'], limit=40)}"
+    return [Text(f"{said}.", style=_QUIET)]
+
+
 def _recommendation_notes(recommendation: Mapping[str, Any]) -> list[Text]:
     model = recommendation.get("model", {})
-    notes = _verification_note(recommendation.get("verification"))
+    notes = _figures_only_note(recommendation["ranking"])
+    notes += _verification_note(recommendation.get("verification"))
     notes += _base_note(recommendation.get("base", {}), recommendation_unit(recommendation))
     if model:
         backtest = ", ".join(
