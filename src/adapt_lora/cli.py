@@ -1055,8 +1055,8 @@ def import_results(
         Path,
         typer.Argument(
             help="CSV of published results, a line per run; a results_*.json of "
-            "lm-evaluation-harness, or a folder of such files; or a folder that `adapt export` "
-            "made."
+            "lm-evaluation-harness, or a folder of such files; a folder that `adapt export` made; "
+            "or the word starter, for the measured adapters that come with Adapt."
         ),
     ],
     adapter: Annotated[
