@@ -51,8 +51,8 @@ class TaskGroup:
 
 
 # Answers of many tokens would cost a minute a cell to write, so their likelihood is read instead,
-# which also tells adapters apart that get none of them right. A film review, and a list of 77
-# labels, make one row as long as a page.
+# which also tells adapters apart that get none of them right. Long answers, a film review and a
+# list of 77 labels make a row as long as a page: fewer of them.
 TASK_GROUPS = (
     TaskGroup(
         (
@@ -62,9 +62,8 @@ TASK_GROUPS = (
         "balanced_accuracy",
         150,
     ),
-    TaskGroup(
-        ("goat_arithmetic", "gsm8k", "code_alpaca", "mbpp", "alpaca"), "answer_log_likelihood", 150
-    ),
+    TaskGroup(("goat_arithmetic",), "answer_log_likelihood", 150),
+    TaskGroup(("gsm8k", "code_alpaca", "mbpp", "alpaca"), "answer_log_likelihood", 100),
     TaskGroup(("imdb", "banking77"), "balanced_accuracy", 100),
 )
 N_LENGTH_ROWS = 300
