@@ -149,6 +149,7 @@ def test_matrix_and_analyses_print_json_and_tables(adapt):
     assert "moods" in adapt("matrix").stdout
     assert adapt("analyse", "side-effects").exit_code == 0
     parsed(adapt("analyse", "correlations", "--json"))
+    assert "adapt data" in adapt("analyse", "twins").stdout
     assert adapt("analyse", "horoscopes").exit_code == 2
 
 

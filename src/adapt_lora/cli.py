@@ -945,15 +945,15 @@ def traits(
 
 @app.command()
 def analyse(
-    question: Annotated[str, typer.Argument(help="correlations or side-effects.")],
+    question: Annotated[str, typer.Argument(help="correlations, side-effects or twins.")],
     base_model: BaseModelOption = None,
     tracking_uri: RegistryOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Ask the papers' questions of your own matrix: what goes with gains, what harms."""
-    from adapt_lora.analysis import gain_correlations, side_effects
-    from adapt_lora.report.tables import correlations_table, side_effects_table
+    """Ask the papers' questions of your matrix: what goes with gains, what harms, what twins do."""
+    from adapt_lora.analysis import compare_twins, gain_correlations, side_effects, twins_json
+    from adapt_lora.report.tables import correlations_table, side_effects_table, twins_table
 
     registry = _registry(tracking_uri, quiet=quiet or as_json)
     content = registry.transfer_matrix(_identity(registry, base_model))
@@ -963,8 +963,11 @@ def analyse(
     elif question == "side-effects":
         answer = side_effects(content).to_json()
         table = side_effects_table(answer)
+    elif question == "twins":
+        answer = twins_json(compare_twins(content))
+        table = twins_table(answer)
     else:
-        raise typer.BadParameter(f"{question!r}: choose correlations or side-effects.")
+        raise typer.BadParameter(f"{question!r}: choose correlations, side-effects or twins.")
     if as_json:
         _print_json(answer)
     else:

@@ -2,5 +2,14 @@
 
 from adapt_lora.analysis.correlations import GainCorrelations, gain_correlations
 from adapt_lora.analysis.effects import SideEffects, side_effects
+from adapt_lora.analysis.twins import TwinComparison, compare_twins, twins_json
 
-__all__ = ["GainCorrelations", "SideEffects", "gain_correlations", "side_effects"]
+__all__ = [
+    "GainCorrelations",
+    "SideEffects",
+    "TwinComparison",
+    "compare_twins",
+    "gain_correlations",
+    "side_effects",
+    "twins_json",
+]

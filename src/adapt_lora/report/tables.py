@@ -450,6 +450,36 @@ def side_effects_table(result: Mapping[str, Any]) -> RenderableType:
     return Group(table, counts)
 
 
+def twins_table(result: Mapping[str, Any]) -> RenderableType:
+    """Twins one against the other, as `analyse twins --json` gives them."""
+    if not result["twins"]:
+        return Text("No two adapters of one group: `adapt data` makes changed copies of a dataset.")
+    table = _table("Twins: the first adapter's scores minus the second's, on foreign tasks")
+    for head in ("first", "second", "unit", "mean", "interval", "task groups", "largest", "own"):
+        right = head in {"mean", "interval", "task groups"}
+        table.add_column(head, justify="right" if right else "left", overflow="fold")
+    for row in result["twins"]:
+        unit: Unit = row["unit"]
+        low, high = row.get("interval", (None, None))
+        span = GAP if low is None else f"{gain_text(low, unit)} to {gain_text(high, unit)}"
+        table.add_row(
+            _name(row["first"]),
+            _name(row["second"]),
+            unit,
+            gain_text(row["mean"], unit),
+            span,
+            str(row["n_task_groups"]),
+            Text("\n".join(_difference_text(one, unit) for one in row["foreign"][:3])),
+            Text("\n".join(_difference_text(one, unit) for one in row["own"]) or GAP),
+        )
+    return table
+
+
+def _difference_text(one: Mapping[str, Any], unit: Unit) -> str:
+    error = f" ± {score_text(one['se'], unit)}" if "se" in one else ""
+    return f"{one_line(one['task'], limit=30)} {gain_text(one['difference'], unit)}{error}"
+
+
 def _ranking_row(
     entry: Mapping[str, Any], unit: Unit, *, verified: bool
 ) -> list[RenderableType | None]:
