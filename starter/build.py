@@ -222,10 +222,7 @@ def export(plan: Plan, registry: Registry) -> None:
     about = {
         "made_with": {name: version(name) for name in ("adapt-lora", "torch", "transformers")},
         "base": "Figures were measured on a 4-bit copy of the base model, dequantised.",
-        "datasets": {
-            name: {key: value for key, value in entry.items() if key != "weights_may_ship"}
-            for name, entry in meta.items()
-        },
+        "datasets": meta,
     }
     exported = TransferMatrix(base, adapters, matrix.tasks, matrix.cells, matrix.regime)
     write_export(Export(exported, folders, registry.trait_fit(base), about), plan.place)

@@ -320,7 +320,7 @@ def test_import_files_published_results_under_their_own_base_models(adapt):
     effects = adapt("analyse", "side-effects", *shelf)
     assert effects.exit_code == 0, effects.output
     pulled = adapt("pull", "Owl-1B-maths-lora-500-e3-cosine", adapt.home / "nothing", *shelf)
-    assert "without files" in pulled.stderr
+    assert "figures only" in pulled.stderr
 
 
 def test_wrong_usage_is_exit_code_2(adapt):

@@ -300,7 +300,7 @@ def test_figures_can_be_passed_on_without_the_weights(shelf, tmp_path):
     record = other.adapter("moods")
     assert not record.has_weights
     assert record.behaviour_vector
-    with pytest.raises(RegistryError, match="registered without files"):
+    with pytest.raises(RegistryError, match="figures only"):
         other.pull("moods", tmp_path / "moods")
 
 

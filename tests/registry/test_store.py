@@ -353,7 +353,7 @@ def test_figures_without_files_can_be_kept_but_not_pulled(
     stored = registry.add_adapter(adapter_record(adapter_folder(), "figures"), None)
     assert open_registry().adapters(base) == [stored]
     assert not stored.has_weights
-    with pytest.raises(RegistryError, match="without files"):
+    with pytest.raises(RegistryError, match="figures only"):
         registry.pull("figures", tmp_path / "out")
 
 

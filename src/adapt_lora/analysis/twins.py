@@ -8,7 +8,7 @@ them are held against each other, task by task.
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,7 +164,7 @@ def _t_interval(values: np.ndarray, level: float) -> tuple[float, float] | None:
     return float(values.mean()) - half, float(values.mean()) + half
 
 
-def twins_json(comparisons: Sequence[TwinComparison]) -> Mapping[str, Any]:
+def twins_json(comparisons: Sequence[TwinComparison]) -> dict[str, Any]:
     """The object of `analyse twins --json`."""
     return {"schema_version": 1, "twins": [comparison.to_json() for comparison in comparisons]}
 

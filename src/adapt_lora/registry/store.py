@@ -384,7 +384,8 @@ class Registry:
         dest = Path(dest)
         if not record.has_weights:
             raise RegistryError(
-                f"{record.name} was registered without files; there is nothing to pull."
+                f"{record.name} is known by its figures only, so there is nothing to pull. `adapt "
+                "list` says which adapters have their weights here."
             )
         if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
             if _holds(dest, record):

@@ -47,6 +47,8 @@ OWN_MARK = "°"
 FIGURES_ONLY_MARK = "°"
 """Follows the name of an adapter whose weights the registry does not have."""
 
+_FIGURES_ONLY = "known by its figures: the registry does not have its weights"
+
 _HELPS, _HARMS, _QUIET = "green", "red", "dim"
 _POLES = ("high", "low")
 
@@ -229,7 +231,7 @@ def adapters_table(records: Sequence[AdapterRecord]) -> RenderableType:
     for record in records:
         perplexity = record.fingerprint.values.get("response_ppl")
         table.add_row(
-            _name(record.name),
+            _name(record.name + ("" if record.has_weights else FIGURES_ONLY_MARK)),
             str(record.version) if record.version else GAP,
             _name(record.base.name),
             _name(record.dataset.name) if record.dataset else Text("unknown", style=_QUIET),
@@ -238,11 +240,15 @@ def adapters_table(records: Sequence[AdapterRecord]) -> RenderableType:
             _name(record.params.get("lora/r", GAP)),
             _date_text(record.created_ms) if record.created_ms else GAP,
         )
+    warned: dict[str, list[str]] = {}
+    for record in records:
+        for warning in record.warnings:
+            warned.setdefault(one_line(warning), []).append(one_line(record.name))
     notes = [
-        Text(f"{one_line(record.name)}: {one_line(warning)}", style="yellow")
-        for record in records
-        for warning in record.warnings
+        Text(f"{', '.join(names)}: {warning}", style="yellow") for warning, names in warned.items()
     ]
+    if not all(record.has_weights for record in records):
+        notes.append(Text(f"{FIGURES_ONLY_MARK} {_FIGURES_ONLY}.", style=_QUIET))
     return Group(table, *notes)
 
 
@@ -560,7 +566,7 @@ def _figures_only_note(ranking: Sequence[Mapping[str, Any]]) -> list[Text]:
     """What the mark at a name means, where one bears it, and whom one can have instead."""
     if all(entry.get("has_weights", True) for entry in ranking):
         return []
-    said = f"{FIGURES_ONLY_MARK} known by its figures: the registry does not have its weights"
+    said = f"{FIGURES_ONLY_MARK} {_FIGURES_ONLY}"
     first = next((entry for entry in ranking if entry.get("has_weights", True)), None)
     if first is not None:
         said += f"; the best that can be pulled is {one_line(first['adapter'], limit=40)}"
