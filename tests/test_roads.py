@@ -10,6 +10,7 @@ from adapt_lora.errors import (
     AdapterError,
     ConfigError,
     DatasetError,
+    MatrixError,
     NotFoundError,
     RecommendError,
     RegistryError,
@@ -302,6 +303,11 @@ def test_figures_can_be_passed_on_without_the_weights(shelf, tmp_path):
     assert record.behaviour_vector
     with pytest.raises(RegistryError, match="figures only"):
         other.pull("moods", tmp_path / "moods")
+
+
+def test_importing_what_is_not_there_says_what_can_be_imported(tmp_path):
+    with pytest.raises(MatrixError, match=r"no such file or folder. Give a CSV .* word starter"):
+        roads.import_results(tmp_path / "nothing.csv", registry=Registry(tmp_path / "registry"))
 
 
 def test_a_registry_without_anything_of_that_base_has_no_export(tmp_path, tiny_base_dir):

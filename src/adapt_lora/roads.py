@@ -728,6 +728,11 @@ def import_results(
     if str(path) == STARTER or (folder / EXPORT_FILE).is_file():
         home = starter_folder() if str(path) == STARTER else folder
         return _import_export(home, registry, progress, started)
+    if not folder.exists():
+        raise MatrixError(
+            f"{path}: no such file or folder. Give a CSV of published runs, results of "
+            "lm-evaluation-harness, a folder that `adapt export` made, or the word starter."
+        )
     files = lm_eval_files(path)
     if files:
         return _import_harness(files, registry, adapter, base_model, pool=pool)
