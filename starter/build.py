@@ -27,7 +27,7 @@ from adapt_lora.base_model import find_base_model
 from adapt_lora.data import read_dataset
 from adapt_lora.registry import Registry
 from adapt_lora.registry.portable import Export, write_export
-from adapt_lora.registry.records import AdapterRecord, TransferMatrix
+from adapt_lora.registry.records import AdapterRecord, DatasetRecord, TransferMatrix
 from adapt_lora.surgery import (
     DerivedRows,
     balance_labels,
@@ -211,11 +211,15 @@ def export(plan: Plan, registry: Registry) -> None:
     """Write what is measured so far."""
     base = find_base_model(plan.base_model)
     matrix = registry.transfer_matrix(base)
-    meta = {record.name: _meta(record) for record in matrix.adapters}
+    meta = {r.name: _provenance(r.dataset) for r in matrix.adapters if r.dataset is not None}
+    of_tasks = {task.name: _provenance(task.dataset) for task in matrix.tasks}
     ships = {
         name for name, about in meta.items() if plan.with_weights and about["weights_may_ship"]
     }
-    adapters = tuple(_exported(record, record.name in ships) for record in matrix.adapters)
+    adapters = tuple(
+        record if record.name in ships else _figures_only(record, meta)
+        for record in matrix.adapters
+    )
     folders = {
         record.adapter_id: registry.pull(record.name, _emptied(record.name), base)
         for record in matrix.adapters
@@ -225,9 +229,11 @@ def export(plan: Plan, registry: Registry) -> None:
         "made_with": {name: version(name) for name in ("adapt-lora", "torch", "transformers")},
         "base": "Figures were measured on a 4-bit copy of the base model, dequantised.",
         "datasets": meta,
+        "tasks": of_tasks,
     }
     exported = TransferMatrix(base, adapters, matrix.tasks, matrix.cells, matrix.regime)
     write_export(Export(exported, folders, registry.trait_fit(base), about), plan.place)
+    write_provenance(adapters, meta, plan.place)
     size = sum(file.stat().st_size for file in plan.place.glob("[rv]*.*")) / 2**20
     say(f"{len(adapters)} adapters, {len(matrix.cells)} cells: {size:.2f} MB of figures")
 
@@ -238,25 +244,52 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _exported(record: AdapterRecord, ships: bool) -> AdapterRecord:
-    if ships:
-        return record
-    sentence = "Its weights are not passed on, since the licence of its training data is not clear."
-    return replace(record, has_weights=False, warnings=(*record.warnings, sentence))
+def _figures_only(
+    record: AdapterRecord, provenance: Mapping[str, Mapping[str, Any]]
+) -> AdapterRecord:
+    if provenance[record.name]["weights_may_ship"]:
+        return replace(record, has_weights=False)
+    said = "Its weights are not passed on: its training data's licence does not clearly allow it."
+    return replace(record, has_weights=False, warnings=(*record.warnings, said))
 
 
-def _meta(record: AdapterRecord) -> dict[str, Any]:
-    """What the dataset behind an adapter is, from its own or its parent's meta.json."""
-    if record.dataset is None:
-        return {}
-    place = HOME / "data" / record.dataset.name / "meta.json"
+def _provenance(dataset: DatasetRecord) -> Mapping[str, Any]:
+    """Where a dataset comes from, by its own or, of a changed copy, its parent's meta.json."""
+    place = HOME / "data" / dataset.name / "meta.json"
     content = json.loads(place.read_text(encoding="utf-8"))
     if "derived" in content:
-        place = HOME / "data" / record.dataset.group / "meta.json"
+        place = HOME / "data" / dataset.group / "meta.json"
         content = json.loads(place.read_text(encoding="utf-8"))
     kept = ("source_repo", "commit", "licence", "citation_url_or_paper", "weights_may_ship")
     about = {key: content[key] for key in kept if key in content}
-    return about | {"digest": record.dataset.digest, "rows": record.dataset.n_rows}
+    return about | {"digest": dataset.digest, "rows": dataset.n_rows}
+
+
+def write_provenance(
+    adapters: Sequence[AdapterRecord], provenance: Mapping[str, Mapping[str, Any]], place: Path
+) -> None:
+    """A page beside the figures: whose data each adapter learned from, under which licence."""
+    lines = [
+        "# What the adapters were trained on",
+        "",
+        "Written by `build.py`. Figures of all of them are here; weights where the data's licence",
+        "lets a derived model be passed on. No row of any dataset is. `sweep.toml` holds the settings:",
+        "one epoch over at most 400 of the rows.",
+        "",
+        "| adapter | rows | source | licence | cite | weights |",
+        "|---|---:|---|---|---|---|",
+    ]
+    for record in adapters:
+        about = provenance[record.name]
+        source = about["source_repo"]
+        if record.dataset is not None and record.dataset.parent:
+            source += ", changed: " + record.name.removeprefix(f"{record.dataset.group}_")
+        here = "yes" if record.has_weights else "figures only"
+        cells = (record.name, about["rows"], source, about["licence"])
+        lines.append(
+            f"| {' | '.join(map(str, cells))} | {about['citation_url_or_paper']} | {here} |"
+        )
+    (place / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _emptied(name: str) -> Path:

@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,27 @@ class TaskDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class MeanDifference:
+    """A mean over foreign task groups, each the mean of its tasks."""
+
+    mean: float
+    """First minus second."""
+    interval: tuple[float, float] | None
+    """Student's t interval over task groups; None with fewer than three."""
+    interval_level: float
+    """Its level, e.g. 0.9."""
+    n_task_groups: int
+    """Foreign task groups behind it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; no interval where there is none."""
+        content: dict[str, Any] = {"mean": self.mean, "n_task_groups": self.n_task_groups}
+        if self.interval is not None:
+            content |= {"interval": list(self.interval), "interval_level": self.interval_level}
+        return content
+
+
+@dataclass(frozen=True, slots=True)
 class TwinComparison:
     """Two adapters of one group on the tasks that both were measured on, in one unit."""
 
@@ -40,14 +61,11 @@ class TwinComparison:
     """Name of the adapter that it is held against."""
     unit: Unit
     """What scores are counted in."""
-    mean: float
-    """Mean difference over foreign task groups, each the mean of its tasks."""
-    interval: tuple[float, float] | None
-    """Student's t interval of that mean over task groups; None with fewer than three."""
-    interval_level: float
-    """Its level, e.g. 0.9."""
-    n_task_groups: int
-    """Foreign task groups behind it."""
+    scores: MeanDifference
+    """Of the scores."""
+    evenness: MeanDifference | None
+    """Of the entropy of the labels that each predicts, as a share of its largest value, in
+    [0, 1]: 0 says one label to every row. None without label tasks."""
     foreign: tuple[TaskDifference, ...]
     """By task, the largest difference first, whichever way it goes."""
     own: tuple[TaskDifference, ...]
@@ -64,14 +82,13 @@ class TwinComparison:
             "first": self.first,
             "second": self.second,
             "unit": self.unit,
-            "mean": self.mean,
+            "scores": self.scores.to_json(),
             "mean_absolute": self.mean_absolute,
-            "n_task_groups": self.n_task_groups,
             "foreign": [_difference_json(one) for one in self.foreign],
             "own": [_difference_json(one) for one in self.own],
         }
-        if self.interval is not None:
-            content |= {"interval": list(self.interval), "interval_level": self.interval_level}
+        if self.evenness is not None:
+            content["evenness"] = self.evenness.to_json()
         return content
 
 
@@ -88,18 +105,26 @@ def compare_twins(matrix: TransferMatrix, *, level: float = 0.9) -> tuple[TwinCo
     cells = {(cell.adapter_id, cell.task): cell for cell in matrix.cells}
     found = []
     for first, second in _pairs(matrix.adapters):
-        by_unit: dict[Unit, list[tuple[TaskRecord, TaskDifference]]] = defaultdict(list)
+        shared: dict[Unit, list[_Shared]] = defaultdict(list)
         for task in matrix.tasks:
-            difference = _difference(
-                cells.get((first.adapter_id, task.name)), cells.get((second.adapter_id, task.name))
-            )
-            if difference is not None:
-                by_unit[task.unit].append((task, difference))
-        for unit, differences in by_unit.items():
-            comparison = _compared(first, second, unit, differences, level)
-            if comparison is not None:
-                found.append(comparison)
+            a = cells.get((first.adapter_id, task.name))
+            b = cells.get((second.adapter_id, task.name))
+            if a is not None and b is not None and _comparable(a, b):
+                shared[task.unit].append(_Shared(task, a, b))
+        for unit, both in shared.items():
+            foreign = [one for one in both if one.task.group != first.group]
+            if foreign:
+                own = [one for one in both if one.task.group == first.group]
+                found.append(_compared(first, second, unit, foreign, own, level))
     return tuple(found)
+
+
+class _Shared(NamedTuple):
+    """A task that both twins were measured on."""
+
+    task: TaskRecord
+    first: Cell
+    second: Cell
 
 
 def _pairs(adapters: Sequence[AdapterRecord]) -> Iterator[tuple[AdapterRecord, AdapterRecord]]:
@@ -116,52 +141,64 @@ def _is_copy(record: AdapterRecord) -> bool:
     return record.dataset is not None and bool(record.dataset.parent)
 
 
-def _difference(first: Cell | None, second: Cell | None) -> TaskDifference | None:
-    if first is None or second is None:
-        return None
-    if (first.metric, first.protocol) != (second.metric, second.protocol):
-        return None
-    known = first.se is not None and second.se is not None
-    se = math.hypot(first.se or 0.0, second.se or 0.0) if known else None
-    return TaskDifference(first.task, first.score - second.score, se)
+def _comparable(first: Cell, second: Cell) -> bool:
+    return (first.metric, first.protocol) == (second.metric, second.protocol)
 
 
 def _compared(
     first: AdapterRecord,
     second: AdapterRecord,
     unit: Unit,
-    differences: Sequence[tuple[TaskRecord, TaskDifference]],
+    foreign: Sequence[_Shared],
+    own: Sequence[_Shared],
     level: float,
-) -> TwinComparison | None:
-    by_group: dict[str, list[float]] = defaultdict(list)
-    for task, one in differences:
-        if task.group != first.group:
-            by_group[task.group].append(one.difference)
-    if not by_group:
-        return None
-    means = np.array([np.mean(values) for values in by_group.values()])
-    foreign = [one for task, one in differences if task.group != first.group]
+) -> TwinComparison:
+    scores = [(one.task.group, one.first.score - one.second.score) for one in foreign]
+    evenness = [
+        (one.task.group, a - b)
+        for one in foreign
+        for a, b in [(_evenness(one.first, one.task), _evenness(one.second, one.task))]
+        if a is not None and b is not None
+    ]
+    differences = [_difference(one) for one in foreign]
     return TwinComparison(
         first=first.name,
         second=second.name,
         unit=unit,
-        mean=float(means.mean()),
-        interval=_t_interval(means, level),
-        interval_level=level,
-        n_task_groups=len(means),
-        foreign=tuple(sorted(foreign, key=lambda one: (-abs(one.difference), one.task))),
-        own=tuple(one for task, one in differences if task.group == first.group),
+        scores=_mean_difference(scores, level),
+        evenness=_mean_difference(evenness, level) if evenness else None,
+        foreign=tuple(sorted(differences, key=lambda one: (-abs(one.difference), one.task))),
+        own=tuple(_difference(one) for one in own),
     )
 
 
-def _t_interval(values: np.ndarray, level: float) -> tuple[float, float] | None:
+def _difference(shared: _Shared) -> TaskDifference:
+    a, b = shared.first, shared.second
+    se = None if a.se is None or b.se is None else math.hypot(a.se, b.se)
+    return TaskDifference(shared.task.name, a.score - b.score, se)
+
+
+def _evenness(cell: Cell, task: TaskRecord) -> float | None:
+    """Entropy of the predicted labels' shares over its largest value; None without labels."""
+    if not cell.predicted_shares or len(task.labels) < 2:
+        return None
+    entropy = -sum(share * math.log(share) for share in cell.predicted_shares.values() if share > 0)
+    return entropy / math.log(len(task.labels))
+
+
+def _mean_difference(by_group: Sequence[tuple[str, float]], level: float) -> MeanDifference:
     from scipy.stats import t
 
-    n = len(values)
-    if n < 3:
-        return None
-    half = float(t.ppf((1 + level) / 2, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
-    return float(values.mean()) - half, float(values.mean()) + half
+    members: dict[str, list[float]] = defaultdict(list)
+    for group, value in by_group:
+        members[group].append(value)
+    means = np.array([np.mean(values) for values in members.values()])
+    n, mean = len(means), float(means.mean())
+    interval = None
+    if n >= 3:
+        half = float(t.ppf((1 + level) / 2, n - 1)) * float(means.std(ddof=1)) / math.sqrt(n)
+        interval = (mean - half, mean + half)
+    return MeanDifference(mean, interval, level, n)
 
 
 def twins_json(comparisons: Sequence[TwinComparison]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Tables for the terminal, as rich renderables: from records, or from the objects of `--json`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -460,25 +461,32 @@ def twins_table(result: Mapping[str, Any]) -> RenderableType:
     """Twins one against the other, as `analyse twins --json` gives them."""
     if not result["twins"]:
         return Text("No two adapters of one group: `adapt data` makes changed copies of a dataset.")
-    table = _table("Twins: the first adapter's scores minus the second's, on foreign tasks")
-    for head in ("first", "second", "unit", "mean", "interval", "task groups", "largest", "own"):
-        right = head in {"mean", "interval", "task groups"}
+    table = _table("Twins: the first adapter minus the second, on foreign tasks")
+    heads = ("first", "second", "unit", "score", "task groups", "largest", "own", "evenness")
+    for head in heads:
+        right = head in {"score", "task groups", "evenness"}
         table.add_column(head, justify="right" if right else "left", overflow="fold")
     for row in result["twins"]:
         unit: Unit = row["unit"]
-        low, high = row.get("interval", (None, None))
-        span = GAP if low is None else f"{gain_text(low, unit)} to {gain_text(high, unit)}"
+        evenness = row.get("evenness")
         table.add_row(
             _name(row["first"]),
             _name(row["second"]),
             unit,
-            gain_text(row["mean"], unit),
-            span,
-            str(row["n_task_groups"]),
+            _mean_text(row["scores"], partial(gain_text, unit=unit)),
+            str(row["scores"]["n_task_groups"]),
             Text("\n".join(_difference_text(one, unit) for one in row["foreign"][:3])),
             Text("\n".join(_difference_text(one, unit) for one in row["own"]) or GAP),
+            GAP if evenness is None else _mean_text(evenness, _signed),
         )
-    return table
+    note = "evenness: entropy of the labels it predicts, from 0 (always the same one) to 1"
+    return Group(table, Text(note, style=_QUIET))
+
+
+def _mean_text(found: Mapping[str, Any], write: Callable[[float], str]) -> Text:
+    low, high = found.get("interval", (None, None))
+    span = "" if low is None or high is None else f"\n{write(low)} to {write(high)}"
+    return Text(f"{write(found['mean'])}{span}")
 
 
 def _difference_text(one: Mapping[str, Any], unit: Unit) -> str:
