@@ -273,7 +273,7 @@ def write_provenance(
         "# What the adapters were trained on",
         "",
         "Written by `build.py`. Figures of all of them are here; weights where the data's licence",
-        "lets a derived model be passed on. No row of any dataset is. `sweep.toml` holds the settings:",
+        "lets a derived model be passed on. No row of any dataset is. Settings: `sweep.toml`;",
         "one epoch over at most 400 of the rows.",
         "",
         "| adapter | rows | source | licence | cite | weights |",
