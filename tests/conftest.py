@@ -99,39 +99,43 @@ def tiny_adapter(tiny_base_dir: Path, tmp_path: Path) -> Callable[..., Path]:
     """Make a LoRA folder for the tiny Llama: `tiny_adapter(name, seed=0, r=2, scale=0.5)`."""
 
     def make(name: str = "adapter", *, seed: int = 0, r: int = 2, scale: float = 0.5) -> Path:
-        import json
-
-        import numpy as np
-        from safetensors.numpy import save_file
-
-        folder = tmp_path / name
-        folder.mkdir()
-        rng = np.random.default_rng(seed)
-        shapes = {"q_proj": (32, 32), "v_proj": (32, 16)}
-        tensors = {}
-        for layer in range(2):
-            for module, (n_in, n_out) in shapes.items():
-                stem = f"base_model.model.model.layers.{layer}.self_attn.{module}"
-                tensors[f"{stem}.lora_A.weight"] = rng.normal(size=(r, n_in)).astype(np.float32)
-                tensors[f"{stem}.lora_B.weight"] = (scale * rng.normal(size=(n_out, r))).astype(
-                    np.float32
-                )
-        save_file(tensors, folder / "adapter_model.safetensors")
-        config = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": "tiny/llama",
-            "r": r,
-            "lora_alpha": 2 * r,
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "target_modules": ["q_proj", "v_proj"],
-            "inference_mode": True,
-        }
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-        return folder
+        return write_tiny_adapter(tmp_path / name, seed=seed, r=r, scale=scale)
 
     return make
+
+
+def write_tiny_adapter(folder: Path, *, seed: int = 0, r: int = 2, scale: float = 0.5) -> Path:
+    """A LoRA folder for the tiny Llama, where a test has no `tmp_path` of its own."""
+    import json
+
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    shapes = {"q_proj": (32, 32), "v_proj": (32, 16)}
+    tensors = {}
+    for layer in range(2):
+        for module, (n_in, n_out) in shapes.items():
+            stem = f"base_model.model.model.layers.{layer}.self_attn.{module}"
+            tensors[f"{stem}.lora_A.weight"] = rng.normal(size=(r, n_in)).astype(np.float32)
+            tensors[f"{stem}.lora_B.weight"] = (scale * rng.normal(size=(n_out, r))).astype(
+                np.float32
+            )
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "tiny/llama",
+        "r": r,
+        "lora_alpha": 2 * r,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": ["q_proj", "v_proj"],
+        "inference_mode": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
 
 
 @pytest.fixture(scope="session")
