@@ -114,5 +114,5 @@ second-base: starter ## six of the starter's training sets on another base model
 	$(BIN)/python starter/build.py --second-base starter/work/gemma-3-270m.gguf
 
 clean: ## remove caches and builds; .venv, demo and tour stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -62,9 +62,7 @@ def _commands(group: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
 
 def _command_section(words: tuple[str, ...], command: Any) -> list[str]:
     prefix = "_".join(words).upper()
-    context = command.make_context(
-        words[-1], [], resilient_parsing=True, auto_envvar_prefix=prefix
-    )
+    context = command.make_context(words[-1], [], resilient_parsing=True, auto_envvar_prefix=prefix)
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
     rows = [f"| `{_argument_words(p)}` | {_cell(p.help)} | |" for p in arguments]
