@@ -206,6 +206,16 @@ def test_every_block_of_the_json_page_is_followed_by_its_keys():
     assert len(JSON_PAGE.findall(PAGES["docs/json.md"])) == len(blocks_there)
 
 
+def test_what_a_newcomer_is_told_to_pull_comes_with_its_weights():
+    starter = json.loads((ROOT / "starter" / "registry.json").read_text(encoding="utf-8"))
+    with_weights = {entry["name"] for entry in starter["adapters"] if entry["has_weights"]}
+    pages = ("README.md", "docs/first-recommendation.md")
+    lines = [line for page in pages for b in blocks("bash", page=page) for line in b.lines]
+    pulled = {line.split()[2] for line in lines if line.startswith("adapt pull ")}
+    assert pulled
+    assert pulled <= with_weights
+
+
 def test_every_command_has_a_line_in_the_readme():
     missing = [name for name in COMMANDS if f"`adapt {name}" not in README]
     assert missing == []
