@@ -45,7 +45,7 @@ from adapt_lora.report.wording import (
 OWN_MARK = "°"
 """What follows a gain on the adapter's own training data."""
 
-FIGURES_ONLY_MARK = "°"
+FIGURES_ONLY_MARK = "†"
 """Follows the name of an adapter whose weights the registry does not have."""
 
 _FIGURES_ONLY = "known by its figures: the registry does not have its weights"
