@@ -1,8 +1,12 @@
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
 from adapt_lora import scoring
+from adapt_lora.base_model import load_base_model
 from adapt_lora.errors import ScoringError
 from adapt_lora.scoring import encode_row, generate, read_pass, score_labels, token_batches
 
@@ -28,6 +32,15 @@ def test_label_scores_equal_one_forward_pass_per_label(tiny_base):
             expected = -plain_nll(tiny_base, context, ids).sum()
             assert scores.log_likelihood[row, column] == pytest.approx(expected, abs=1e-4)
     assert scores.n_tokens.tolist() == [len(i) for i in scoring.label_ids(tiny_base, LABELS)]
+
+
+def test_a_base_model_that_has_read_something_can_still_be_freed(tiny_base_dir):
+    base = load_base_model(tiny_base_dir, dtype="float32", device="cpu")
+    encode_row(base, "a prompt", "an answer")
+    watched = weakref.ref(base)
+    del base
+    gc.collect()
+    assert watched() is None
 
 
 def test_a_beginning_that_rows_share_is_read_once_and_changes_no_score(tiny_base, monkeypatch):

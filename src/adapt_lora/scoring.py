@@ -7,10 +7,10 @@ pass, as branches that see the prompt and themselves. What all prompts of a call
 template and a task's instruction, is read once and kept as keys and values.
 """
 
-import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -134,7 +134,7 @@ def encode_rows(
 
 def label_ids(base: BaseModel, labels: Sequence[str]) -> list[tuple[int, ...]]:
     """Token ids of each label as a whole answer, closing token included."""
-    closing = _template_ids(base, "base")[2]
+    closing = _template_ids(base, "base").closing
     return [(*_ids(base, label), *closing) for label in labels]
 
 
@@ -590,7 +590,7 @@ def _generate_batch(
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
-    stops = {base.tokenizer.eos_token_id, *_template_ids(base, "base")[2][:1]} - {None}
+    stops = {base.tokenizer.eos_token_id, *_template_ids(base, "base").closing} - {None}
     # The model's own settings may hold penalties that no protocol mentions, and `generate` fills
     # what a given config leaves open from them: so ours stands in their place.
     greedy = GenerationConfig(
@@ -639,15 +639,31 @@ def _ids(base: BaseModel, text: str) -> tuple[int, ...]:
     return tuple(base.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-@functools.lru_cache(maxsize=8)
-def _template_ids(
-    base: BaseModel, template: TemplateName
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Token ids before the user's text, between it and the answer, and after the answer."""
-    before, after, closing = _template_texts(base, template)
-    end = _ids(base, closing)
-    # Templates close a turn by a token and perhaps a newline; only the token ends the answer.
-    return _ids(base, before), _ids(base, after), end[:1]
+class _TemplateIds(NamedTuple):
+    """Token ids that a template puts around a row."""
+
+    before: tuple[int, ...]
+    """Before the user's text."""
+    after: tuple[int, ...]
+    """Between it and the answer."""
+    closing: tuple[int, ...]
+    """After the answer."""
+
+
+# Weak, or a base model would stay in memory for as long as its template is remembered.
+_KNOWN_TEMPLATES: "WeakKeyDictionary[BaseModel, dict[TemplateName, _TemplateIds]]" = (
+    WeakKeyDictionary()
+)
+
+
+def _template_ids(base: BaseModel, template: TemplateName) -> _TemplateIds:
+    known = _KNOWN_TEMPLATES.setdefault(base, {})
+    if template not in known:
+        before, after, closing = _template_texts(base, template)
+        # Templates close a turn by a token and perhaps a newline; only the token ends the answer.
+        end = _ids(base, closing)[:1]
+        known[template] = _TemplateIds(_ids(base, before), _ids(base, after), end)
+    return known[template]
 
 
 def _template_texts(base: BaseModel, template: TemplateName) -> tuple[str, str, str]:
