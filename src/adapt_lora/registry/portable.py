@@ -25,6 +25,9 @@ VECTORS_FILE = "vectors.safetensors"
 ADAPTERS_FOLDER = "adapters"
 EXPORT_SCHEMA = 1
 
+_DIGESTS = {"adapter_id", "protocol", "zero_shot"}
+"""Fields of a cell that many cells share."""
+
 
 @dataclass(frozen=True, slots=True)
 class Export:
@@ -56,6 +59,7 @@ def write_export(export: Export, dest: Path) -> None:
     arrays: dict[str, Any] = {}
     adapters = [_adapter_plain(record, arrays) for record in export.matrix.adapters]
     tasks = [_task_plain(task, arrays) for task in export.matrix.tasks]
+    digests: dict[str, int] = {}
     content = {
         "schema": EXPORT_SCHEMA,
         "about": dict(export.about),
@@ -63,7 +67,8 @@ def write_export(export: Export, dest: Path) -> None:
         "regime": export.matrix.regime,
         "adapters": adapters,
         "tasks": tasks,
-        "cells": [_dense(layout.to_plain(cell)) for cell in export.matrix.cells],
+        "cells": [_cell_plain(cell, digests) for cell in export.matrix.cells],
+        "digests": list(digests),
         "trait_fit": None if export.trait_fit is None else dict(export.trait_fit),
     }
     places = _places(export.matrix.adapters)
@@ -108,7 +113,7 @@ def read_export(folder: Path) -> Export:
             base=BaseIdentity(**content["base"]),
             adapters=tuple(_read_adapter_plain(plain, arrays) for plain in content["adapters"]),
             tasks=tuple(_read_task_plain(plain, arrays) for plain in content["tasks"]),
-            cells=tuple(Cell(**plain) for plain in content["cells"]),
+            cells=tuple(_read_cell(plain, content["digests"]) for plain in content["cells"]),
             regime=content["regime"],
         )
     except FileNotFoundError as error:
@@ -118,7 +123,7 @@ def read_export(folder: Path) -> Export:
         ) from error
     except OSError as error:
         raise RegistryError(f"{path}: can't be read ({error.strerror or error}).") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError) as error:
         if isinstance(error, RegistryError):
             raise
         raise RegistryError(
@@ -172,6 +177,19 @@ def _task_plain(task: TaskRecord, arrays: dict[str, Any]) -> dict[str, Any]:
     plain = layout.to_plain(task)
     plain["fingerprint"] = _fingerprint_plain(task.fingerprint, f"task/{task.name}", arrays)
     return _dense(plain)
+
+
+def _cell_plain(cell: Cell, digests: dict[str, int]) -> dict[str, Any]:
+    """A cell without what it lacks, its digests as places in a list: they are half of its text."""
+    plain = {key: value for key, value in layout.to_plain(cell).items() if value}
+    plain |= {key: getattr(cell, key) for key in ("score", "se", "n")}
+    for key in _DIGESTS & plain.keys():
+        plain[key] = digests.setdefault(plain[key], len(digests))
+    return _dense(plain)
+
+
+def _read_cell(plain: dict[str, Any], digests: Sequence[str]) -> Cell:
+    return Cell(**plain | {key: digests[plain[key]] for key in _DIGESTS & plain.keys()})
 
 
 def _fingerprint_plain(fingerprint: Fingerprint, at: str, arrays: dict[str, Any]) -> dict[str, Any]:
