@@ -987,6 +987,7 @@ def bench(
     quiet: QuietFlag = False,
 ) -> None:
     """Back-test every ranking method, leaving one task group out at a time."""
+    from adapt_lora import roads
     from adapt_lora.recommender.bench import bench_folder, bench_registry
 
     with _progress(hidden=as_json or quiet) as progress:
@@ -995,9 +996,11 @@ def bench(
         else:
             registry = _registry(tracking_uri, quiet=quiet or as_json)
             identity = _identity(registry, base_model)
+            matrix = registry.transfer_matrix(identity)
             report = bench_registry(
-                registry.transfer_matrix(identity),
+                matrix,
                 registry.recommendations(identity),
+                others=roads.other_matrices(registry, matrix.base),
                 seed=seed,
                 n_workers=workers,
                 progress=progress,

@@ -145,6 +145,7 @@ def bench_registry(
     matrix: TransferMatrix,
     kept: Sequence[KeptRecommendation] = (),
     *,
+    others: Sequence[TransferMatrix] = (),
     methods: Sequence[str] = tuple(METHODS),
     seed: int = 0,
     n_workers: int = 1,
@@ -157,6 +158,7 @@ def bench_registry(
     Args:
         matrix: Everything measured.
         kept: Recommendations of the past, to be judged beside the methods.
+        others: What was measured under other base models, a prior; a group leaves it too.
         methods: Names in METHODS; `default` is always added.
         seed: The same seed gives the same report.
         n_workers: As for `bench_tables`.
@@ -167,7 +169,9 @@ def bench_registry(
     """
     units = [task.unit for task in matrix.tasks]
     unit: Unit = "nats" if units.count("nats") > units.count("points") else "points"
-    tables = {"registry": registry_table(without_selected_columns(matrix), unit=unit)}
+    lent = [without_selected_columns(other) for other in others]
+    table = registry_table(without_selected_columns(matrix), unit=unit, others=lent)
+    tables = {"registry": table}
     past = judge_past(kept, matrix)
     try:
         report = bench_tables(

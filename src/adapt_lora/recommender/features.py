@@ -5,7 +5,7 @@ then popularity, similarity, centring and scaling are computed from what is left
 """
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -13,12 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import ndtri
 
+from adapt_lora.recommender.borrowing import Translations, translate
 from adapt_lora.recommender.likeness import Agreement
 from adapt_lora.recommender.table import (
     BASE_SCORE,
     Array,
     Query,
     TransferTable,
+    consensus,
     mean_of_known,
     standardise,
     table_from_matrix,
@@ -208,6 +210,9 @@ FEATURES: Mapping[str, Feature] = {
     )
 }
 """Every feature that is computed from the registry. Others come from a matrix's pairs file."""
+
+FROM_SCORES = ("popularity", "neighbours", "related_tasks", "traits")
+"""Features that come from scores of the table that was learned from."""
 
 _RATIO_PARTS = {
     "length_match": ("prompt_tokens_mean", "response_tokens_mean", "response_prompt_ratio"),
@@ -550,17 +555,35 @@ class TrainingSet:
 # --- from the registry --------------------------------------------------------------------------
 
 
-def registry_table(matrix: TransferMatrix, *, unit: Unit) -> TransferTable:
-    """The table of a registry's matrix with all features of its adapters and tasks."""
-    table = table_from_matrix(matrix, unit=unit)
-    tasks = {task.name: task for task in matrix.tasks}
-    return _with_features(table, matrix.adapters, [tasks[name] for name in table.targets])
+def registry_table(
+    matrix: TransferMatrix, *, unit: Unit, others: Sequence[TransferMatrix] = ()
+) -> TransferTable:
+    """The table of a registry's matrix with all features of its adapters and tasks.
+
+    Args:
+        matrix: What was measured under the base model.
+        unit: The tasks of this unit alone.
+        others: What was measured under other base models: it becomes the table's `elsewhere`.
+    """
+    lent = translate(matrix, others, unit=unit)
+    return _lent_to(_featured(lent.matrix, unit), lent, {task.name for task in matrix.tasks})
 
 
 def table_for_target(
-    matrix: TransferMatrix, target: Fingerprint, *, metric: str, unit: Unit, group: str
+    matrix: TransferMatrix,
+    target: Fingerprint,
+    *,
+    metric: str,
+    unit: Unit,
+    group: str,
+    others: Sequence[TransferMatrix] = (),
 ) -> TransferTable:
-    """The registry's table plus one last column, never measured, that stands for the target."""
+    """The registry's table plus one last column, never measured, that stands for the target.
+
+    Where nothing was measured under the base model itself, the table holds the adapters' standing
+    under the others in its place, and its `lenders` say so: then that is all there is to learn
+    from. What others measured of the target's group is not looked at.
+    """
     column = TaskRecord(
         name=TARGET_NAME,
         group=group,
@@ -568,7 +591,38 @@ def table_for_target(
         dataset=DatasetRecord(name=TARGET_NAME, digest="", group=group, n_rows=0),
         fingerprint=target,
     )
-    return registry_table(replace(matrix, tasks=(*matrix.tasks, column)), unit=unit)
+    lent = translate(matrix, [other.without_groups([group]) for other in others], unit=unit)
+    wide = _featured(replace(lent.matrix, tasks=(*lent.matrix.tasks, column)), unit)
+    table = _lent_to(wide, lent, {TARGET_NAME, *(task.name for task in matrix.tasks)})
+    if table.elsewhere is None or np.isfinite(table.transfer_scores).any():
+        return table
+    return _stand_in(wide, table.elsewhere)
+
+
+def _lent_to(wide: TransferTable, lent: Translations, own: Collection[str]) -> TransferTable:
+    """The own columns, with what other base models say as `elsewhere`."""
+    if not lent.tables:
+        return wide
+    kept = [t for t, name in enumerate(wide.targets) if name in own]
+    return replace(wide.columns(kept), elsewhere=consensus(wide, lent.tables))
+
+
+def _stand_in(wide: TransferTable, elsewhere: TransferTable) -> TransferTable:
+    """The others' columns and the target's in the place of a base's own."""
+    kept = [t for t, name in enumerate(wide.targets) if name in {*elsewhere.targets, TARGET_NAME}]
+    table = wide.described.columns(kept)
+    scores = np.full(table.scores.shape, np.nan)
+    for t, name in enumerate(table.targets):
+        if name != TARGET_NAME:
+            scores[:, t] = elsewhere.scores[:, elsewhere.targets.index(name)]
+    blank = np.full(len(kept), np.nan)
+    return replace(table, scores=scores, base_scores=blank, lenders=elsewhere.lenders)
+
+
+def _featured(matrix: TransferMatrix, unit: Unit) -> TransferTable:
+    table = table_from_matrix(matrix, unit=unit)
+    tasks = {task.name: task for task in matrix.tasks}
+    return _with_features(table, matrix.adapters, [tasks[name] for name in table.targets])
 
 
 def _with_features(

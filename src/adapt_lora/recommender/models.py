@@ -35,7 +35,11 @@ STACK_PRIOR: Mapping[str, float] = {
 """Weights that the stack starts from (docs/experiments.md, 4); all other features start from 0.
 Where other bases were measured, `stack_prior` shares those of popularity and related tasks."""
 
-_BORROWED_GROUPS = 3.0  # with as many own task groups, what is known elsewhere counts the same
+_BORROWED_GROUPS = {"zeroshot": 12.0}
+"""With as many own task groups, what is known elsewhere counts the same. Adapters used as they are
+stand under one base as under another; fine-tuning on from them brings out the base's own likings
+(docs/experiments.md, other bases)."""
+_BORROWED_GROUPS_ELSE = 3.0
 
 MIN_GROUPS_FOR_TREES = 10
 """Below this many task groups LightGBM learns the tasks by heart (docs/experiments.md, 5)."""
@@ -269,16 +273,27 @@ class TraitRanker(Ranker):
         return "traits"
 
 
-def stack_prior(train: TrainingSet) -> dict[str, float]:
-    """The weights to start from: a fresh base trusts other bases, a well-measured one itself.
+def borrowed_share(train: TrainingSet) -> float:
+    """Share of other base models in the starting weight of standing, in [0, 1]: b/(K + b).
 
-    Of the .5 for an adapter's standing, K/(K + 3) goes to its own K task groups.
+    K own task groups; b = 12 where adapters are used as they are, else 3. 1 where all that there
+    is to learn from was measured under others, 0 where nothing was.
     """
+    if train.table.lenders:
+        return 1.0
+    if train.standing_elsewhere is None:
+        return 0.0
+    borrowed = _BORROWED_GROUPS.get(train.table.regime, _BORROWED_GROUPS_ELSE)
+    return borrowed / (train.n_groups + borrowed)
+
+
+def stack_prior(train: TrainingSet) -> dict[str, float]:
+    """The weights to start from: a fresh base trusts other bases, a well-measured one itself."""
     prior = dict(STACK_PRIOR)
     if train.standing_elsewhere is None:
         return prior
     standing = sum(prior[name] for name in ("popularity", "related_tasks", "elsewhere"))
-    own = standing * train.n_groups / (train.n_groups + _BORROWED_GROUPS)
+    own = standing * (1 - borrowed_share(train))
     shares = {"popularity": own / 2, "related_tasks": own / 2, "elsewhere": standing - own}
     return prior | shares
 
