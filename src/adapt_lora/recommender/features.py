@@ -374,6 +374,7 @@ class TrainingSet:
         self.table = table.described
         self.shared: dict[Hashable, Any] = {}
         """What models with equal settings share, so that it is fitted once."""
+        self._last: tuple[Query, dict[str, Array]] | None = None
 
     @cached_property
     def n_groups(self) -> int:
@@ -386,6 +387,11 @@ class TrainingSet:
         """Z within each column over its transfer cells; NaN = not measured or own."""
         scores = self.table.transfer_scores
         return standardise(scores, np.isfinite(scores))
+
+    @cached_property
+    def popularity(self) -> Array:
+        """(n_sources,): trimmed mean z, shrunken; NaN where never measured."""
+        return shrunken_popularity(self.standard, TRIM)
 
     @cached_property
     def agreement(self) -> Agreement:
@@ -470,6 +476,12 @@ class TrainingSet:
 
     def describe(self, query: Query) -> dict[str, Array]:
         """Features of every source for one target: z over the candidates, 0 where unknown."""
+        # All models of a fold look at one target in turn.
+        if self._last is None or self._last[0] is not query:
+            self._last = (query, self._features(query))
+        return self._last[1]
+
+    def _features(self, query: Query) -> dict[str, Array]:
         raw = self.raw_features(query)
         if not raw:
             return {}
@@ -489,7 +501,7 @@ class TrainingSet:
         """Unscaled parts of each feature; a feature with several parts is the mean of their z."""
         raw: dict[str, list[Array]] = {}
         if self.table.targets:
-            raw["popularity"] = [shrunken_popularity(self.standard, TRIM)]
+            raw["popularity"] = [self.popularity]
             raw["related_tasks"] = [self.agreement.predict(query.likeness)]
         similarity = self.similarity(query)
         if similarity is not None:
@@ -526,9 +538,16 @@ class TrainingSet:
         similarity = self.task_similarity(query)
         if similarity is None or np.isfinite(similarity).sum() < 2:
             return None
-        clipped = np.clip(self.standard, -_Z_CLIP, _Z_CLIP)
-        near = weighted_mean(clipped, neighbour_weights(similarity))
-        return near - weighted_mean(self.standard, np.ones(self.standard.shape[1]))
+        return weighted_mean(self._clipped, neighbour_weights(similarity)) - self._mean_standing
+
+    @cached_property
+    def _clipped(self) -> Array:
+        clipped: Array = np.clip(self.standard, -_Z_CLIP, _Z_CLIP)
+        return clipped
+
+    @cached_property
+    def _mean_standing(self) -> Array:
+        return weighted_mean(self.standard, np.ones(self.standard.shape[1]))
 
     def _mean_cosine(self, vectors: Mapping[str, Array], query: Query) -> Array | None:
         found = [

@@ -179,7 +179,7 @@ class NearestTaskRanker(Ranker):
     def predict(self, query: Query) -> Array:
         """Z on the nearest task plus a thousandth of popularity."""
         similarity = self.train_.task_similarity(query)
-        popularity = np.nan_to_num(shrunken_popularity(self.train_.standard, TRIM))
+        popularity = np.nan_to_num(self.train_.popularity)
         if similarity is None or not np.isfinite(similarity).any():
             return popularity
         nearest = self.train_.standard[:, int(np.nanargmax(similarity))]
