@@ -8,8 +8,14 @@ import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from adapt_lora.recommender.features import TrainingSet, normal_scores, registry_table
-from adapt_lora.recommender.models import METHODS, STACK_PRIOR, ShrunkenRidge, make_ranker
+from adapt_lora.recommender.features import Cells, TrainingSet, normal_scores, registry_table
+from adapt_lora.recommender.models import (
+    METHODS,
+    STACK_PRIOR,
+    ShrunkenRidge,
+    _best_start,
+    make_ranker,
+)
 from tests.recommender.conftest import MakeMatrix, MakeTable
 
 
@@ -86,11 +92,30 @@ def test_with_nothing_measured_the_stack_is_its_prior(make_matrix: MakeMatrix) -
     assert ranker.weights_ == STACK_PRIOR
 
 
-def test_trees_wait_for_ten_task_groups(make_matrix: MakeMatrix) -> None:
+def test_trees_wait_for_ten_task_groups_and_count_more_with_more_rows(
+    make_matrix: MakeMatrix,
+) -> None:
     small = TrainingSet(registry_table(make_matrix(8, 9), unit="points"))
     large = TrainingSet(registry_table(make_matrix(8, 10), unit="points"))
+    larger = TrainingSet(registry_table(make_matrix(20, 10), unit="points"))
     assert make_ranker("mix", n_seeds=1).fit(small).boost_ is None
-    assert make_ranker("mix", n_seeds=1).fit(large).tree_weight_ == 1.0
+    assert make_ranker("mix", n_seeds=1).fit(large).tree_weight_ == pytest.approx(78 / 1078)
+    assert make_ranker("mix", n_seeds=1).fit(larger).tree_weight_ == pytest.approx(198 / 1198)
+
+
+@pytest.mark.parametrize(("effect", "start"), [(0.3, 0), (-0.1, 1)])
+def test_likeness_loses_its_starting_weight_where_it_misleads(effect: float, start: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((120, 2))
+    y = 0.5 * x[:, 0] + effect * x[:, 1] + 0.2 * rng.standard_normal(120)
+    column = np.repeat(np.arange(12.0), 10)
+    groups = np.array([f"g{t:.0f}" for t in column])
+    cells = Cells(("popularity", "similarity"), x, y, np.full(120, 0.1), column, groups)
+    starts = [{"popularity": 0.2, "similarity": 0.15}, {"popularity": 0.2}]
+    assert _best_start(cells, starts, 40.0) == start
+    few = cells.column < 4  # four groups decide nothing
+    less = Cells(cells.names, x[few], y[few], cells.weight[few], column[few], groups[few])
+    assert _best_start(less, starts, 40.0) == 0
 
 
 def test_the_stack_learns_what_matters(make_matrix: MakeMatrix) -> None:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtri
 
 from adapt_lora.recommender.borrowing import Translations, translate
@@ -73,6 +74,7 @@ _S = "experiments.md, findings 1-4"
 _KRISHNA_LENGTH = "Krishna et al. 2025, §5.3"
 _KRISHNA_LABELS = "Krishna et al. 2025, §5.4"
 _HARADA = "Harada et al. 2025, RQ2"
+_HABIT = "experiments.md, the base model's habits"
 
 FEATURES: Mapping[str, Feature] = {
     f.name: f
@@ -207,6 +209,43 @@ FEATURES: Mapping[str, Feature] = {
             "it shifts the base model's behaviour on the probes less than the others",
             nonnegative=False,
         ),
+        Feature(
+            "habit_match",
+            "pair",
+            "−|difference| of base_label_share_max, base_label_entropy_normalised and "
+            "base_label_tv, base model on the training data and on the target",
+            _HABIT,
+            "the base model answers its training data as one-sidedly as the target",
+            "the base model answers its training data more or less one-sidedly than the target",
+        ),
+        Feature(
+            "habit_pull",
+            "pair",
+            "total variation between the base model's picks on the target and the gold label "
+            "shares of the training data, where the label sets are the same",
+            f"{_HABIT}; {_KRISHNA_LABELS}",
+            "it learned other label shares than the base model answers with on the target",
+            "it learned the label shares that the base model answers with on the target anyway",
+            nonnegative=False,
+        ),
+        Feature(
+            "prior_shift",
+            "adapter",
+            "label_prior_tv: how far it moves the label shares of the probes",
+            _HABIT,
+            "it moves the shares of labels on the probes more than the others",
+            "it moves the shares of labels on the probes less than the others",
+            nonnegative=False,
+        ),
+        Feature(
+            "prior_shift_on_habit",
+            "pair",
+            "z of prior_shift × (base_label_share_max − 1/n_labels)/(1 − 1/n_labels) of the target",
+            _HABIT,
+            "it moves label shares, and the base model answers the target with one label",
+            "it hardly moves label shares, and the base model answers the target with one label",
+            nonnegative=False,
+        ),
     )
 }
 """Every feature that is computed from the registry. Others come from a matrix's pairs file."""
@@ -222,10 +261,13 @@ _RATIO_PARTS = {
 _DIFFERENCE_PARTS = {
     "label_match": ("is_classification", "label_entropy_normalised", "label_share_max"),
     "language_match": ("mattr", "zlib_ratio", "share_digits", "share_punctuation", "share_code"),
+    "habit_match": ("base_label_share_max", "base_label_entropy_normalised", "base_label_tv"),
 }
 _TASK_KEYS = (
     BASE_SCORE,
     "base_label_share_max",
+    "base_label_entropy_normalised",
+    "base_label_tv",
     "prompt_tokens_mean",
     "response_tokens_mean",
     "response_ppl",
@@ -345,6 +387,8 @@ class Cells:
     """(n_cells,): a task group's cells sum to 1: nine columns of one benchmark are one task."""
     column: Array
     """(n_cells,): the cell's column in the table, as an integer-valued float."""
+    group: npt.NDArray[np.str_]
+    """(n_cells,): the column's task group; other base models' cells of it bear the same name."""
 
 
 def _joined(own: Cells, other: Cells) -> Cells:
@@ -357,6 +401,7 @@ def _joined(own: Cells, other: Cells) -> Cells:
         np.concatenate([own.y, other.y]),
         np.concatenate([own.weight, ELSEWHERE_WEIGHT * other.weight]),
         np.concatenate([own.column, first + other.column]),
+        np.concatenate([own.group, other.group]),
     )
 
 
@@ -462,7 +507,7 @@ class TrainingSet:
             column.append(np.full(known.sum(), float(t)))
         if not x:
             none = np.zeros(0)
-            return Cells(names, np.zeros((0, len(names))), none, none, none)
+            return Cells(names, np.zeros((0, len(names))), none, none, none, np.zeros(0, np.str_))
         stacked = np.vstack(x)
         alive = np.abs(stacked).max(axis=0) > 0
         kept = tuple(name for name, lives in zip(names, alive, strict=True) if lives)
@@ -472,6 +517,7 @@ class TrainingSet:
             np.concatenate(y),
             np.concatenate(weight),
             np.concatenate(column),
+            np.array([self.table.groups[int(t)] for t in np.concatenate(column)], dtype=np.str_),
         )
 
     def describe(self, query: Query) -> dict[str, Array]:
@@ -495,7 +541,11 @@ class TrainingSet:
             merged.append(mean_of_known(z[:, first : first + len(parts)]))
             first += len(parts)
         again = standardise(np.nan_to_num(np.column_stack(merged)), candidates)
-        return dict(zip(raw, np.nan_to_num(again).T, strict=True))
+        found = dict(zip(raw, np.nan_to_num(again).T, strict=True))
+        if "prior_shift" in found:
+            # Not standardised: the more one-sided the base is, the more this can matter.
+            found["prior_shift_on_habit"] = _habit(query) * found["prior_shift"]
+        return found
 
     def raw_features(self, query: Query) -> dict[str, list[Array]]:
         """Unscaled parts of each feature; a feature with several parts is the mean of their z."""
@@ -569,6 +619,15 @@ class TrainingSet:
         if not parts:
             return None
         return -np.sqrt(mean_of_known(np.column_stack(parts)))
+
+
+def _habit(query: Query) -> float:
+    """How far the base says one label to everything, 0 (evenly) to 1 (always); 0 where unknown."""
+    share = query.target_features.get("base_label_share_max", float("nan"))
+    n_labels = query.target_features.get("n_labels", float("nan"))
+    if not (np.isfinite(share) and n_labels > 1):
+        return 0.0
+    return float(np.clip((share - 1 / n_labels) / (1 - 1 / n_labels), 0.0, 1.0))
 
 
 # --- from the registry --------------------------------------------------------------------------
@@ -656,7 +715,10 @@ def _with_features(
         table,
         pair_features=_pair_features(data, marks),
         source_features=_source_features(adapters),
-        target_features={key: _values(marks, key) for key in _TASK_KEYS},
+        target_features={
+            **{key: _values(marks, key) for key in _TASK_KEYS},
+            BASE_SCORE: _base_hints(adapters, tasks),
+        },
         source_vectors={name: x for name, x in sources.items() if x is not None},
         target_vectors={name: x for name, x in targets.items() if x is not None},
     )
@@ -674,14 +736,17 @@ def _pair_features(data: Sequence[Fingerprint], tasks: Sequence[Fingerprint]) ->
             a, b = _values(data, key), _values(tasks, key)
             parts[f"{feature}/{key}"] = -np.abs(a[:, None] - b[None, :])
     shape = (len(data), len(tasks))
-    overlap, variation = np.full(shape, np.nan), np.full(shape, np.nan)
+    overlap, variation, pull = (np.full(shape, np.nan) for _ in range(3))
     for s, source in enumerate(data):
         for t, task in enumerate(tasks):
             overlap[s, t] = label_overlap(source, task)
             if overlap[s, t] > 0:
                 variation[s, t] = -total_variation(source.label_shares, task.label_shares)
+            if overlap[s, t] == 1 and task.base_label_shares:
+                pull[s, t] = total_variation(source.label_shares, task.base_label_shares)
     parts["label_match/overlap"] = overlap
     parts["label_match/shares"] = variation
+    parts["habit_pull"] = pull
     return {name: x for name, x in parts.items() if np.isfinite(x).any()}
 
 
@@ -696,6 +761,33 @@ def total_variation(a: Mapping[str, float], b: Mapping[str, float]) -> float:
     return 0.5 * sum(abs(a.get(label, 0.0) - b.get(label, 0.0)) for label in {*a, *b})
 
 
+def _base_hints(adapters: Sequence[AdapterRecord], tasks: Sequence[TaskRecord]) -> Array:
+    """(n_tasks,): the base's score on each task, from other rows than those that gains come from.
+
+    That is its mean score on training data of the task's group with the same labels: another split
+    of the same benchmark, which the adapters' fingerprints hold. Altered copies (balanced, wrong
+    labels) are no such split. On the scored rows themselves an unlucky base would look like a task
+    with much to gain. The target, where no gain is known, has its own rows' score.
+    """
+    return np.array([_base_hint(task, adapters) for task in tasks], dtype=np.float64)
+
+
+def _base_hint(task: TaskRecord, adapters: Sequence[AdapterRecord]) -> float:
+    if task.name == TARGET_NAME:
+        return task.fingerprint.values.get(BASE_SCORE, float("nan"))
+    found = [
+        adapter.fingerprint.values[BASE_SCORE]
+        for adapter in adapters
+        if adapter.dataset is not None
+        and adapter.dataset.group == task.group
+        and not adapter.dataset.parent
+        and adapter.dataset.digest != task.dataset.digest
+        and BASE_SCORE in adapter.fingerprint.values
+        and adapter.fingerprint.label_shares.keys() == task.fingerprint.label_shares.keys()
+    ]
+    return float(np.mean(found)) if found else float("nan")
+
+
 def _source_features(adapters: Sequence[AdapterRecord]) -> dict[str, Array]:
     data = [adapter.fingerprint for adapter in adapters]
     rows = np.array(
@@ -707,6 +799,7 @@ def _source_features(adapters: Sequence[AdapterRecord]) -> dict[str, Array]:
         "response_length": _logs(_values(data, "response_tokens_mean")),
         "weight_change": _logs(_keyed([a.weights for a in adapters], WEIGHT_CHANGE_KEYS)),
         "behaviour_change": _logs(_keyed([a.behaviour for a in adapters], BEHAVIOUR_KEYS)),
+        "prior_shift": _keyed([a.behaviour for a in adapters], ("label_prior_tv",)),
     }
     return {name: x for name, x in features.items() if np.isfinite(x).any()}
 

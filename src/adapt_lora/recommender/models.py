@@ -5,7 +5,7 @@ ends in `_`, `predict` never refits. `ShrunkenRidge` is the flat regressor insid
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
@@ -298,11 +298,21 @@ def stack_prior(train: TrainingSet) -> dict[str, float]:
     return prior | shares
 
 
+_STARTS: Sequence[Collection[str]] = ((), ("similarity",), ("similarity", "neighbours"))
+"""Features whose starting weight is taken away, should the measured tasks speak against it: on some
+shelves likeness of data finds the best adapters, on others it tells nothing."""
+
+_START_FOLDS = 10
+_MIN_GROUPS_TO_START = 5
+_CLEAR_START = 1.0  # standard errors by which a start must win
+
+
 class StackRanker(Ranker):
     """Small blend of popularity, similarity, neighbours and the rest, shrunken toward a prior.
 
     Ridge onto within-column normal scores, non-negative for what can't be held against an
-    adapter, every task group weighted equally; with few groups it is the prior.
+    adapter, every task group weighted equally; with few groups it is the prior. Whether likeness
+    of data has a place in the prior is decided by groups that are left out in turn.
     """
 
     def __init__(self, strength: float = 10.0) -> None:
@@ -311,19 +321,24 @@ class StackRanker(Ranker):
     def fit(self, X: TrainingSet, y: None = None) -> Self:
         """Learn `weights_` by feature name."""
         self.train_ = X
-        cells = X.cells
-        self.weights_ = stack_prior(X)
-        if cells.y.size:
-            self.weights_ |= self._learned(cells)
+        key = ("stack", self.strength)
+        if key not in X.shared:
+            X.shared[key] = self._learned(X.cells, stack_prior(X))
+        self.weights_: dict[str, float] = dict(X.shared[key])
         return self
 
-    def _learned(self, cells: Cells) -> dict[str, float]:
+    def _learned(self, cells: Cells, prior: Mapping[str, float]) -> dict[str, float]:
+        if not cells.y.size:
+            return dict(prior)
+        starts = [{n: w for n, w in prior.items() if n not in taken} for taken in _STARTS]
+        start = starts[_best_start(cells, starts, self.strength)]
         ridge = ShrunkenRidge(
             strength=self.strength,
-            prior=[self.weights_.get(name, 0.0) for name in cells.names],
+            prior=[start.get(name, 0.0) for name in cells.names],
             nonnegative=[is_nonnegative(name) for name in cells.names],
         ).fit(cells.x, cells.y, sample_weight=cells.weight)
-        return {name: float(b) for name, b in zip(cells.names, ridge.coef_, strict=True)}
+        found = {name: float(b) for name, b in zip(cells.names, ridge.coef_, strict=True)}
+        return {**start, **found}
 
     def predict(self, query: Query) -> Array:
         """The weighted sum of the features."""
@@ -339,6 +354,41 @@ class StackRanker(Ranker):
             for name, weight in self.weights_.items()
             if name in described
         }
+
+
+def _best_start(cells: Cells, starts: Sequence[Mapping[str, float]], strength: float) -> int:
+    """The first start, or the best where it wins clearly on groups that it was not fitted on.
+
+    Merit of a group: correlation of the fitted score with the normal scores of its cells.
+    """
+    groups = list(dict.fromkeys(cells.group.tolist()))
+    if len(groups) < _MIN_GROUPS_TO_START:
+        return 0
+    bound = np.array([is_nonnegative(name) for name in cells.names])
+    priors = np.array([[start.get(name, 0.0) for name in cells.names] for start in starts])
+    grams, moments = [], []
+    for group in groups:
+        mine = cells.group == group
+        weighted = cells.x[mine].T * cells.weight[mine]
+        grams.append(weighted @ cells.x[mine])
+        moments.append(weighted @ cells.y[mine])
+    all_grams, all_moments = np.sum(grams, axis=0), np.sum(moments, axis=0)
+    n_folds = min(_START_FOLDS, len(groups))
+    merit = np.zeros((len(starts), len(groups)))
+    for fold in range(n_folds):
+        held = range(fold, len(groups), n_folds)
+        gram = all_grams - np.sum([grams[g] for g in held], axis=0)
+        moment = all_moments - np.sum([moments[g] for g in held], axis=0)
+        for i, prior in enumerate(priors):
+            pulled = gram + strength * np.eye(len(prior))
+            weights = _bounded_solve(pulled, moment + strength * prior, bound)
+            for g in held:
+                size = np.sqrt(max(float(weights @ grams[g] @ weights), 1e-9))
+                merit[i, g] = float(moments[g] @ weights) / size
+    best = int(merit.mean(axis=1).argmax())
+    won = merit[best] - merit[0]
+    error = float(won.std(ddof=1)) / np.sqrt(len(won))
+    return best if won.mean() > _CLEAR_START * error else 0
 
 
 class BoostRanker(Ranker):
@@ -471,8 +521,16 @@ def _tree_settings(objective: str, *, seed: int) -> dict[str, Any]:
     }
 
 
+_TREE_ROWS = 1_000.0
+"""Training rows at which trees count half of what they may (docs/experiments.md, third form)."""
+
+
 class MixRanker(Ranker):
-    """z of the stack plus w × z of LightGBM; w is 0 below 10 task groups, then 1."""
+    """z of the stack plus w × z of LightGBM.
+
+    w is 0 below 10 task groups, then n/(n + 1000) for n training rows: on a hundred cells trees
+    learn noise, on thousands they know more than the stack.
+    """
 
     def __init__(self, strength: float = 10.0, n_seeds: int = 8, random_state: int = 0) -> None:
         self.strength = strength
@@ -487,7 +545,7 @@ class MixRanker(Ranker):
         self.tree_weight_ = 0.0
         if X.n_groups >= MIN_GROUPS_FOR_TREES and X.cells.y.size:
             self.boost_ = BoostRanker(n_seeds=self.n_seeds, random_state=self.random_state).fit(X)
-            self.tree_weight_ = 1.0
+            self.tree_weight_ = len(X.cells.y) / (len(X.cells.y) + _TREE_ROWS)
         return self
 
     def predict(self, query: Query) -> Array:
