@@ -18,6 +18,7 @@ from adapt_lora.recommender.backtest import (
     backtest,
     merge_backtests,
 )
+from adapt_lora.recommender.calibration import OutOfFold, calibrate
 from adapt_lora.recommender.features import registry_table
 from adapt_lora.recommender.metrics import spearman
 from adapt_lora.recommender.models import METHODS
@@ -95,6 +96,10 @@ class MatrixReport:
     ceiling: Mapping[str, float] = field(default_factory=dict)
     """What a ranking by the true scores would reach against these noisy ones; empty where no
     errors are known."""
+    unit: Unit = "points"
+    """What gains are counted in."""
+    cells: tuple[OutOfFold, ...] = ()
+    """What `default` said of each measured gain; not part of the JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """One entry of `bench --json`."""
@@ -109,6 +114,8 @@ class MatrixReport:
         }
         if self.ceiling:
             found["ceiling"] = dict(self.ceiling)
+        if self.cells:
+            found["calibration"] = calibrate(self.cells).to_json()
         return found
 
 
@@ -286,6 +293,8 @@ def _report(table: TransferTable, tested: Backtest, *, seed: int) -> MatrixRepor
         paired=_paired(table, tested, [*BASELINES, *table.rivals], seed=seed),
         paired_popularity=_paired(table, tested, ["popularity_trimmed"], seed=seed),
         ceiling=noise_ceiling(table, seed=seed),
+        unit=table.unit,
+        cells=tested.cells,
     )
 
 

@@ -144,7 +144,8 @@ def _known_elsewhere(table: TransferTable) -> Mask:
     lent = table if table.lenders else table.elsewhere
     if lent is None:
         return np.zeros(len(table.sources), dtype=bool)
-    known: Mask = np.isfinite(lent.transfer_scores).any(axis=1)
+    counts = np.isfinite(lent.transfer_scores).sum(axis=1)
+    known: Mask = counts > 0
     return known
 
 

@@ -865,7 +865,7 @@ def _borrowed(train: TrainingSet) -> Borrowed | None:
     known = np.isfinite(lent.transfer_scores)
     return Borrowed(
         base_models=lent.lenders,
-        n_groups=len({g for g, some in zip(lent.groups, known.any(axis=0), strict=True) if some}),
+        n_groups=len({g for g, n in zip(lent.groups, known.sum(axis=0), strict=True) if n}),
         n_adapters=int(known.any(axis=1).sum()),
         share=borrowed_share(train),
     )
