@@ -1,12 +1,14 @@
 """Features: what each number is, and that a fold computes it from what is left."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from adapt_lora.recommender.features import (
     FEATURES,
+    TARGET_FEATURES,
     TrainingSet,
     label_overlap,
     neighbour_weights,
@@ -174,3 +176,21 @@ def test_the_pull_of_training_labels_is_from_the_bases_picks(make_matrix: MakeMa
     table = registry_table(with_habits(make_matrix(4, 3)), unit="points")
     # 50:50 was learned, 90:10 is what the base answers.
     np.testing.assert_allclose(table.pair_features["habit_pull"], 0.4)
+
+
+def test_the_page_has_every_feature_with_its_side() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "science.md").read_text(encoding="utf-8")
+    section = page.split("### Features")[1].split("### Methods")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+    told = [(name.strip(" `"), side.strip()) for name, side in rows]
+    known = {**FEATURES, **TARGET_FEATURES}
+    assert sorted(told) == sorted((f.name, f.side) for f in known.values())
+
+
+def test_every_feature_of_a_registrys_table_is_a_known_one(make_matrix: MakeMatrix) -> None:
+    table = registry_table(with_habits(make_matrix(6, 6)), unit="points")
+    assert set(table.target_features) == set(TARGET_FEATURES)
+    assert {name.split("/")[0] for name in table.pair_features} <= set(FEATURES)
+    assert set(table.source_features) <= set(FEATURES)
+    assert all(f.side == "target" for f in TARGET_FEATURES.values())
+    assert all(f.high and f.low for f in FEATURES.values())

@@ -62,9 +62,10 @@ class Feature:
     """How it is computed, in a line."""
     source: str
     """Paper or measurement that speaks for it."""
-    high: str
-    """Words for a reason when the adapter stands high in it."""
-    low: str
+    high: str = ""
+    """Words for a reason when the adapter stands high in it; "" of a target's features, which say
+    the same of every adapter."""
+    low: str = ""
     """Words for a reason when it stands low."""
     nonnegative: bool = True
     """More of it is never held against an adapter; False: the data say which way it works."""
@@ -248,7 +249,38 @@ FEATURES: Mapping[str, Feature] = {
         ),
     )
 }
-"""Every feature that is computed from the registry. Others come from a matrix's pairs file."""
+"""Every feature of adapters and pairs that is computed from the registry. Others come from a
+matrix's pairs file."""
+
+_AS_FINGERPRINT = "as in the fingerprint"
+_LIKENESS = "experiments.md, learned likeness"
+
+TARGET_FEATURES: Mapping[str, Feature] = {
+    f.name: f
+    for f in (
+        Feature(
+            BASE_SCORE,
+            "target",
+            "balanced accuracy of the bare base on training data of the same group, on the target "
+            "its own rows",
+            "experiments.md, P(harm)",
+        ),
+        Feature("base_label_share_max", "target", _AS_FINGERPRINT, _HABIT),
+        Feature("base_label_entropy_normalised", "target", _AS_FINGERPRINT, _HABIT),
+        Feature("base_label_tv", "target", _AS_FINGERPRINT, _HABIT),
+        Feature("prompt_tokens_mean", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("response_tokens_mean", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("response_ppl", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("n_labels", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("label_entropy_normalised", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("is_classification", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("mattr", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("zlib_ratio", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("share_digits", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("share_code", "target", _AS_FINGERPRINT, _LIKENESS),
+    )
+}
+"""What is known of a task itself: how alike two tasks are, and how much there is to win."""
 
 FROM_SCORES = ("popularity", "neighbours", "related_tasks", "traits")
 """Features that come from scores of the table that was learned from."""
@@ -263,22 +295,6 @@ _DIFFERENCE_PARTS = {
     "language_match": ("mattr", "zlib_ratio", "share_digits", "share_punctuation", "share_code"),
     "habit_match": ("base_label_share_max", "base_label_entropy_normalised", "base_label_tv"),
 }
-_TASK_KEYS = (
-    BASE_SCORE,
-    "base_label_share_max",
-    "base_label_entropy_normalised",
-    "base_label_tv",
-    "prompt_tokens_mean",
-    "response_tokens_mean",
-    "response_ppl",
-    "n_labels",
-    "label_entropy_normalised",
-    "is_classification",
-    "mattr",
-    "zlib_ratio",
-    "share_digits",
-    "share_code",
-)
 _SIMILARITY_WORDS = ("similarity", "minilm", "cosine", "overlap")
 
 
@@ -716,7 +732,7 @@ def _with_features(
         pair_features=_pair_features(data, marks),
         source_features=_source_features(adapters),
         target_features={
-            **{key: _values(marks, key) for key in _TASK_KEYS},
+            **{key: _values(marks, key) for key in TARGET_FEATURES},
             BASE_SCORE: _base_hints(adapters, tasks),
         },
         source_vectors={name: x for name, x in sources.items() if x is not None},
