@@ -146,3 +146,17 @@ def test_normal_scores_share_the_mean_rank_of_ties() -> None:
     assert found[1] == found[2] == pytest.approx(0.0)
     assert found[0] == pytest.approx(-found[3])
     assert np.isnan(found[4])
+
+
+def test_minilm_looks_at_that_embedding_alone(make_table: MakeTable) -> None:
+    rng = np.random.default_rng(0)
+    vectors = {"minilm_mean": np.eye(3), "hidden_mid_mean": rng.standard_normal((3, 5))}
+    tasks = {"minilm_mean": np.array([[0.0, 1.0, 0.0]] * 2), "hidden_mid_mean": rng.random((2, 5))}
+    table = make_table(rng.random((3, 2)), source_vectors=vectors, target_vectors=tasks)
+    fold = table.hold_out(["g1"])
+    ranker = make_ranker("minilm").fit(TrainingSet(fold.table))
+    assert ranker.can_rank(fold.queries[0])
+    predicted = ranker.predict(fold.queries[0])
+    assert predicted[1] > predicted[0] == predicted[2]
+    bare = make_table(rng.random((3, 2))).hold_out(["g1"])
+    assert not make_ranker("minilm").fit(TrainingSet(bare.table)).can_rank(bare.queries[0])

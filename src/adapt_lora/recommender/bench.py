@@ -36,6 +36,7 @@ BASELINES = (
     "popularity_trimmed",
     "nearest_task",
     "semantic",
+    "minilm",
     "perplexity",
 )
 """Methods that learn no weights; a matrix's rivals count among them."""

@@ -590,13 +590,13 @@ class TrainingSet:
         used = similarity_name(tuple(query.pair_features))
         if used is not None:
             return query.pair_features[used]
-        return self._mean_cosine(self.table.source_vectors, query)
+        return self.mean_cosine(self.table.source_vectors, query)
 
     def task_similarity(self, query: Query) -> Array | None:
         """How near each known task is to the target, (n_targets,); None where nothing tells."""
         if query.similarity is not None:
             return query.similarity
-        by_vector = self._mean_cosine(self.table.target_vectors, query)
+        by_vector = self.mean_cosine(self.table.target_vectors, query)
         return by_vector if by_vector is not None else self._statistical_nearness(query)
 
     def neighbours(self, query: Query) -> Array | None:
@@ -615,7 +615,8 @@ class TrainingSet:
     def _mean_standing(self) -> Array:
         return weighted_mean(self.standard, np.ones(self.standard.shape[1]))
 
-    def _mean_cosine(self, vectors: Mapping[str, Array], query: Query) -> Array | None:
+    def mean_cosine(self, vectors: Mapping[str, Array], query: Query) -> Array | None:
+        """Mean cosine of these rows with the target, each embedding centred; None if unknown."""
         found = [
             cosines(vectors[name] - centre, query.vectors[name] - centre)
             for name, centre in self.centres.items()

@@ -192,15 +192,30 @@ class NearestTaskRanker(Ranker):
 
 
 class SemanticRanker(Ranker):
-    """Similarity of the adapter's training data to the target."""
+    """Similarity of the adapter's training data to the target, of all embeddings or of one."""
+
+    def __init__(self, vectors: str | None = None) -> None:
+        self.vectors = vectors
 
     def can_rank(self, query: Query) -> bool:
         """Needs embeddings or a given similarity."""
-        return self.train_.similarity(query) is not None
+        return self._similarity(query) is not None
 
     def predict(self, query: Query) -> Array:
         """Z of the similarity over the candidates; 0 (average) where unknown."""
-        return self.train_.describe(query).get("similarity", np.zeros(len(query.candidates)))
+        if self.vectors is None:
+            return self.train_.describe(query).get("similarity", np.zeros(len(query.candidates)))
+        cosine = self._similarity(query)
+        if cosine is None:
+            return np.zeros(len(query.candidates))
+        return np.nan_to_num(standardise(cosine[:, None], query.candidates[:, None])[:, 0])
+
+    def _similarity(self, query: Query) -> Array | None:
+        if self.vectors is None:
+            return self.train_.similarity(query)
+        vectors = self.train_.table.source_vectors
+        alone = {self.vectors: vectors[self.vectors]} if self.vectors in vectors else {}
+        return self.train_.mean_cosine(alone, query)
 
     @property
     def reason(self) -> str:
@@ -584,6 +599,7 @@ METHODS: Mapping[str, Callable[[int, int], Ranker]] = {
     "popularity_trimmed": lambda seed, n_seeds: PopularityRanker(trim=TRIM),
     "nearest_task": lambda seed, n_seeds: NearestTaskRanker(),
     "semantic": lambda seed, n_seeds: SemanticRanker(),
+    "minilm": lambda seed, n_seeds: SemanticRanker("minilm_mean"),
     "perplexity": lambda seed, n_seeds: PerplexityRanker(),
     "trait_regression": lambda seed, n_seeds: TraitRanker(),
     "stack": lambda seed, n_seeds: StackRanker(),
