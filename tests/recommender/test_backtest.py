@@ -50,13 +50,8 @@ def test_changing_the_held_out_groups_scores_changes_no_prediction_for_it(
     held, one, two = before_and_after
     assert len(held) == 2
     np.testing.assert_array_equal(one.scores[method][:, held], two.scores[method][:, held])
-    if method not in {
-        "random",
-        "majority",
-        "semantic",
-        "minilm",
-        "perplexity",
-    }:  # these read no scores
+    # These read no scores.
+    if method not in {"random", "majority", "semantic", "minilm", "perplexity"}:
         assert not np.array_equal(one.scores[method], two.scores[method])
 
 
@@ -114,6 +109,8 @@ def test_pure_noise_gives_no_correlation_by_any_method(make_table: MakeTable) ->
         similarity=vectors @ vectors.T,
         pair_features={"similarity": rng.random((24, 24)), "size": rng.random((24, 24))},
         source_features={"perplexity": rng.random(24)},
+        source_vectors={"minilm_mean": rng.standard_normal((24, 6))},
+        target_vectors={"minilm_mean": rng.standard_normal((24, 6))},
     )
     found = backtest(table, judge_gains=False, n_folds=6, **QUICK)
     # 24 columns of 24: the standard error of a mean ρ is about .04.

@@ -1060,7 +1060,7 @@ def _draw_out_of_fold(axes: "Axes", cells: Sequence[OutOfFold], unit: Unit) -> N
     look: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5, "zorder": 3}
     if rest.any():
         n_rest = len(reach) - len(named)
-        axes.scatter(x[rest], y[rest], s=16, color=_QUIET, label=f"{n_rest} more", **look)
+        axes.scatter(x[rest], y[rest], s=16, color=_QUIET, label=f"{n_rest} more groups", **look)
     for number, name in enumerate(named):
         mine = groups == name
         axes.scatter(
