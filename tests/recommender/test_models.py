@@ -11,10 +11,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from adapt_lora.recommender.features import Cells, TrainingSet, normal_scores, registry_table
 from adapt_lora.recommender.models import (
     METHODS,
-    STACK_PRIOR,
     ShrunkenRidge,
     _best_start,
     make_ranker,
+    stack_prior,
 )
 from tests.recommender.conftest import MakeMatrix, MakeTable
 
@@ -89,7 +89,12 @@ def test_with_nothing_measured_the_stack_is_its_prior(make_matrix: MakeMatrix) -
     table = registry_table(make_matrix(5, 1), unit="points")
     fold = table.hold_out(["g0"])
     ranker = make_ranker("stack").fit(TrainingSet(fold.table))
-    assert ranker.weights_ == STACK_PRIOR
+    assert ranker.weights_ == {
+        "popularity": 0.4,
+        "related_tasks": 0.0,
+        "similarity": 0.15,
+        "neighbours": 0.1,
+    }
 
 
 def test_trees_wait_for_ten_task_groups_and_count_more_with_more_rows(
@@ -123,7 +128,11 @@ def test_the_stack_learns_what_matters(make_matrix: MakeMatrix) -> None:
     weights = make_ranker("stack").fit(TrainingSet(table)).weights_
     assert weights["similarity"] > 0.2
     assert weights["popularity"] > 0.3
-    assert all(abs(w) < 0.15 for name, w in weights.items() if name not in STACK_PRIOR)
+    prior = stack_prior(TrainingSet(table))
+    assert all(abs(w) < 0.15 for name, w in weights.items() if name not in prior)
+    # 398 training rows: of .4 for standing, 398/1398 to what related tasks say
+    assert prior["related_tasks"] == pytest.approx(0.4 * 398 / 1398)
+    assert prior["popularity"] == pytest.approx(0.4 * 1000 / 1398)
 
 
 def test_nearest_task_follows_the_most_similar_column(make_table: MakeTable) -> None:

@@ -25,15 +25,15 @@ from adapt_lora.recommender.features import (
 )
 from adapt_lora.recommender.table import Array, Query, standardise
 
-STACK_PRIOR: Mapping[str, float] = {
-    "popularity": 0.2,
-    "related_tasks": 0.2,
-    "similarity": 0.15,
-    "neighbours": 0.1,
-    "elsewhere": 0.1,
-}
+STACK_PRIOR: Mapping[str, float] = {"standing": 0.4, "similarity": 0.15, "neighbours": 0.1}
 """Weights that the stack starts from (docs/experiments.md, 4); all other features start from 0.
-Where other bases were measured, `stack_prior` shares those of popularity and related tasks."""
+`stack_prior` shares out that of an adapter's standing."""
+
+_ELSEWHERE = 0.1  # more weight of standing where other base models speak of it too
+
+ROWS_TO_LEARN = 1_000.0
+"""Training rows at which what must be learned from them, trees and the agreement of tasks, counts
+half of what it may (docs/experiments.md, third form)."""
 
 _BORROWED_GROUPS = {"zeroshot": 12.0}
 """With as many own task groups, what is known elsewhere counts the same. Adapters used as they are
@@ -303,14 +303,25 @@ def borrowed_share(train: TrainingSet) -> float:
 
 
 def stack_prior(train: TrainingSet) -> dict[str, float]:
-    """The weights to start from: a fresh base trusts other bases, a well-measured one itself."""
-    prior = dict(STACK_PRIOR)
-    if train.standing_elsewhere is None:
-        return prior
-    standing = sum(prior[name] for name in ("popularity", "related_tasks", "elsewhere"))
-    own = standing * (1 - borrowed_share(train))
-    shares = {"popularity": own / 2, "related_tasks": own / 2, "elsewhere": standing - own}
-    return prior | shares
+    """The weights to start from.
+
+    A fresh base trusts other bases, a well-measured one itself. Of its own standing, n/(n + 1000)
+    goes to the prediction from related tasks, for n training rows: which tasks agree must be
+    learned, plain popularity need not.
+    """
+    is_lent = train.standing_elsewhere is not None
+    standing = STACK_PRIOR["standing"] + (_ELSEWHERE if is_lent else 0.0)
+    own = standing * (1 - borrowed_share(train) if is_lent else 1.0)
+    learned = learnable(train)
+    prior = {"popularity": own * (1 - learned), "related_tasks": own * learned}
+    prior |= {name: weight for name, weight in STACK_PRIOR.items() if name != "standing"}
+    return prior | ({"elsewhere": standing - own} if is_lent else {})
+
+
+def learnable(train: TrainingSet) -> float:
+    """Share of what may be learned from so many training rows, in [0, 1]."""
+    n = len(train.cells.y)
+    return n / (n + ROWS_TO_LEARN)
 
 
 _STARTS: Sequence[Collection[str]] = ((), ("similarity",), ("similarity", "neighbours"))
@@ -536,10 +547,6 @@ def _tree_settings(objective: str, *, seed: int) -> dict[str, Any]:
     }
 
 
-_TREE_ROWS = 1_000.0
-"""Training rows at which trees count half of what they may (docs/experiments.md, third form)."""
-
-
 class MixRanker(Ranker):
     """z of the stack plus w × z of LightGBM.
 
@@ -560,7 +567,7 @@ class MixRanker(Ranker):
         self.tree_weight_ = 0.0
         if X.n_groups >= MIN_GROUPS_FOR_TREES and X.cells.y.size:
             self.boost_ = BoostRanker(n_seeds=self.n_seeds, random_state=self.random_state).fit(X)
-            self.tree_weight_ = len(X.cells.y) / (len(X.cells.y) + _TREE_ROWS)
+            self.tree_weight_ = learnable(X)
         return self
 
     def predict(self, query: Query) -> Array:
