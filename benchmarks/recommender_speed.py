@@ -191,7 +191,8 @@ def score_many(n: int) -> float:
         ranker.train_ = train
 
     def score() -> None:
-        gains.predict(unit_scores(fitted.predict(fold.queries[0])))
+        unseen = replace(fold.queries[0])  # what is known of a target is described once
+        gains.predict(unit_scores(fitted.predict(unseen)))
 
     return seconds(score, repeats=3)
 

@@ -93,7 +93,10 @@ def test_a_kept_recommendation_shows_in_the_bench_once_measured(adapt):
     assert done.exit_code == 0, done.output
     assert "Kept as run" in done.stderr
     assert "predicted alone" in " ".join(done.stdout.split())
-    content = parsed(adapt("bench", "--json", "--workers", "1"))
+    picture = adapt.home / "bench.png"
+    content = parsed(adapt("bench", "--json", "--workers", "1", "--plot", picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert content["matrices"]["registry"]["calibration"]["harm"]
     assert [past["n"] for past in content["past"] if past["target"] == "kept"] == [1]
 
 

@@ -1,11 +1,13 @@
 """The three roads end to end, on a tiny base model and a real registry."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adapt_lora import roads
+from adapt_lora.base_model import BaseIdentity
 from adapt_lora.errors import (
     AdapterError,
     ConfigError,
@@ -142,6 +144,33 @@ def test_an_unlabelled_target_is_ranked_without_base_score(shelf, tiny_base_dir)
         DatasetError, match="--verify measures adapters on the target's own answers"
     ):
         roads.recommend(target, registry=registry, base_model=str(tiny_base_dir), verify=1)
+
+
+def test_a_fresh_base_starts_from_the_registrys_other_base(
+    shelf, tiny_base_dir, tiny_base, tmp_path
+):
+    _, registry, _ = shelf
+    measured = registry.transfer_matrix(tiny_base.identity)
+    here = [replace(a, has_weights=False, run_id="", model_id="") for a in measured.adapters]
+    other = BaseIdentity("other/base", "other-architecture", "other-weights")
+    there = [
+        replace(a, adapter_id=f"o-{a.adapter_id}", name=f"o-{a.name}", base=other) for a in here
+    ]
+    ids = {a.adapter_id: f"o-{a.adapter_id}" for a in here}
+    cells = [replace(c, adapter_id=ids.get(c.adapter_id, c.adapter_id)) for c in measured.cells]
+    both = Registry(tmp_path / "registry", cache_folder=tmp_path / "cache")
+    both.add_matrix(replace(measured, adapters=tuple(here), tasks=(), cells=()))
+    both.add_matrix(replace(measured, base=other, adapters=tuple(there), cells=tuple(cells)))
+    target = write_rows(tmp_path / "unseen.jsonl", "mood", 30)
+    ask = {"registry": both, "base_model": str(tiny_base_dir), "verify": 0}
+    answer = roads.recommend(target, **ask).to_json()
+    assert answer["model"]["borrowed"]["base_models"] == ["other/base"]
+    assert answer["model"]["borrowed"]["n_adapters"] == 3
+    assert any("other/base" in warning for warning in answer["warnings"])
+    # The target's own group is not looked at there either.
+    one_less = roads.recommend(target, group=measured.tasks[0].group, **ask).to_json()
+    groups = [a["model"]["borrowed"]["n_groups"] for a in (answer, one_less)]
+    assert groups[1] == groups[0] - 1
 
 
 def test_verification_shows_measured_beside_predicted(shelf, tiny_base_dir, tiny_base):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from adapt_lora.base_model import BaseIdentity
     from adapt_lora.data import Dataset
     from adapt_lora.evaluator import BackendName, CellFailure, ServerOptions
+    from adapt_lora.recommender.bench import BenchReport
     from adapt_lora.registry import Registry
     from adapt_lora.registry.records import AdapterRecord
     from adapt_lora.roads import Progress
@@ -980,6 +981,10 @@ def bench(
         Path | None, typer.Option(help="Folder of matrices; the registry by default.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes to share the work.")] = 2,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw predicted against measured, odds and intervals, into this PNG."),
+    ] = None,
     base_model: BaseModelOption = None,
     tracking_uri: RegistryOption = None,
     seed: SeedOption = 0,
@@ -987,6 +992,7 @@ def bench(
     quiet: QuietFlag = False,
 ) -> None:
     """Back-test every ranking method, leaving one task group out at a time."""
+    from adapt_lora import roads
     from adapt_lora.recommender.bench import bench_folder, bench_registry
 
     with _progress(hidden=as_json or quiet) as progress:
@@ -995,14 +1001,18 @@ def bench(
         else:
             registry = _registry(tracking_uri, quiet=quiet or as_json)
             identity = _identity(registry, base_model)
+            matrix = registry.transfer_matrix(identity)
             report = bench_registry(
-                registry.transfer_matrix(identity),
+                matrix,
                 registry.recommendations(identity),
+                others=roads.other_matrices(registry, matrix.base),
                 seed=seed,
                 n_workers=workers,
                 progress=progress,
             )
     content = report.to_json()
+    if plot is not None:
+        _plot_calibration(report, plot)
     if as_json:
         _print_json(content)
         return
@@ -1264,6 +1274,21 @@ def _server(
     if url is None:
         return None
     return ServerOptions(url, model=model, concurrency=concurrency, timeout_s=timeout_s)
+
+
+def _plot_calibration(report: "BenchReport", place: Path) -> None:
+    """One picture of one matrix as a PNG; of several, a folder with one of each."""
+    from adapt_lora.report.plots import plot_calibration
+
+    drawn = {name: one for name, one in report.matrices.items() if one.cells}
+    if len(drawn) <= 1:
+        one = next(iter(drawn.values()), None)
+        cells, unit = ((), "points") if one is None else (one.cells, one.unit)
+        plot_calibration(cells, place, unit=unit, title=next(iter(drawn), ""))
+        return
+    for name, one in drawn.items():
+        file = place / f"{name.replace('/', '-')}.png"
+        plot_calibration(one.cells, file, unit=one.unit, title=name)
 
 
 def _plot_traits(content: Mapping[str, Any], place: Path) -> None:

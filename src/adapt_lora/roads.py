@@ -1103,6 +1103,7 @@ def recommend(
         fingerprint,
         metric=chosen_metric,
         group=rows.group,
+        others=other_matrices(registry, matrix.base),
         method=method,
         seed=seed,
         cache=ModelCache(cache_dir() / "models"),
@@ -1145,6 +1146,12 @@ def recommend(
         verification=verification,
         figures_only=frozenset(r.adapter_id for r in matrix.adapters if not r.has_weights),
     )
+
+
+def other_matrices(registry: Registry, base: BaseIdentity) -> list[TransferMatrix]:
+    """What was measured under the registry's other base models; a fresh base starts from it."""
+    found = (registry.transfer_matrix(other) for other in registry.bases() if other != base)
+    return [matrix for matrix in found if matrix.cells]
 
 
 def keep_recommendation(answer: TargetRanking, *, registry: Registry) -> str:
@@ -2134,6 +2141,7 @@ __all__ = [
     "fit_traits",
     "import_results",
     "keep_recommendation",
+    "other_matrices",
     "plan_evaluation",
     "recommend",
     "register",

@@ -50,7 +50,8 @@ def test_changing_the_held_out_groups_scores_changes_no_prediction_for_it(
     held, one, two = before_and_after
     assert len(held) == 2
     np.testing.assert_array_equal(one.scores[method][:, held], two.scores[method][:, held])
-    if method not in {"random", "majority", "semantic", "perplexity"}:  # these read no scores
+    # These read no scores.
+    if method not in {"random", "majority", "semantic", "minilm", "perplexity"}:
         assert not np.array_equal(one.scores[method], two.scores[method])
 
 
@@ -108,6 +109,8 @@ def test_pure_noise_gives_no_correlation_by_any_method(make_table: MakeTable) ->
         similarity=vectors @ vectors.T,
         pair_features={"similarity": rng.random((24, 24)), "size": rng.random((24, 24))},
         source_features={"perplexity": rng.random(24)},
+        source_vectors={"minilm_mean": rng.standard_normal((24, 6))},
+        target_vectors={"minilm_mean": rng.standard_normal((24, 6))},
     )
     found = backtest(table, judge_gains=False, n_folds=6, **QUICK)
     # 24 columns of 24: the standard error of a mean ρ is about .04.
@@ -164,7 +167,7 @@ def test_rivals_are_judged_but_never_learned_from(make_table: MakeTable) -> None
 def test_methods_without_their_ingredients_are_absent(make_table: MakeTable) -> None:
     table = make_table(np.random.default_rng(0).random((6, 5)))
     found = backtest(table, **QUICK).methods
-    assert not {"semantic", "perplexity", "nearest_task", "lightgbm"} & set(found)
+    assert not {"semantic", "minilm", "perplexity", "nearest_task", "lightgbm"} & set(found)
     assert {"popularity_trimmed", "stack", "mix", "default"} <= set(found)
 
 

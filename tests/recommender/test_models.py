@@ -8,8 +8,14 @@ import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from adapt_lora.recommender.features import TrainingSet, normal_scores, registry_table
-from adapt_lora.recommender.models import METHODS, STACK_PRIOR, ShrunkenRidge, make_ranker
+from adapt_lora.recommender.features import Cells, TrainingSet, normal_scores, registry_table
+from adapt_lora.recommender.models import (
+    METHODS,
+    ShrunkenRidge,
+    _best_start,
+    make_ranker,
+    stack_prior,
+)
 from tests.recommender.conftest import MakeMatrix, MakeTable
 
 
@@ -83,14 +89,38 @@ def test_with_nothing_measured_the_stack_is_its_prior(make_matrix: MakeMatrix) -
     table = registry_table(make_matrix(5, 1), unit="points")
     fold = table.hold_out(["g0"])
     ranker = make_ranker("stack").fit(TrainingSet(fold.table))
-    assert ranker.weights_ == STACK_PRIOR
+    assert ranker.weights_ == {
+        "popularity": 0.4,
+        "related_tasks": 0.0,
+        "similarity": 0.15,
+        "neighbours": 0.1,
+    }
 
 
-def test_trees_wait_for_ten_task_groups(make_matrix: MakeMatrix) -> None:
+def test_trees_wait_for_ten_task_groups_and_count_more_with_more_rows(
+    make_matrix: MakeMatrix,
+) -> None:
     small = TrainingSet(registry_table(make_matrix(8, 9), unit="points"))
     large = TrainingSet(registry_table(make_matrix(8, 10), unit="points"))
+    larger = TrainingSet(registry_table(make_matrix(20, 10), unit="points"))
     assert make_ranker("mix", n_seeds=1).fit(small).boost_ is None
-    assert make_ranker("mix", n_seeds=1).fit(large).tree_weight_ == 1.0
+    assert make_ranker("mix", n_seeds=1).fit(large).tree_weight_ == pytest.approx(78 / 1078)
+    assert make_ranker("mix", n_seeds=1).fit(larger).tree_weight_ == pytest.approx(198 / 1198)
+
+
+@pytest.mark.parametrize(("effect", "start"), [(0.3, 0), (-0.1, 1)])
+def test_likeness_loses_its_starting_weight_where_it_misleads(effect: float, start: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((120, 2))
+    y = 0.5 * x[:, 0] + effect * x[:, 1] + 0.2 * rng.standard_normal(120)
+    column = np.repeat(np.arange(12.0), 10)
+    groups = np.array([f"g{t:.0f}" for t in column])
+    cells = Cells(("popularity", "similarity"), x, y, np.full(120, 0.1), column, groups)
+    starts = [{"popularity": 0.2, "similarity": 0.15}, {"popularity": 0.2}]
+    assert _best_start(cells, starts, 40.0) == start
+    few = cells.column < 4  # four groups decide nothing
+    less = Cells(cells.names, x[few], y[few], cells.weight[few], column[few], groups[few])
+    assert _best_start(less, starts, 40.0) == 0
 
 
 def test_the_stack_learns_what_matters(make_matrix: MakeMatrix) -> None:
@@ -98,7 +128,11 @@ def test_the_stack_learns_what_matters(make_matrix: MakeMatrix) -> None:
     weights = make_ranker("stack").fit(TrainingSet(table)).weights_
     assert weights["similarity"] > 0.2
     assert weights["popularity"] > 0.3
-    assert all(abs(w) < 0.15 for name, w in weights.items() if name not in STACK_PRIOR)
+    prior = stack_prior(TrainingSet(table))
+    assert all(abs(w) < 0.15 for name, w in weights.items() if name not in prior)
+    # 398 training rows: of .4 for standing, 398/1398 to what related tasks say
+    assert prior["related_tasks"] == pytest.approx(0.4 * 398 / 1398)
+    assert prior["popularity"] == pytest.approx(0.4 * 1000 / 1398)
 
 
 def test_nearest_task_follows_the_most_similar_column(make_table: MakeTable) -> None:
@@ -121,3 +155,17 @@ def test_normal_scores_share_the_mean_rank_of_ties() -> None:
     assert found[1] == found[2] == pytest.approx(0.0)
     assert found[0] == pytest.approx(-found[3])
     assert np.isnan(found[4])
+
+
+def test_minilm_looks_at_that_embedding_alone(make_table: MakeTable) -> None:
+    rng = np.random.default_rng(0)
+    vectors = {"minilm_mean": np.eye(3), "hidden_mid_mean": rng.standard_normal((3, 5))}
+    tasks = {"minilm_mean": np.array([[0.0, 1.0, 0.0]] * 2), "hidden_mid_mean": rng.random((2, 5))}
+    table = make_table(rng.random((3, 2)), source_vectors=vectors, target_vectors=tasks)
+    fold = table.hold_out(["g1"])
+    ranker = make_ranker("minilm").fit(TrainingSet(fold.table))
+    assert ranker.can_rank(fold.queries[0])
+    predicted = ranker.predict(fold.queries[0])
+    assert predicted[1] > predicted[0] == predicted[2]
+    bare = make_table(rng.random((3, 2))).hold_out(["g1"])
+    assert not make_ranker("minilm").fit(TrainingSet(bare.table)).can_rank(bare.queries[0])

@@ -204,10 +204,11 @@ def test_the_consensus_is_the_mean_standing_under_other_bases(make_table: MakeTa
     own = make_table(np.zeros((4, 4)))
     other = make_table(np.array([[1.0, 5, 1, 1], [2, 5, 2, 2], [3, 5, 3, 3], [4, 5, 4, np.nan]]))
     shuffled = replace(other, sources=("s3", "s2", "s1", "s0"), targets=("t0", "t1", "t2", "new"))
-    found = consensus(own, [other, shuffled])
+    found = consensus(own, {"b": other, "c": shuffled})
     assert found is not None
     assert found.targets == own.targets
     assert found.groups == own.groups
+    assert found.lenders == ("b", "c")
     np.testing.assert_allclose(found.scores[:, 0], 0.0, atol=1e-12)  # two opposite orders
     assert (np.diff(found.scores[:3, 3]) > 0).all()
     assert np.isnan(found.scores[3, 3])
@@ -216,7 +217,7 @@ def test_the_consensus_is_the_mean_standing_under_other_bases(make_table: MakeTa
 def test_an_own_cell_is_out_of_the_consensus_too(make_table: MakeTable) -> None:
     own = make_table(np.zeros((5, 3)))
     own.own[1, 2] = True
-    found = consensus(own, [make_table(np.random.default_rng(0).random((5, 3)))])
+    found = consensus(own, {"b": make_table(np.random.default_rng(0).random((5, 3)))})
     assert found is not None
     assert np.isnan(found.scores[1, 2])
     assert np.isfinite(found.scores).sum() == 14
@@ -227,7 +228,7 @@ def test_tables_with_little_in_common_are_no_prior(make_table: MakeTable, change
     table = make_table(np.random.default_rng(0).random((4, 4)))
     strangers = tuple(f"{change}{i}" for i in range(4))
     other = replace(table, **{change: "language" if change == "regime" else strangers})
-    assert consensus(table, [other]) is None
+    assert consensus(table, {"b": other}) is None
 
 
 def test_pivots_of_one_folder_are_each_others_prior(tmp_path: Path) -> None:

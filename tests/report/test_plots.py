@@ -7,6 +7,7 @@ import pytest
 from scipy.cluster.hierarchy import leaves_list
 
 from adapt_lora.errors import DatasetError, MatrixError, RecommendError, TrainingError
+from adapt_lora.recommender.calibration import OutOfFold
 from adapt_lora.registry.records import (
     BASE_ID,
     DatasetRecord,
@@ -18,6 +19,7 @@ from adapt_lora.report import plots
 from adapt_lora.report.outcomes import cell_outcomes
 from adapt_lora.report.plots import (
     PredictedMeasured,
+    plot_calibration,
     plot_histograms,
     plot_loss,
     plot_matrix,
@@ -251,3 +253,36 @@ def pixels(path: Path) -> np.ndarray:
     from matplotlib.image import imread
 
     return np.asarray(imread(path))
+
+
+def out_of_fold(n_groups: int) -> list[OutOfFold]:
+    return [
+        OutOfFold(
+            f"a{i}",
+            f"t{g}",
+            f"group_{g}$",
+            0.01 * i - 0.02,
+            0.02 * g - 0.01 * i,
+            (-0.1, 0.2 + 0.01 * i),
+            0.1 * i,
+            0.1 * ((i + g) % 10),
+        )
+        for g in range(n_groups)
+        for i in range(8)
+    ]
+
+
+@pytest.mark.parametrize("n_groups", [1, 8, 30])
+def test_a_backtests_gains_odds_and_intervals_are_drawn(tmp_path, n_groups):
+    picture = plot_calibration(out_of_fold(n_groups), tmp_path / "a.png", title="a registry")
+    assert_picture(picture)
+
+
+def test_gains_without_odds_or_intervals_are_drawn_alone(tmp_path):
+    bare = [OutOfFold("a", "t", "g", 0.1 * i, -0.1 * i) for i in range(3)]
+    assert_picture(plot_calibration(bare, tmp_path / "a.png", unit="nats"))
+
+
+def test_a_backtest_without_gains_says_what_it_needs(tmp_path):
+    with pytest.raises(RecommendError, match="base scores on at least three task groups"):
+        plot_calibration([], tmp_path / "a.png")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from adapt_lora.recommender import metrics
+from adapt_lora.recommender.calibration import OutOfFold
 from adapt_lora.recommender.features import TrainingSet
 from adapt_lora.recommender.gains import GainModel, GainPrediction
 from adapt_lora.recommender.models import (
@@ -70,6 +71,8 @@ class Backtest:
     """Targets that could be judged."""
     n_groups: int
     """Task groups among them."""
+    cells: tuple[OutOfFold, ...] = ()
+    """What `default` said of each measured gain, by target; empty where gains were not judged."""
 
 
 def house_default(n_groups: int) -> str:
@@ -272,7 +275,7 @@ def backtest(
                     continue
                 scores[name][:, t] = unit_scores(predicted)
                 judge.see(name, t, scores[name][:, t], models.get(name), fold.table, query)
-    return _backtest(table, judge.per_target(), scores, chosen)
+    return replace(_backtest(table, judge.per_target(), scores, chosen), cells=judge.cells())
 
 
 def merge_backtests(table: TransferTable, parts: Sequence[Backtest]) -> Backtest:
@@ -291,7 +294,8 @@ def merge_backtests(table: TransferTable, parts: Sequence[Backtest]) -> Backtest
         for name, values in part.scores.items():
             scores[name] = np.where(np.isfinite(values), values, scores[name])
     in_order = {group: chosen[group] for group in table.group_names if group in chosen}
-    return _backtest(table, per_target, scores, in_order)
+    cells = tuple(cell for part in parts for cell in part.cells)
+    return replace(_backtest(table, per_target, scores, in_order), cells=cells)
 
 
 def _backtest(
@@ -401,10 +405,15 @@ class _Judge:
         self.table = table
         self.seed = seed
         self._found: dict[str, dict[str, Array]] = {name: {} for name in names}
+        self._cells: list[OutOfFold] = []
 
     def per_target(self) -> dict[str, dict[str, Array]]:
         """Method → metric → (n_targets,)."""
         return self._found
+
+    def cells(self) -> tuple[OutOfFold, ...]:
+        """Every gain that `default` predicted."""
+        return tuple(self._cells)
 
     def see(
         self,
@@ -442,6 +451,8 @@ class _Judge:
         if model is None or model.n_groups_ == 0:
             return
         predicted = model.predict(score, base_hint=query.base_hint)
+        if name == DEFAULT:
+            self._cells += self._out_of_fold(t, kept, predicted, model)
         if self.table.unit == "points":
             base = float(self.table.base_scores[t])
             shelf = Shelf(gains, true, base, predicted.median[kept], model)
@@ -460,6 +471,32 @@ class _Judge:
             climate = np.full(harmed.shape, float((others < 0).mean()))
             self._note(name, "brier", t, metrics.brier(harmed, predicted.p_harm[kept]))
             self._note(name, "_brier_climate", t, metrics.brier(harmed, climate))
+
+    def _out_of_fold(
+        self,
+        t: int,
+        kept: np.ndarray[tuple[int], np.dtype[np.bool_]],
+        predicted: GainPrediction,
+        model: GainModel,
+    ) -> list[OutOfFold]:
+        low, high, p_harm = predicted.low, predicted.high, predicted.p_harm
+        needed = None
+        if low is not None:
+            residuals = self.table.gains[:, t] - (predicted.median - model.quantile(0.5))
+            needed = model.needed_level(residuals)
+        return [
+            OutOfFold(
+                adapter=self.table.sources[s],
+                target=self.table.targets[t],
+                group=self.table.groups[t],
+                predicted=float(predicted.median[s]),
+                measured=float(self.table.gains[s, t]),
+                interval=None if low is None or high is None else (float(low[s]), float(high[s])),
+                p_harm=None if p_harm is None else float(np.clip(p_harm[s], 0.0, 1.0)),
+                needed_level=None if needed is None else float(needed[s]),
+            )
+            for s in np.flatnonzero(kept).tolist()
+        ]
 
     def _judge_interval(
         self,

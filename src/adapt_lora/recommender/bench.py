@@ -18,6 +18,7 @@ from adapt_lora.recommender.backtest import (
     backtest,
     merge_backtests,
 )
+from adapt_lora.recommender.calibration import OutOfFold, calibrate
 from adapt_lora.recommender.features import registry_table
 from adapt_lora.recommender.metrics import spearman
 from adapt_lora.recommender.models import METHODS
@@ -35,6 +36,7 @@ BASELINES = (
     "popularity_trimmed",
     "nearest_task",
     "semantic",
+    "minilm",
     "perplexity",
 )
 """Methods that learn no weights; a matrix's rivals count among them."""
@@ -95,6 +97,10 @@ class MatrixReport:
     ceiling: Mapping[str, float] = field(default_factory=dict)
     """What a ranking by the true scores would reach against these noisy ones; empty where no
     errors are known."""
+    unit: Unit = "points"
+    """What gains are counted in."""
+    cells: tuple[OutOfFold, ...] = ()
+    """What `default` said of each measured gain; not part of the JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """One entry of `bench --json`."""
@@ -109,6 +115,8 @@ class MatrixReport:
         }
         if self.ceiling:
             found["ceiling"] = dict(self.ceiling)
+        if self.cells:
+            found["calibration"] = calibrate(self.cells).to_json()
         return found
 
 
@@ -145,6 +153,7 @@ def bench_registry(
     matrix: TransferMatrix,
     kept: Sequence[KeptRecommendation] = (),
     *,
+    others: Sequence[TransferMatrix] = (),
     methods: Sequence[str] = tuple(METHODS),
     seed: int = 0,
     n_workers: int = 1,
@@ -157,6 +166,7 @@ def bench_registry(
     Args:
         matrix: Everything measured.
         kept: Recommendations of the past, to be judged beside the methods.
+        others: What was measured under other base models, a prior; a group leaves it too.
         methods: Names in METHODS; `default` is always added.
         seed: The same seed gives the same report.
         n_workers: As for `bench_tables`.
@@ -167,7 +177,9 @@ def bench_registry(
     """
     units = [task.unit for task in matrix.tasks]
     unit: Unit = "nats" if units.count("nats") > units.count("points") else "points"
-    tables = {"registry": registry_table(without_selected_columns(matrix), unit=unit)}
+    lent = [without_selected_columns(other) for other in others]
+    table = registry_table(without_selected_columns(matrix), unit=unit, others=lent)
+    tables = {"registry": table}
     past = judge_past(kept, matrix)
     try:
         report = bench_tables(
@@ -282,6 +294,8 @@ def _report(table: TransferTable, tested: Backtest, *, seed: int) -> MatrixRepor
         paired=_paired(table, tested, [*BASELINES, *table.rivals], seed=seed),
         paired_popularity=_paired(table, tested, ["popularity_trimmed"], seed=seed),
         ceiling=noise_ceiling(table, seed=seed),
+        unit=table.unit,
+        cells=tested.cells,
     )
 
 

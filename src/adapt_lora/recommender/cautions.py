@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adapt_lora.recommender.table import Array, TransferTable
+from adapt_lora.recommender.table import Array, Mask, TransferTable
 from adapt_lora.registry.fingerprint.duplicates import leak_report
 from adapt_lora.registry.records import (
     BASE_ID,
@@ -48,13 +48,14 @@ def adapter_notes(
     foreign = _foreign_cells(matrix, table)
     collapsed = _constant_answers(matrix, frozenset(table.targets))
     standing = _standing(table)
+    elsewhere = _known_elsewhere(table)
     return [
         [
             *adapter.warnings,
             *_leaks(adapter, target, group),
             *_faults(adapter, collapsed.get(adapter.adapter_id), float(standing[s])),
             *_mismatches(adapter.fingerprint, target),
-            *_thin_evidence(int(np.isfinite(table.transfer_scores[s]).sum())),
+            *_thin_evidence(int(np.isfinite(table.transfer_scores[s]).sum()), bool(elsewhere[s])),
             *foreign.get(adapter.adapter_id, ()),
         ]
         for s, adapter in enumerate(matrix.adapters)
@@ -138,7 +139,19 @@ def _mismatches(source: Fingerprint, target: Fingerprint) -> list[str]:
     return said
 
 
-def _thin_evidence(n_tasks: int) -> list[str]:
+def _known_elsewhere(table: TransferTable) -> Mask:
+    """Which adapters have a measured counterpart under other base models."""
+    lent = table if table.lenders else table.elsewhere
+    if lent is None:
+        return np.zeros(len(table.sources), dtype=bool)
+    counts = np.isfinite(lent.transfer_scores).sum(axis=1)
+    known: Mask = counts > 0
+    return known
+
+
+def _thin_evidence(n_tasks: int, is_known_elsewhere: bool) -> list[str]:
+    if n_tasks == 0 and is_known_elsewhere:
+        return ["Never measured on another task here: ranked by its counterpart's standing."]
     if n_tasks == 0:
         return ["Never measured on another task: ranked as an average adapter."]
     if n_tasks < FEW_TASKS:

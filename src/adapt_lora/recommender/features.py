@@ -5,20 +5,23 @@ then popularity, similarity, centring and scaling are computed from what is left
 """
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtri
 
+from adapt_lora.recommender.borrowing import Translations, translate
 from adapt_lora.recommender.likeness import Agreement
 from adapt_lora.recommender.table import (
     BASE_SCORE,
     Array,
     Query,
     TransferTable,
+    consensus,
     mean_of_known,
     standardise,
     table_from_matrix,
@@ -59,9 +62,10 @@ class Feature:
     """How it is computed, in a line."""
     source: str
     """Paper or measurement that speaks for it."""
-    high: str
-    """Words for a reason when the adapter stands high in it."""
-    low: str
+    high: str = ""
+    """Words for a reason when the adapter stands high in it; "" of a target's features, which say
+    the same of every adapter."""
+    low: str = ""
     """Words for a reason when it stands low."""
     nonnegative: bool = True
     """More of it is never held against an adapter; False: the data say which way it works."""
@@ -71,6 +75,7 @@ _S = "experiments.md, findings 1-4"
 _KRISHNA_LENGTH = "Krishna et al. 2025, §5.3"
 _KRISHNA_LABELS = "Krishna et al. 2025, §5.4"
 _HARADA = "Harada et al. 2025, RQ2"
+_HABIT = "experiments.md, the base model's habits"
 
 FEATURES: Mapping[str, Feature] = {
     f.name: f
@@ -205,9 +210,80 @@ FEATURES: Mapping[str, Feature] = {
             "it shifts the base model's behaviour on the probes less than the others",
             nonnegative=False,
         ),
+        Feature(
+            "habit_match",
+            "pair",
+            "−|difference| of base_label_share_max, base_label_entropy_normalised and "
+            "base_label_tv, base model on the training data and on the target",
+            _HABIT,
+            "the base model answers its training data as one-sidedly as the target",
+            "the base model answers its training data more or less one-sidedly than the target",
+        ),
+        Feature(
+            "habit_pull",
+            "pair",
+            "total variation between the base model's picks on the target and the gold label "
+            "shares of the training data, where the label sets are the same",
+            f"{_HABIT}; {_KRISHNA_LABELS}",
+            "it learned other label shares than the base model answers with on the target",
+            "it learned the label shares that the base model answers with on the target anyway",
+            nonnegative=False,
+        ),
+        Feature(
+            "prior_shift",
+            "adapter",
+            "label_prior_tv: how far it moves the label shares of the probes",
+            _HABIT,
+            "it moves the shares of labels on the probes more than the others",
+            "it moves the shares of labels on the probes less than the others",
+            nonnegative=False,
+        ),
+        Feature(
+            "prior_shift_on_habit",
+            "pair",
+            "z of prior_shift × (base_label_share_max − 1/n_labels)/(1 − 1/n_labels) of the target",
+            _HABIT,
+            "it moves label shares, and the base model answers the target with one label",
+            "it hardly moves label shares, and the base model answers the target with one label",
+            nonnegative=False,
+        ),
     )
 }
-"""Every feature that is computed from the registry. Others come from a matrix's pairs file."""
+"""Every feature of adapters and pairs that is computed from the registry. Others come from a
+matrix's pairs file."""
+
+_AS_FINGERPRINT = "as in the fingerprint"
+_LIKENESS = "experiments.md, learned likeness"
+
+TARGET_FEATURES: Mapping[str, Feature] = {
+    f.name: f
+    for f in (
+        Feature(
+            BASE_SCORE,
+            "target",
+            "balanced accuracy of the bare base on training data of the same group, on the target "
+            "its own rows",
+            "experiments.md, P(harm)",
+        ),
+        Feature("base_label_share_max", "target", _AS_FINGERPRINT, _HABIT),
+        Feature("base_label_entropy_normalised", "target", _AS_FINGERPRINT, _HABIT),
+        Feature("base_label_tv", "target", _AS_FINGERPRINT, _HABIT),
+        Feature("prompt_tokens_mean", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("response_tokens_mean", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("response_ppl", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("n_labels", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("label_entropy_normalised", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("is_classification", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("mattr", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("zlib_ratio", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("share_digits", "target", _AS_FINGERPRINT, _LIKENESS),
+        Feature("share_code", "target", _AS_FINGERPRINT, _LIKENESS),
+    )
+}
+"""What is known of a task itself: how alike two tasks are, and how much there is to win."""
+
+FROM_SCORES = ("popularity", "neighbours", "related_tasks", "traits")
+"""Features that come from scores of the table that was learned from."""
 
 _RATIO_PARTS = {
     "length_match": ("prompt_tokens_mean", "response_tokens_mean", "response_prompt_ratio"),
@@ -217,21 +293,8 @@ _RATIO_PARTS = {
 _DIFFERENCE_PARTS = {
     "label_match": ("is_classification", "label_entropy_normalised", "label_share_max"),
     "language_match": ("mattr", "zlib_ratio", "share_digits", "share_punctuation", "share_code"),
+    "habit_match": ("base_label_share_max", "base_label_entropy_normalised", "base_label_tv"),
 }
-_TASK_KEYS = (
-    BASE_SCORE,
-    "base_label_share_max",
-    "prompt_tokens_mean",
-    "response_tokens_mean",
-    "response_ppl",
-    "n_labels",
-    "label_entropy_normalised",
-    "is_classification",
-    "mattr",
-    "zlib_ratio",
-    "share_digits",
-    "share_code",
-)
 _SIMILARITY_WORDS = ("similarity", "minilm", "cosine", "overlap")
 
 
@@ -340,6 +403,8 @@ class Cells:
     """(n_cells,): a task group's cells sum to 1: nine columns of one benchmark are one task."""
     column: Array
     """(n_cells,): the cell's column in the table, as an integer-valued float."""
+    group: npt.NDArray[np.str_]
+    """(n_cells,): the column's task group; other base models' cells of it bear the same name."""
 
 
 def _joined(own: Cells, other: Cells) -> Cells:
@@ -352,6 +417,7 @@ def _joined(own: Cells, other: Cells) -> Cells:
         np.concatenate([own.y, other.y]),
         np.concatenate([own.weight, ELSEWHERE_WEIGHT * other.weight]),
         np.concatenate([own.column, first + other.column]),
+        np.concatenate([own.group, other.group]),
     )
 
 
@@ -369,6 +435,7 @@ class TrainingSet:
         self.table = table.described
         self.shared: dict[Hashable, Any] = {}
         """What models with equal settings share, so that it is fitted once."""
+        self._last: tuple[Query, dict[str, Array]] | None = None
 
     @cached_property
     def n_groups(self) -> int:
@@ -381,6 +448,11 @@ class TrainingSet:
         """Z within each column over its transfer cells; NaN = not measured or own."""
         scores = self.table.transfer_scores
         return standardise(scores, np.isfinite(scores))
+
+    @cached_property
+    def popularity(self) -> Array:
+        """(n_sources,): trimmed mean z, shrunken; NaN where never measured."""
+        return shrunken_popularity(self.standard, TRIM)
 
     @cached_property
     def agreement(self) -> Agreement:
@@ -451,7 +523,7 @@ class TrainingSet:
             column.append(np.full(known.sum(), float(t)))
         if not x:
             none = np.zeros(0)
-            return Cells(names, np.zeros((0, len(names))), none, none, none)
+            return Cells(names, np.zeros((0, len(names))), none, none, none, np.zeros(0, np.str_))
         stacked = np.vstack(x)
         alive = np.abs(stacked).max(axis=0) > 0
         kept = tuple(name for name, lives in zip(names, alive, strict=True) if lives)
@@ -461,10 +533,17 @@ class TrainingSet:
             np.concatenate(y),
             np.concatenate(weight),
             np.concatenate(column),
+            np.array([self.table.groups[int(t)] for t in np.concatenate(column)], dtype=np.str_),
         )
 
     def describe(self, query: Query) -> dict[str, Array]:
         """Features of every source for one target: z over the candidates, 0 where unknown."""
+        # All models of a fold look at one target in turn.
+        if self._last is None or self._last[0] is not query:
+            self._last = (query, self._features(query))
+        return self._last[1]
+
+    def _features(self, query: Query) -> dict[str, Array]:
         raw = self.raw_features(query)
         if not raw:
             return {}
@@ -478,13 +557,17 @@ class TrainingSet:
             merged.append(mean_of_known(z[:, first : first + len(parts)]))
             first += len(parts)
         again = standardise(np.nan_to_num(np.column_stack(merged)), candidates)
-        return dict(zip(raw, np.nan_to_num(again).T, strict=True))
+        found = dict(zip(raw, np.nan_to_num(again).T, strict=True))
+        if "prior_shift" in found:
+            # Not standardised: the more one-sided the base is, the more this can matter.
+            found["prior_shift_on_habit"] = _habit(query) * found["prior_shift"]
+        return found
 
     def raw_features(self, query: Query) -> dict[str, list[Array]]:
         """Unscaled parts of each feature; a feature with several parts is the mean of their z."""
         raw: dict[str, list[Array]] = {}
         if self.table.targets:
-            raw["popularity"] = [shrunken_popularity(self.standard, TRIM)]
+            raw["popularity"] = [self.popularity]
             raw["related_tasks"] = [self.agreement.predict(query.likeness)]
         similarity = self.similarity(query)
         if similarity is not None:
@@ -507,13 +590,13 @@ class TrainingSet:
         used = similarity_name(tuple(query.pair_features))
         if used is not None:
             return query.pair_features[used]
-        return self._mean_cosine(self.table.source_vectors, query)
+        return self.mean_cosine(self.table.source_vectors, query)
 
     def task_similarity(self, query: Query) -> Array | None:
         """How near each known task is to the target, (n_targets,); None where nothing tells."""
         if query.similarity is not None:
             return query.similarity
-        by_vector = self._mean_cosine(self.table.target_vectors, query)
+        by_vector = self.mean_cosine(self.table.target_vectors, query)
         return by_vector if by_vector is not None else self._statistical_nearness(query)
 
     def neighbours(self, query: Query) -> Array | None:
@@ -521,11 +604,19 @@ class TrainingSet:
         similarity = self.task_similarity(query)
         if similarity is None or np.isfinite(similarity).sum() < 2:
             return None
-        clipped = np.clip(self.standard, -_Z_CLIP, _Z_CLIP)
-        near = weighted_mean(clipped, neighbour_weights(similarity))
-        return near - weighted_mean(self.standard, np.ones(self.standard.shape[1]))
+        return weighted_mean(self._clipped, neighbour_weights(similarity)) - self._mean_standing
 
-    def _mean_cosine(self, vectors: Mapping[str, Array], query: Query) -> Array | None:
+    @cached_property
+    def _clipped(self) -> Array:
+        clipped: Array = np.clip(self.standard, -_Z_CLIP, _Z_CLIP)
+        return clipped
+
+    @cached_property
+    def _mean_standing(self) -> Array:
+        return weighted_mean(self.standard, np.ones(self.standard.shape[1]))
+
+    def mean_cosine(self, vectors: Mapping[str, Array], query: Query) -> Array | None:
+        """Mean cosine of these rows with the target, each embedding centred; None if unknown."""
         found = [
             cosines(vectors[name] - centre, query.vectors[name] - centre)
             for name, centre in self.centres.items()
@@ -547,20 +638,47 @@ class TrainingSet:
         return -np.sqrt(mean_of_known(np.column_stack(parts)))
 
 
+def _habit(query: Query) -> float:
+    """How far the base says one label to everything, 0 (evenly) to 1 (always); 0 where unknown."""
+    share = query.target_features.get("base_label_share_max", float("nan"))
+    n_labels = query.target_features.get("n_labels", float("nan"))
+    if not (np.isfinite(share) and n_labels > 1):
+        return 0.0
+    return float(np.clip((share - 1 / n_labels) / (1 - 1 / n_labels), 0.0, 1.0))
+
+
 # --- from the registry --------------------------------------------------------------------------
 
 
-def registry_table(matrix: TransferMatrix, *, unit: Unit) -> TransferTable:
-    """The table of a registry's matrix with all features of its adapters and tasks."""
-    table = table_from_matrix(matrix, unit=unit)
-    tasks = {task.name: task for task in matrix.tasks}
-    return _with_features(table, matrix.adapters, [tasks[name] for name in table.targets])
+def registry_table(
+    matrix: TransferMatrix, *, unit: Unit, others: Sequence[TransferMatrix] = ()
+) -> TransferTable:
+    """The table of a registry's matrix with all features of its adapters and tasks.
+
+    Args:
+        matrix: What was measured under the base model.
+        unit: The tasks of this unit alone.
+        others: What was measured under other base models: it becomes the table's `elsewhere`.
+    """
+    lent = translate(matrix, others, unit=unit)
+    return _lent_to(_featured(lent.matrix, unit), lent, {task.name for task in matrix.tasks})
 
 
 def table_for_target(
-    matrix: TransferMatrix, target: Fingerprint, *, metric: str, unit: Unit, group: str
+    matrix: TransferMatrix,
+    target: Fingerprint,
+    *,
+    metric: str,
+    unit: Unit,
+    group: str,
+    others: Sequence[TransferMatrix] = (),
 ) -> TransferTable:
-    """The registry's table plus one last column, never measured, that stands for the target."""
+    """The registry's table plus one last column, never measured, that stands for the target.
+
+    Where nothing was measured under the base model itself, the table holds the adapters' standing
+    under the others in its place, and its `lenders` say so: then that is all there is to learn
+    from. What others measured of the target's group is not looked at.
+    """
     column = TaskRecord(
         name=TARGET_NAME,
         group=group,
@@ -568,7 +686,38 @@ def table_for_target(
         dataset=DatasetRecord(name=TARGET_NAME, digest="", group=group, n_rows=0),
         fingerprint=target,
     )
-    return registry_table(replace(matrix, tasks=(*matrix.tasks, column)), unit=unit)
+    lent = translate(matrix, [other.without_groups([group]) for other in others], unit=unit)
+    wide = _featured(replace(lent.matrix, tasks=(*lent.matrix.tasks, column)), unit)
+    table = _lent_to(wide, lent, {TARGET_NAME, *(task.name for task in matrix.tasks)})
+    if table.elsewhere is None or np.isfinite(table.transfer_scores).any():
+        return table
+    return _stand_in(wide, table.elsewhere)
+
+
+def _lent_to(wide: TransferTable, lent: Translations, own: Collection[str]) -> TransferTable:
+    """The own columns, with what other base models say as `elsewhere`."""
+    if not lent.tables:
+        return wide
+    kept = [t for t, name in enumerate(wide.targets) if name in own]
+    return replace(wide.columns(kept), elsewhere=consensus(wide, lent.tables))
+
+
+def _stand_in(wide: TransferTable, elsewhere: TransferTable) -> TransferTable:
+    """The others' columns and the target's in the place of a base's own."""
+    kept = [t for t, name in enumerate(wide.targets) if name in {*elsewhere.targets, TARGET_NAME}]
+    table = wide.described.columns(kept)
+    scores = np.full(table.scores.shape, np.nan)
+    for t, name in enumerate(table.targets):
+        if name != TARGET_NAME:
+            scores[:, t] = elsewhere.scores[:, elsewhere.targets.index(name)]
+    blank = np.full(len(kept), np.nan)
+    return replace(table, scores=scores, base_scores=blank, lenders=elsewhere.lenders)
+
+
+def _featured(matrix: TransferMatrix, unit: Unit) -> TransferTable:
+    table = table_from_matrix(matrix, unit=unit)
+    tasks = {task.name: task for task in matrix.tasks}
+    return _with_features(table, matrix.adapters, [tasks[name] for name in table.targets])
 
 
 def _with_features(
@@ -583,7 +732,10 @@ def _with_features(
         table,
         pair_features=_pair_features(data, marks),
         source_features=_source_features(adapters),
-        target_features={key: _values(marks, key) for key in _TASK_KEYS},
+        target_features={
+            **{key: _values(marks, key) for key in TARGET_FEATURES},
+            BASE_SCORE: _base_hints(adapters, tasks),
+        },
         source_vectors={name: x for name, x in sources.items() if x is not None},
         target_vectors={name: x for name, x in targets.items() if x is not None},
     )
@@ -601,14 +753,17 @@ def _pair_features(data: Sequence[Fingerprint], tasks: Sequence[Fingerprint]) ->
             a, b = _values(data, key), _values(tasks, key)
             parts[f"{feature}/{key}"] = -np.abs(a[:, None] - b[None, :])
     shape = (len(data), len(tasks))
-    overlap, variation = np.full(shape, np.nan), np.full(shape, np.nan)
+    overlap, variation, pull = (np.full(shape, np.nan) for _ in range(3))
     for s, source in enumerate(data):
         for t, task in enumerate(tasks):
             overlap[s, t] = label_overlap(source, task)
             if overlap[s, t] > 0:
                 variation[s, t] = -total_variation(source.label_shares, task.label_shares)
+            if overlap[s, t] == 1 and task.base_label_shares:
+                pull[s, t] = total_variation(source.label_shares, task.base_label_shares)
     parts["label_match/overlap"] = overlap
     parts["label_match/shares"] = variation
+    parts["habit_pull"] = pull
     return {name: x for name, x in parts.items() if np.isfinite(x).any()}
 
 
@@ -623,6 +778,33 @@ def total_variation(a: Mapping[str, float], b: Mapping[str, float]) -> float:
     return 0.5 * sum(abs(a.get(label, 0.0) - b.get(label, 0.0)) for label in {*a, *b})
 
 
+def _base_hints(adapters: Sequence[AdapterRecord], tasks: Sequence[TaskRecord]) -> Array:
+    """(n_tasks,): the base's score on each task, from other rows than those that gains come from.
+
+    That is its mean score on training data of the task's group with the same labels: another split
+    of the same benchmark, which the adapters' fingerprints hold. Altered copies (balanced, wrong
+    labels) are no such split. On the scored rows themselves an unlucky base would look like a task
+    with much to gain. The target, where no gain is known, has its own rows' score.
+    """
+    return np.array([_base_hint(task, adapters) for task in tasks], dtype=np.float64)
+
+
+def _base_hint(task: TaskRecord, adapters: Sequence[AdapterRecord]) -> float:
+    if task.name == TARGET_NAME:
+        return task.fingerprint.values.get(BASE_SCORE, float("nan"))
+    found = [
+        adapter.fingerprint.values[BASE_SCORE]
+        for adapter in adapters
+        if adapter.dataset is not None
+        and adapter.dataset.group == task.group
+        and not adapter.dataset.parent
+        and adapter.dataset.digest != task.dataset.digest
+        and BASE_SCORE in adapter.fingerprint.values
+        and adapter.fingerprint.label_shares.keys() == task.fingerprint.label_shares.keys()
+    ]
+    return float(np.mean(found)) if found else float("nan")
+
+
 def _source_features(adapters: Sequence[AdapterRecord]) -> dict[str, Array]:
     data = [adapter.fingerprint for adapter in adapters]
     rows = np.array(
@@ -634,6 +816,7 @@ def _source_features(adapters: Sequence[AdapterRecord]) -> dict[str, Array]:
         "response_length": _logs(_values(data, "response_tokens_mean")),
         "weight_change": _logs(_keyed([a.weights for a in adapters], WEIGHT_CHANGE_KEYS)),
         "behaviour_change": _logs(_keyed([a.behaviour for a in adapters], BEHAVIOUR_KEYS)),
+        "prior_shift": _keyed([a.behaviour for a in adapters], ("label_prior_tv",)),
     }
     return {name: x for name, x in features.items() if np.isfinite(x).any()}
 

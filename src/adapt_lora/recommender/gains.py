@@ -126,6 +126,18 @@ class GainModel:
         below: Array = reached[np.searchsorted(self.residuals_[order], values, side="left")]
         return below
 
+    def needed_level(self, residuals: Array) -> Array:
+        """The lowest nominal level, in [0, 1], whose interval holds each residual, (n,)."""
+        order = np.sort(self.residuals_)
+        reached = np.concatenate([[0.0], np.cumsum(self.weights_[np.argsort(self.residuals_)])])
+        below = reached[np.searchsorted(order, residuals, side="left")] / reached[-1]
+        up_to = reached[np.searchsorted(order, residuals, side="right")] / reached[-1]
+        # Inside as long as the tails are smaller than what lies below, and above.
+        tail = np.minimum(up_to, 1.0 - below)
+        shrink = 1 - 2.5 / (self.n_groups_ + 1)
+        level: Array = np.clip(1.0 - 2.0 * tail / shrink, 0.0, 1.0)
+        return level
+
     def predict(self, score: Array, *, base_hint: float | None = None) -> GainPrediction:
         """Median, interval and P(harm) for z-scores of one target.
 

@@ -5,7 +5,7 @@ ends in `_`, `predict` never refits. `ShrunkenRidge` is the flat regressor insid
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
@@ -25,17 +25,21 @@ from adapt_lora.recommender.features import (
 )
 from adapt_lora.recommender.table import Array, Query, standardise
 
-STACK_PRIOR: Mapping[str, float] = {
-    "popularity": 0.2,
-    "related_tasks": 0.2,
-    "similarity": 0.15,
-    "neighbours": 0.1,
-    "elsewhere": 0.1,
-}
+STACK_PRIOR: Mapping[str, float] = {"standing": 0.4, "similarity": 0.15, "neighbours": 0.1}
 """Weights that the stack starts from (docs/experiments.md, 4); all other features start from 0.
-Where other bases were measured, `stack_prior` shares those of popularity and related tasks."""
+`stack_prior` shares out that of an adapter's standing."""
 
-_BORROWED_GROUPS = 3.0  # with as many own task groups, what is known elsewhere counts the same
+_ELSEWHERE = 0.1  # more weight of standing where other base models speak of it too
+
+ROWS_TO_LEARN = 1_000.0
+"""Training rows at which what must be learned from them, trees and the agreement of tasks, counts
+half of what it may (docs/experiments.md, third form)."""
+
+_BORROWED_GROUPS = {"zeroshot": 12.0}
+"""With as many own task groups, what is known elsewhere counts the same. Adapters used as they are
+stand under one base as under another; fine-tuning on from them brings out the base's own likings
+(docs/experiments.md, other bases)."""
+_BORROWED_GROUPS_ELSE = 3.0
 
 MIN_GROUPS_FOR_TREES = 10
 """Below this many task groups LightGBM learns the tasks by heart (docs/experiments.md, 5)."""
@@ -175,7 +179,7 @@ class NearestTaskRanker(Ranker):
     def predict(self, query: Query) -> Array:
         """Z on the nearest task plus a thousandth of popularity."""
         similarity = self.train_.task_similarity(query)
-        popularity = np.nan_to_num(shrunken_popularity(self.train_.standard, TRIM))
+        popularity = np.nan_to_num(self.train_.popularity)
         if similarity is None or not np.isfinite(similarity).any():
             return popularity
         nearest = self.train_.standard[:, int(np.nanargmax(similarity))]
@@ -188,15 +192,30 @@ class NearestTaskRanker(Ranker):
 
 
 class SemanticRanker(Ranker):
-    """Similarity of the adapter's training data to the target."""
+    """Similarity of the adapter's training data to the target, of all embeddings or of one."""
+
+    def __init__(self, vectors: str | None = None) -> None:
+        self.vectors = vectors
 
     def can_rank(self, query: Query) -> bool:
         """Needs embeddings or a given similarity."""
-        return self.train_.similarity(query) is not None
+        return self._similarity(query) is not None
 
     def predict(self, query: Query) -> Array:
         """Z of the similarity over the candidates; 0 (average) where unknown."""
-        return self.train_.describe(query).get("similarity", np.zeros(len(query.candidates)))
+        if self.vectors is None:
+            return self.train_.describe(query).get("similarity", np.zeros(len(query.candidates)))
+        cosine = self._similarity(query)
+        if cosine is None:
+            return np.zeros(len(query.candidates))
+        return np.nan_to_num(standardise(cosine[:, None], query.candidates[:, None])[:, 0])
+
+    def _similarity(self, query: Query) -> Array | None:
+        if self.vectors is None:
+            return self.train_.similarity(query)
+        vectors = self.train_.table.source_vectors
+        alone = {self.vectors: vectors[self.vectors]} if self.vectors in vectors else {}
+        return self.train_.mean_cosine(alone, query)
 
     @property
     def reason(self) -> str:
@@ -269,25 +288,57 @@ class TraitRanker(Ranker):
         return "traits"
 
 
-def stack_prior(train: TrainingSet) -> dict[str, float]:
-    """The weights to start from: a fresh base trusts other bases, a well-measured one itself.
+def borrowed_share(train: TrainingSet) -> float:
+    """Share of other base models in the starting weight of standing, in [0, 1]: b/(K + b).
 
-    Of the .5 for an adapter's standing, K/(K + 3) goes to its own K task groups.
+    K own task groups; b = 12 where adapters are used as they are, else 3. 1 where all that there
+    is to learn from was measured under others, 0 where nothing was.
     """
-    prior = dict(STACK_PRIOR)
+    if train.table.lenders:
+        return 1.0
     if train.standing_elsewhere is None:
-        return prior
-    standing = sum(prior[name] for name in ("popularity", "related_tasks", "elsewhere"))
-    own = standing * train.n_groups / (train.n_groups + _BORROWED_GROUPS)
-    shares = {"popularity": own / 2, "related_tasks": own / 2, "elsewhere": standing - own}
-    return prior | shares
+        return 0.0
+    borrowed = _BORROWED_GROUPS.get(train.table.regime, _BORROWED_GROUPS_ELSE)
+    return borrowed / (train.n_groups + borrowed)
+
+
+def stack_prior(train: TrainingSet) -> dict[str, float]:
+    """The weights to start from.
+
+    A fresh base trusts other bases, a well-measured one itself. Of its own standing, n/(n + 1000)
+    goes to the prediction from related tasks, for n training rows: which tasks agree must be
+    learned, plain popularity need not.
+    """
+    is_lent = train.standing_elsewhere is not None
+    standing = STACK_PRIOR["standing"] + (_ELSEWHERE if is_lent else 0.0)
+    own = standing * (1 - borrowed_share(train) if is_lent else 1.0)
+    learned = learnable(train)
+    prior = {"popularity": own * (1 - learned), "related_tasks": own * learned}
+    prior |= {name: weight for name, weight in STACK_PRIOR.items() if name != "standing"}
+    return prior | ({"elsewhere": standing - own} if is_lent else {})
+
+
+def learnable(train: TrainingSet) -> float:
+    """Share of what may be learned from so many training rows, in [0, 1]."""
+    n = len(train.cells.y)
+    return n / (n + ROWS_TO_LEARN)
+
+
+_STARTS: Sequence[Collection[str]] = ((), ("similarity",), ("similarity", "neighbours"))
+"""Features whose starting weight is taken away, should the measured tasks speak against it: on some
+shelves likeness of data finds the best adapters, on others it tells nothing."""
+
+_START_FOLDS = 10
+_MIN_GROUPS_TO_START = 5
+_CLEAR_START = 1.0  # standard errors by which a start must win
 
 
 class StackRanker(Ranker):
     """Small blend of popularity, similarity, neighbours and the rest, shrunken toward a prior.
 
     Ridge onto within-column normal scores, non-negative for what can't be held against an
-    adapter, every task group weighted equally; with few groups it is the prior.
+    adapter, every task group weighted equally; with few groups it is the prior. Whether likeness
+    of data has a place in the prior is decided by groups that are left out in turn.
     """
 
     def __init__(self, strength: float = 10.0) -> None:
@@ -296,19 +347,24 @@ class StackRanker(Ranker):
     def fit(self, X: TrainingSet, y: None = None) -> Self:
         """Learn `weights_` by feature name."""
         self.train_ = X
-        cells = X.cells
-        self.weights_ = stack_prior(X)
-        if cells.y.size:
-            self.weights_ |= self._learned(cells)
+        key = ("stack", self.strength)
+        if key not in X.shared:
+            X.shared[key] = self._learned(X.cells, stack_prior(X))
+        self.weights_: dict[str, float] = dict(X.shared[key])
         return self
 
-    def _learned(self, cells: Cells) -> dict[str, float]:
+    def _learned(self, cells: Cells, prior: Mapping[str, float]) -> dict[str, float]:
+        if not cells.y.size:
+            return dict(prior)
+        starts = [{n: w for n, w in prior.items() if n not in taken} for taken in _STARTS]
+        start = starts[_best_start(cells, starts, self.strength)]
         ridge = ShrunkenRidge(
             strength=self.strength,
-            prior=[self.weights_.get(name, 0.0) for name in cells.names],
+            prior=[start.get(name, 0.0) for name in cells.names],
             nonnegative=[is_nonnegative(name) for name in cells.names],
         ).fit(cells.x, cells.y, sample_weight=cells.weight)
-        return {name: float(b) for name, b in zip(cells.names, ridge.coef_, strict=True)}
+        found = {name: float(b) for name, b in zip(cells.names, ridge.coef_, strict=True)}
+        return {**start, **found}
 
     def predict(self, query: Query) -> Array:
         """The weighted sum of the features."""
@@ -324,6 +380,41 @@ class StackRanker(Ranker):
             for name, weight in self.weights_.items()
             if name in described
         }
+
+
+def _best_start(cells: Cells, starts: Sequence[Mapping[str, float]], strength: float) -> int:
+    """The first start, or the best where it wins clearly on groups that it was not fitted on.
+
+    Merit of a group: correlation of the fitted score with the normal scores of its cells.
+    """
+    groups = list(dict.fromkeys(cells.group.tolist()))
+    if len(groups) < _MIN_GROUPS_TO_START:
+        return 0
+    bound = np.array([is_nonnegative(name) for name in cells.names])
+    priors = np.array([[start.get(name, 0.0) for name in cells.names] for start in starts])
+    grams, moments = [], []
+    for group in groups:
+        mine = cells.group == group
+        weighted = cells.x[mine].T * cells.weight[mine]
+        grams.append(weighted @ cells.x[mine])
+        moments.append(weighted @ cells.y[mine])
+    all_grams, all_moments = np.sum(grams, axis=0), np.sum(moments, axis=0)
+    n_folds = min(_START_FOLDS, len(groups))
+    merit = np.zeros((len(starts), len(groups)))
+    for fold in range(n_folds):
+        held = range(fold, len(groups), n_folds)
+        gram = all_grams - np.sum([grams[g] for g in held], axis=0)
+        moment = all_moments - np.sum([moments[g] for g in held], axis=0)
+        for i, prior in enumerate(priors):
+            pulled = gram + strength * np.eye(len(prior))
+            weights = _bounded_solve(pulled, moment + strength * prior, bound)
+            for g in held:
+                size = np.sqrt(max(float(weights @ grams[g] @ weights), 1e-9))
+                merit[i, g] = float(moments[g] @ weights) / size
+    best = int(merit.mean(axis=1).argmax())
+    won = merit[best] - merit[0]
+    error = float(won.std(ddof=1)) / np.sqrt(len(won))
+    return best if won.mean() > _CLEAR_START * error else 0
 
 
 class BoostRanker(Ranker):
@@ -457,7 +548,11 @@ def _tree_settings(objective: str, *, seed: int) -> dict[str, Any]:
 
 
 class MixRanker(Ranker):
-    """z of the stack plus w × z of LightGBM; w is 0 below 10 task groups, then 1."""
+    """z of the stack plus w × z of LightGBM.
+
+    w is 0 below 10 task groups, then n/(n + 1000) for n training rows: on a hundred cells trees
+    learn noise, on thousands they know more than the stack.
+    """
 
     def __init__(self, strength: float = 10.0, n_seeds: int = 8, random_state: int = 0) -> None:
         self.strength = strength
@@ -472,7 +567,7 @@ class MixRanker(Ranker):
         self.tree_weight_ = 0.0
         if X.n_groups >= MIN_GROUPS_FOR_TREES and X.cells.y.size:
             self.boost_ = BoostRanker(n_seeds=self.n_seeds, random_state=self.random_state).fit(X)
-            self.tree_weight_ = 1.0
+            self.tree_weight_ = learnable(X)
         return self
 
     def predict(self, query: Query) -> Array:
@@ -511,6 +606,7 @@ METHODS: Mapping[str, Callable[[int, int], Ranker]] = {
     "popularity_trimmed": lambda seed, n_seeds: PopularityRanker(trim=TRIM),
     "nearest_task": lambda seed, n_seeds: NearestTaskRanker(),
     "semantic": lambda seed, n_seeds: SemanticRanker(),
+    "minilm": lambda seed, n_seeds: SemanticRanker("minilm_mean"),
     "perplexity": lambda seed, n_seeds: PerplexityRanker(),
     "trait_regression": lambda seed, n_seeds: TraitRanker(),
     "stack": lambda seed, n_seeds: StackRanker(),

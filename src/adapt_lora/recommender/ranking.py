@@ -19,6 +19,7 @@ from adapt_lora.recommender.backtest import (
 from adapt_lora.recommender.cautions import adapter_notes
 from adapt_lora.recommender.features import (
     FEATURES,
+    FROM_SCORES,
     TARGET_NAME,
     TrainingSet,
     table_for_target,
@@ -30,7 +31,7 @@ from adapt_lora.recommender.gains import (
     measurement_update,
 )
 from adapt_lora.recommender.model_cache import FittedModel, ModelCache, model_key
-from adapt_lora.recommender.models import METHODS, make_ranker, unit_scores
+from adapt_lora.recommender.models import METHODS, borrowed_share, make_ranker, unit_scores
 from adapt_lora.recommender.table import Array, Query, TransferTable
 from adapt_lora.recommender.verification import Measurement
 from adapt_lora.registry.records import (
@@ -178,6 +179,30 @@ class BaseChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class Borrowed:
+    """What other base models lent to a ranking."""
+
+    base_models: tuple[str, ...]
+    """Their names."""
+    n_groups: int
+    """Task groups that were measured under them, the target's left out."""
+    n_adapters: int
+    """Candidates whose training data an adapter of theirs shares."""
+    share: float
+    """Their part of the starting weight of an adapter's standing; 1 where nothing was measured
+    under the target's own base model."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The `borrowed` object of `model`."""
+        return {
+            "base_models": list(self.base_models),
+            "n_groups": self.n_groups,
+            "n_adapters": self.n_adapters,
+            "share": self.share,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSummary:
     """Which model ranked, on what it was fitted, and how well it did in the back-test."""
 
@@ -195,9 +220,12 @@ class ModelSummary:
     """Measured transfer cells that it was fitted on."""
     backtest: Mapping[str, Any] = field(default_factory=dict)
     """Leave-one-task-group-out figures; empty when fewer than two groups were measured."""
+    borrowed: Borrowed | None = None
+    """What other base models lent; None where none was measured on the same sources."""
 
     def to_json(self) -> dict[str, Any]:
-        """The `model` object."""
+        """The `model` object; what is not known is absent."""
+        lent = {} if self.borrowed is None else {"borrowed": self.borrowed.to_json()}
         return {
             "name": self.name,
             "regime": self.regime,
@@ -206,6 +234,7 @@ class ModelSummary:
             "n_groups": self.n_groups,
             "n_cells": self.n_cells,
             "backtest": dict(self.backtest),
+            **lent,
         }
 
 
@@ -289,6 +318,7 @@ def rank_adapters(
     *,
     metric: str,
     group: str | None = None,
+    others: Sequence[TransferMatrix] = (),
     base_score: tuple[float, float] | None = None,
     measured: Mapping[str, Measurement] | None = None,
     seed: int = 0,
@@ -297,7 +327,14 @@ def rank_adapters(
 ) -> Recommendation:
     """Rank a registry's adapters for an unseen target: `fit_ranking`, then its `answer`."""
     fitted = fit_ranking(
-        matrix, target, metric=metric, group=group, seed=seed, method=method, cache=cache
+        matrix,
+        target,
+        metric=metric,
+        group=group,
+        others=others,
+        seed=seed,
+        method=method,
+        cache=cache,
     )
     return fitted.answer(base_score=base_score, measured=measured)
 
@@ -308,6 +345,7 @@ def fit_ranking(
     *,
     metric: str,
     group: str | None = None,
+    others: Sequence[TransferMatrix] = (),
     seed: int = 0,
     method: str = DEFAULT,
     cache: ModelCache | None = None,
@@ -323,6 +361,8 @@ def fit_ranking(
         group: The target's group, where known. Adapters trained on that group stay in the ranking,
             with a warning: an in-domain adapter is a fair choice in use, but what is predicted for
             it is transfer.
+        others: What was measured under other base models. Adapters that were trained on the same
+            data as this base's lend them their standing on tasks of other groups than the target's.
         seed: Of folds, LightGBM and simulations; the same seed gives the same answer.
         method: A name in `models.METHODS`, or "default": chosen by what was measured.
         cache: Where fitted models are kept; a model of the same content is not fitted again.
@@ -334,7 +374,14 @@ def fit_ranking(
     unit = METRIC_UNITS[metric]
     target_group = group or _NO_GROUP
     used = without_selected_columns(matrix)
-    table = table_for_target(used, target, metric=metric, unit=unit, group=target_group)
+    table = table_for_target(
+        used,
+        target,
+        metric=metric,
+        unit=unit,
+        group=target_group,
+        others=[without_selected_columns(other) for other in others],
+    )
     fold = table.hold_out([target_group])
     own = next(query for query in fold.queries if query.target == TARGET_NAME)
     query = replace(own, candidates=np.ones(len(table.sources), dtype=bool))
@@ -734,6 +781,8 @@ def _reason_text(s: int, name: str, size: float, fit: _Fit) -> str:
     text = feature.high if high else feature.low
     if name == "popularity":
         text += f" ({measured} measured)"
+    if fit.train.table.lenders and name in FROM_SCORES:
+        text += ", under other base models"
     if feature.nonnegative and high == (size > 0):
         return text
     # A free weight or a tree holds a high value against an adapter, or a low one for it.
@@ -804,6 +853,21 @@ def _summary(fit: _Fit, metric: str) -> ModelSummary:
         n_groups=fit.train.n_groups,
         n_cells=int(np.isfinite(table.transfer_scores).sum()),
         backtest=fit.backtest,
+        borrowed=_borrowed(fit.train),
+    )
+
+
+def _borrowed(train: TrainingSet) -> Borrowed | None:
+    table = train.table
+    lent = table if table.lenders else table.elsewhere
+    if lent is None:
+        return None
+    known = np.isfinite(lent.transfer_scores)
+    return Borrowed(
+        base_models=lent.lenders,
+        n_groups=len({g for g, n in zip(lent.groups, known.sum(axis=0), strict=True) if n}),
+        n_adapters=int(known.any(axis=1).sum()),
+        share=borrowed_share(train),
     )
 
 
@@ -811,7 +875,15 @@ def _warnings(fit: _Fit, query: Query) -> tuple[str, ...]:
     """What must be said aloud about the whole ranking."""
     said = list(fit.train.table.warnings)
     k = fit.train.n_groups
-    if k == 0:
+    lent = _borrowed(fit.train)
+    if lent is not None:
+        said.append(_loan_words(lent))
+    if fit.train.table.lenders:
+        said.append(
+            "No adapter was measured under this base model yet, so gains can't be predicted, only "
+            "an order. Run `adapt evaluate`, or verify the top ones on the target."
+        )
+    elif k == 0:
         how = (
             "by the likeness of training data to the target alone"
             if fit.train.similarity(query) is not None
@@ -823,9 +895,9 @@ def _warnings(fit: _Fit, query: Query) -> tuple[str, ...]:
         )
     elif k < MIN_GROUPS_FOR_INTERVAL:
         said.append(
-            f"Only {k} task group(s) were measured: the ranking is the prior (popularity .4, "
-            "similarity .15, neighbours .1), and intervals or odds can't be given. Three task "
-            "groups are the least, ten are better."
+            f"Only {k} task group(s) were measured: the ranking is the prior (half standing on "
+            "other tasks, half likeness of training data), and intervals or odds can't be given. "
+            "Three task groups are the least, ten are better."
         )
     elif fit.gains is None or fit.gains.n_groups_ == 0:
         said.append(
@@ -846,6 +918,17 @@ def _warnings(fit: _Fit, query: Query) -> tuple[str, ...]:
     elif fit.outside:
         said.append("The target is unlike every measured task.")
     return tuple(said)
+
+
+def _loan_words(lent: Borrowed) -> str:
+    names = " and ".join(lent.base_models[:2])
+    if len(lent.base_models) > 2:
+        names = f"{len(lent.base_models)} other base models ({names}, …)"
+    counted = "stand in for" if lent.share == 1 else f"start with {lent.share:.0%} of the weight of"
+    return (
+        f"Scores of {names} on {lent.n_groups} task group(s) {counted} an adapter's standing here: "
+        f"{lent.n_adapters} of the adapters have a counterpart there, trained on the same data."
+    )
 
 
 def _lies_outside(train: TrainingSet, nearest: Array | None) -> bool:

@@ -87,6 +87,9 @@ class TransferTable:
     elsewhere: "TransferTable | None" = None
     """The adapters' mean standing under other base models, as a table of the same sources and of
     some of the same targets (`consensus`). A group that is held out leaves it too."""
+    lenders: tuple[str, ...] = ()
+    """The other base models that these scores are the mean standing under; empty where they are
+    the base's own."""
     rivals: Mapping[str, Array] = field(default_factory=dict)
     """Others' predictions, (n_sources, n_targets): rows to beat, never features."""
     warnings: tuple[str, ...] = ()
@@ -360,14 +363,19 @@ def vector_table(prints: Sequence[Fingerprint], name: str) -> Array | None:
 _MIN_SHARED = 3  # fewer sources or targets in common say nothing about each other
 
 
-def consensus(own: TransferTable, others: Iterable[TransferTable]) -> TransferTable | None:
+def consensus(own: TransferTable, others: Mapping[str, TransferTable]) -> TransferTable | None:
     """How adapters of the same names did under other base models: mean z per task, as a table.
 
     Only tasks of `own` (by name) are kept, so whatever group leaves `own` leaves here too. None
     where no other table of the same regime shares three sources and three targets.
+
+    Args:
+        own: The table to lend to.
+        others: Those of the other base models, by a name that can be shown.
     """
     found: dict[int, list[Array]] = {}
-    for other in others:
+    lenders: dict[str, None] = {}
+    for lender, other in others.items():
         row = {name: s for s, name in enumerate(other.sources)}
         rows = np.array([row.get(name, -1) for name in own.sources], dtype=np.intp)
         column = {name: t for t, name in enumerate(other.targets)}
@@ -380,6 +388,7 @@ def consensus(own: TransferTable, others: Iterable[TransferTable]) -> TransferTa
                 (rows >= 0) & ~own.own[:, t], other.transfer_scores[rows, c], np.nan
             )
             if np.isfinite(standing).sum() >= _MIN_SHARED:
+                lenders[lender] = None
                 found.setdefault(t, []).append(
                     standardise(standing[:, None], np.isfinite(standing)[:, None])[:, 0]
                 )
@@ -394,6 +403,7 @@ def consensus(own: TransferTable, others: Iterable[TransferTable]) -> TransferTa
         base_scores=np.full(len(own.targets), np.nan),
         errors=np.full(scores.shape, np.nan),
         elsewhere=None,
+        lenders=tuple(lenders),
         rivals={},
         warnings=(),
     )
@@ -427,12 +437,14 @@ def read_matrices(folder: str | Path) -> dict[str, TransferTable]:
     }
 
 
-def _kindred(name: str, tables: Mapping[str, TransferTable]) -> list[TransferTable]:
+def _kindred(name: str, tables: Mapping[str, TransferTable]) -> dict[str, TransferTable]:
     """The other tables, of the same results file and kind where the name says one (`…_lora/`)."""
     kind = name.rpartition("/")[0]
-    return [
-        other for key, other in tables.items() if key != name and key.rpartition("/")[0] == kind
-    ]
+    return {
+        key: other
+        for key, other in tables.items()
+        if key != name and key.rpartition("/")[0] == kind
+    }
 
 
 def read_matrix(path: str | Path) -> TransferTable:
