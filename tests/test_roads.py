@@ -19,7 +19,7 @@ from adapt_lora.errors import (
     TaskError,
 )
 from adapt_lora.registry import Registry
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
+from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, few_shot_row
 from adapt_lora.trainer import find_recipe
 
 MOODS = ("good", "bad", "fine", "poor", "like", "dull")
@@ -320,6 +320,32 @@ def test_an_exported_registry_is_the_same_matrix_in_an_empty_one(shelf, tmp_path
     assert (pulled / "adapter_model.safetensors").is_file()
     again = roads.import_results(tmp_path / "export", registry=other)
     assert (again.n_adapters, again.n_cells, again.n_known_adapters) == (0, 0, 3)
+
+
+def test_few_shot_rows_of_the_base_and_of_an_adapter_are_passed_on_too(
+    shelf, tmp_path, tiny_base_dir
+):
+    home, registry, tasks = shelf
+    roads.export_registry(tmp_path / "first", registry=registry)
+    other = Registry(tmp_path / "other", cache_folder=tmp_path / "cache")
+    roads.import_results(tmp_path / "first", registry=other)
+    for adapters in ([], ["moods"]):
+        roads.evaluate(
+            tasks[:1],
+            registry=other,
+            adapters=adapters,
+            base_model=str(tiny_base_dir),
+            shots=2,
+            shots_from=[home / "moods.jsonl"],
+        )
+    written = roads.export_registry(tmp_path / "second", registry=other)
+    third = Registry(tmp_path / "third", cache_folder=tmp_path / "cache")
+    roads.import_results(tmp_path / "second", registry=third)
+    rows = {cell.adapter_id for cell in third.transfer_matrix(written.base).cells}
+    assert {few_shot_row(row).adapter_id for row in rows if few_shot_row(row) is not None} == {
+        BASE_ID,
+        registry.adapter("moods").adapter_id,
+    }
 
 
 def test_figures_can_be_passed_on_without_the_weights(shelf, tmp_path):

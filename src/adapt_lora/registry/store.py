@@ -599,7 +599,9 @@ class Registry:
                 if progress is not None:
                     progress(done, len(matrix.adapters))
             for row, cells in rows.items():  # the bare base, the majority label, few-shot rows
-                n_cells += self._write_new_cells(shelving, row, tasks, cells, measured)
+                shown = few_shot_row(row)
+                model = row if shown is None else known.get(shown.adapter_id, shown.adapter_id)
+                n_cells += self._write_new_cells(shelving, model, tasks, cells, measured)
         return MatrixAddition(n_adapters, n_cells)
 
     @_in_words
