@@ -1,6 +1,7 @@
 """The command line as a person meets it: what is printed, where, and with which exit code."""
 
 import json
+import random
 import subprocess
 import sys
 
@@ -93,11 +94,24 @@ def test_a_kept_recommendation_shows_in_the_bench_once_measured(adapt):
     assert done.exit_code == 0, done.output
     assert "Kept as run" in done.stderr
     assert "predicted alone" in " ".join(done.stdout.split())
-    picture = adapt.home / "bench.png"
-    content = parsed(adapt("bench", "--json", "--workers", "1", "--plot", picture))
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert content["matrices"]["registry"]["calibration"]["harm"]
+    content = parsed(adapt("bench", "--json", "--workers", "1"))
     assert [past["n"] for past in content["past"] if past["target"] == "kept"] == [1]
+
+
+def test_the_bench_draws_its_calibration(adapt):
+    folder = adapt.home / "matrices"
+    folder.mkdir()
+    rng = random.Random(0)
+    rows = [("base", 0.0), *((f"adapter{i}", i / 20) for i in range(6))]
+    lines = [["source", *(f"task{i}" for i in range(6))]] + [
+        [name, *(f"{0.4 + skill + rng.random() / 10:.3f}" for _ in range(6))]
+        for name, skill in rows
+    ]
+    (folder / "small.csv").write_text("".join(",".join(line) + "\n" for line in lines))
+    picture = adapt.home / "bench.png"
+    done = adapt("bench", "--matrices", folder, "--json", "--workers", "1", "--plot", picture)
+    assert parsed(done)["matrices"]["small"]["calibration"]["harm"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_recommend_writes_a_page(adapt):
@@ -282,7 +296,7 @@ def test_doctor_names_what_it_found(adapt):
         (("recommend", "--target", "x.jsonl", "--map", "nonsense"), "nonsense"),
         (("traits", "--scores", "nowhere.csv"), "nowhere.csv"),
         (("bench", "--matrices", "nowhere"), "nowhere"),
-        (("import", "nowhere.csv"), "nowhere.csv can't be read"),
+        (("import", "nowhere.csv"), "nowhere.csv: no such file"),
         (("doctor", "--base-model", "no-such-model"), ""),
     ],
 )
