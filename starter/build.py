@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -27,7 +28,12 @@ from adapt_lora.base_model import find_base_model
 from adapt_lora.data import read_dataset
 from adapt_lora.registry import Registry
 from adapt_lora.registry.portable import Export, write_export
-from adapt_lora.registry.records import AdapterRecord, DatasetRecord, TransferMatrix
+from adapt_lora.registry.records import (
+    AdapterRecord,
+    DatasetRecord,
+    TransferMatrix,
+    few_shot_row,
+)
 from adapt_lora.surgery import (
     DerivedRows,
     balance_labels,
@@ -231,11 +237,14 @@ def export(plan: Plan, registry: Registry) -> None:
         "datasets": meta,
         "tasks": of_tasks,
     }
-    exported = TransferMatrix(base, adapters, matrix.tasks, matrix.cells, matrix.regime)
+    shown = Counter(c.adapter_id for c in matrix.cells if few_shot_row(c.adapter_id) is not None)
+    half_done = {row for row, n_cells in shown.items() if n_cells < len(matrix.tasks)}
+    cells = tuple(cell for cell in matrix.cells if cell.adapter_id not in half_done)
+    exported = TransferMatrix(base, adapters, matrix.tasks, cells, matrix.regime)
     write_export(Export(exported, folders, registry.trait_fit(base), about), plan.place)
     write_provenance(adapters, meta, plan.place)
     size = sum(file.stat().st_size for file in plan.place.glob("[rv]*.*")) / 2**20
-    say(f"{len(adapters)} adapters, {len(matrix.cells)} cells: {size:.2f} MB of figures")
+    say(f"{len(adapters)} adapters, {len(cells)} cells: {size:.2f} MB of figures")
 
 
 def say(text: str) -> None:
