@@ -33,3 +33,4 @@ The registry is in demo/registry, the answer as JSON in demo/recommendation.json
   adapt matrix                                          # who helps where
   adapt recommend --target YOURS.jsonl                  # with a file of your own
   adapt ui                                              # browse it all in MLflow
+END
