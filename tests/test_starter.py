@@ -10,7 +10,7 @@ from adapt_lora import Registry, roads
 from adapt_lora.data import read_dataset
 from adapt_lora.registry.adapter import read_adapter
 from adapt_lora.registry.portable import Export, read_export
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
+from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, few_shot_row
 
 STARTER = Path(__file__).parents[1] / "starter"
 FIGURES = ("registry.json", "vectors.safetensors")
@@ -40,6 +40,8 @@ def test_every_adapter_is_measured_on_every_task(starter):
     assert {(row, task.name) for row in rows for task in tasks} <= measured
     labelled = {task.name for task in tasks if task.metric == "balanced_accuracy"}
     assert {task for row, task in measured if row == MAJORITY_ID} == labelled
+    few_shot = {task for row, task in measured if few_shot_row(row) is not None}
+    assert few_shot == {task.name for task in tasks}
 
 
 def test_every_score_says_how_sure_it_is(starter):
