@@ -270,7 +270,7 @@ def _provenance(dataset: DatasetRecord) -> Mapping[str, Any]:
         place = HOME / "data" / dataset.group / "meta.json"
         content = json.loads(place.read_text(encoding="utf-8"))
     kept = ("source_repo", "commit", "licence", "citation_url_or_paper", "weights_may_ship")
-    about = {key: content[key] for key in kept if key in content}
+    about = {key: content[key] for key in kept if content.get(key) is not None}
     return about | {"digest": dataset.digest, "rows": dataset.n_rows}
 
 

@@ -1011,14 +1011,15 @@ def bench(
                 progress=progress,
             )
     content = report.to_json()
-    if plot is not None:
-        _plot_calibration(report, plot)
     if as_json:
         _print_json(content)
-        return
-    from adapt_lora.report.tables import bench_table
+    else:
+        from adapt_lora.report.tables import bench_table
 
-    _show(bench_table(content))
+        _show(bench_table(content))
+    # Last: minutes of work must not be lost to a picture that can't be drawn.
+    if plot is not None:
+        _plot_calibration(report, plot)
 
 
 @app.command("export")

@@ -107,8 +107,9 @@ def test_other_weights_under_the_figures_are_refused(export, tmp_path, adapter_f
         (lambda out: (out / "vectors.safetensors").write_bytes(b"x"), "damaged"),
         (lambda out: _edit(out, schema=2), "another version of Adapt"),
         (lambda out: _edit(out, tasks=[{}]), "damaged"),
+        (lambda out: _edit(out, digests=[]), "damaged"),
     ],
-    ids=["no file", "no vectors", "cut off", "broken vectors", "newer", "wrong shape"],
+    ids=["no file", "no vectors", "cut off", "broken vectors", "newer", "wrong shape", "no digest"],
 )
 def test_what_is_no_export_is_one_clear_sentence(export, tmp_path, damage, words):
     write_export(export, tmp_path / "out")

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adapt_lora.registry.fingerprint.labels import entropy
 from adapt_lora.registry.records import AdapterRecord, Cell, TaskRecord, TransferMatrix, Unit
 
 
@@ -182,8 +183,7 @@ def _evenness(cell: Cell, task: TaskRecord) -> float | None:
     """Entropy of the predicted labels' shares over its largest value; None without labels."""
     if not cell.predicted_shares or len(task.labels) < 2:
         return None
-    entropy = -sum(share * math.log(share) for share in cell.predicted_shares.values() if share > 0)
-    return entropy / math.log(len(task.labels))
+    return entropy(tuple(cell.predicted_shares.values())) / math.log(len(task.labels))
 
 
 def _mean_difference(by_group: Sequence[tuple[str, float]], level: float) -> MeanDifference:

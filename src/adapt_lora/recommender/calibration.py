@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from adapt_lora.recommender.table import Array
 
@@ -15,7 +15,6 @@ LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 _MAX_BINS = 8
 _MIN_IN_BIN = 15
 _N_BOOTSTRAP = 1_000
-_Z95 = 1.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def calibrate(cells: Sequence[OutOfFold], *, seed: int = 0) -> Calibration:
 def _share(predicted: float, hits: Array, groups: np.ndarray, *, seed: int) -> Share:
     n, names = len(hits), np.unique(groups)
     observed = float(hits.mean())
-    low, high = _wilson(observed, n)
+    low, high = map(float, binomtest(int(hits.sum()), n).proportion_ci(method="wilson"))
     if len(names) > 1:
         sums = np.array([[hits[groups == g].sum(), (groups == g).sum()] for g in names])
         rng = np.random.default_rng(seed)
@@ -124,11 +123,3 @@ def _share(predicted: float, hits: Array, groups: np.ndarray, *, seed: int) -> S
         ends = np.quantile(totals[:, 0] / totals[:, 1], [0.025, 0.975])
         low, high = min(low, float(ends[0])), max(high, float(ends[1]))
     return Share(predicted, observed, low, high, n, len(names))
-
-
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % score interval of a binomial share (Wilson 1927)."""
-    z2 = _Z95**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    reach = _Z95 / (1 + z2 / n) * sqrt(share * (1 - share) / n + z2 / (4 * n**2))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
