@@ -242,7 +242,7 @@ def export(plan: Plan, registry: Registry) -> None:
     cells = tuple(cell for cell in matrix.cells if cell.adapter_id not in half_done)
     exported = TransferMatrix(base, adapters, matrix.tasks, cells, matrix.regime)
     write_export(Export(exported, folders, registry.trait_fit(base), about), plan.place)
-    write_provenance(adapters, meta, plan.place)
+    write_provenance(plan, adapters, meta)
     size = sum(file.stat().st_size for file in plan.place.glob("[rv]*.*")) / 2**20
     say(f"{len(adapters)} adapters, {len(cells)} cells: {size:.2f} MB of figures")
 
@@ -275,15 +275,18 @@ def _provenance(dataset: DatasetRecord) -> Mapping[str, Any]:
 
 
 def write_provenance(
-    adapters: Sequence[AdapterRecord], provenance: Mapping[str, Mapping[str, Any]], place: Path
+    plan: Plan, adapters: Sequence[AdapterRecord], provenance: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """A page beside the figures: whose data each adapter learned from, under which licence."""
+    weights = "weights where the data's licence lets a derived model be passed on"
     lines = [
         "# What the adapters were trained on",
         "",
-        "Written by `build.py`. Figures of all of them are here; weights where the data's licence",
-        "lets a derived model be passed on. No row of any dataset is. Settings: `sweep.toml`;",
-        "one epoch over at most 400 of the rows.",
+        f"Written by `build.py`. Figures of all of them are here; {weights}."
+        if plan.with_weights
+        else "Written by `build.py`. Figures of all of them are here, no weights.",
+        "No row of any dataset is.",
+        f"Settings: `{plan.manifest.name}`; one epoch over at most 400 of the rows.",
         "",
         "| adapter | rows | source | licence | cite | weights |",
         "|---|---:|---|---|---|---|",
@@ -291,6 +294,8 @@ def write_provenance(
     for record in adapters:
         about = provenance[record.name]
         source = about["source_repo"]
+        if source.startswith("("):
+            source = "made by a program"  # the data's own page names the program
         if record.dataset is not None and record.dataset.parent:
             source += ", changed: " + record.name.removeprefix(f"{record.dataset.group}_")
         here = "yes" if record.has_weights else "figures only"
@@ -298,7 +303,7 @@ def write_provenance(
         lines.append(
             f"| {' | '.join(map(str, cells))} | {about['citation_url_or_paper']} | {here} |"
         )
-    (place / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (plan.place / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _emptied(name: str) -> Path:

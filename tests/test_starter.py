@@ -2,6 +2,7 @@
 
 import json
 import os
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from adapt_lora.registry.portable import Export, read_export
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, few_shot_row
 
 STARTER = Path(__file__).parents[1] / "starter"
+SECOND_BASE = STARTER / "second_base"
 FIGURES = ("registry.json", "vectors.safetensors")
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MIB = 2**20
@@ -21,6 +23,11 @@ MIB = 2**20
 @pytest.fixture(scope="module")
 def starter() -> Export:
     return read_export(STARTER)
+
+
+@pytest.fixture(scope="module")
+def second_base() -> Export:
+    return read_export(SECOND_BASE)
 
 
 def test_the_figures_fit_into_a_wheel_and_the_weights_into_a_repository():
@@ -86,11 +93,46 @@ def test_the_adapters_name_the_base_by_its_hub_id_and_are_small(starter):
         assert (folder / "adapter_model.safetensors").stat().st_size <= 1.5 * MIB
 
 
-def test_no_row_of_a_dataset_is_passed_on():
+def test_the_manifest_trains_what_is_shipped(starter):
+    manifest = tomllib.loads((STARTER / "sweep.toml").read_text(encoding="utf-8"))
+    trained = {Path(name).name for name in manifest["datasets"]}
+    assert trained == {record.name for record in starter.matrix.adapters}
+
+
+def test_the_second_base_is_measured_on_the_same_tasks_and_has_no_weights(starter, second_base):
+    matrix = second_base.matrix
+    assert matrix.base.architecture != starter.matrix.base.architecture
+    assert second_base.folders == {}
+    assert not any(record.has_weights for record in matrix.adapters)
+    rows = {BASE_ID, *(record.adapter_id for record in matrix.adapters)}
+    assert len(rows) == 1 + 6
+    measured = {(cell.adapter_id, cell.task) for cell in matrix.cells}
+    assert {(row, task.name) for row in rows for task in matrix.tasks} <= measured
+    same = {(task.name, task.group, task.metric) for task in starter.matrix.tasks}
+    assert len(matrix.tasks) == 12
+    assert {(task.name, task.group, task.metric) for task in matrix.tasks} <= same
+    trained_on = {record.dataset.digest for record in starter.matrix.adapters}
+    assert {record.dataset.digest for record in matrix.adapters} <= trained_on
+
+
+def test_a_registry_keeps_the_two_bases_apart(tmp_path, starter, second_base):
+    registry = Registry(tmp_path / "registry")
+    for folder in ("starter", SECOND_BASE):
+        roads.import_results(str(folder), registry=registry)
+    for export in (starter, second_base):
+        kept = registry.transfer_matrix(export.matrix.base)
+        assert _scores(kept) == pytest.approx(_scores(export.matrix))
+    names = {record.name for record in registry.adapters(second_base.matrix.base)}
+    assert len(names) == 6
+    assert names.isdisjoint(record.name for record in registry.adapters(starter.matrix.base))
+
+
+@pytest.mark.parametrize("place", [STARTER, SECOND_BASE], ids=["starter", "second base"])
+def test_no_row_of_a_dataset_is_passed_on(place):
     home = Path(os.environ.get("ADAPT_SHARED_DATA", STARTER.parents[1] / "shared")) / "data"
     if not home.is_dir():
         pytest.skip("The datasets are not here; ADAPT_SHARED_DATA names their home.")
-    content = json.loads((STARTER / "registry.json").read_text(encoding="utf-8"))
+    content = json.loads((place / "registry.json").read_text(encoding="utf-8"))
     text = "\n".join(_strings(content))
     for folder in home.iterdir():
         for split in ("train", "test"):

@@ -182,7 +182,7 @@ def plan_sweep(manifest: Path, *, registry: Registry, base_model: str | None = N
         words = {
             "dataset": known or fallback,
             "recipe": recipe_name,
-            "base": (run.base_model or "base").rstrip("/").rsplit("/", 1)[-1],
+            "base": (run.base_model or "base").rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf"),
             "seed": seed,
         }
         runs.append(_planned(replace(run, name=_filled(crossed.name, words)), rows, shelf))
