@@ -54,7 +54,7 @@ def write_export(export: Export, dest: Path) -> None:
         RegistryError: The folder can't be written.
     """
     import numpy as np
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     arrays: dict[str, Any] = {}
     adapters = [_adapter_plain(record, arrays) for record in export.matrix.adapters]
@@ -79,7 +79,8 @@ def write_export(export: Export, dest: Path) -> None:
         lines = _lines(content)
         (scratch / EXPORT_FILE).write_text(lines, encoding="utf-8")
         plain = {key: np.asarray(value) for key, value in arrays.items()}
-        save_file(plain, scratch / VECTORS_FILE)
+        # Not `save_file`: what it writes, only its owner can read.
+        (scratch / VECTORS_FILE).write_bytes(save(plain))
         for adapter_id, folder in export.folders.items():
             copy_adapter(read_adapter(folder), scratch / ADAPTERS_FOLDER / places[adapter_id])
         shutil.rmtree(dest / ADAPTERS_FOLDER, ignore_errors=True)
