@@ -115,6 +115,18 @@ def test_every_task_group_weighs_the_same(make_table: MakeTable) -> None:
     np.testing.assert_allclose(totals, [0.5, 0.5, 1.0, 1.0])
 
 
+def test_a_noisy_column_weighs_less_and_one_of_mere_noise_is_not_learned_from(
+    make_table: MakeTable,
+) -> None:
+    scores = np.random.default_rng(0).standard_normal((6, 4))
+    spread = scores.std(axis=0, ddof=1)
+    errors = np.tile(spread * np.array([0.0, 0.5**0.5, 2.0, np.nan]), (6, 1))
+    cells = TrainingSet(replace(make_table(scores), errors=errors)).cells
+    weights = [cells.weight[cells.column == t].sum() for t in range(4)]
+    np.testing.assert_allclose(weights, [1.0, 0.5, 0.0, 1.0])
+    assert 2.0 not in cells.column
+
+
 def with_habits(matrix: TransferMatrix) -> TransferMatrix:
     """The matrix with what the base model answers on tasks and on training data."""
 

@@ -29,6 +29,14 @@ def test_gains_are_scores_minus_base_with_own_cells_left_out(make_matrix: MakeMa
     assert table.gains[2, 3] == pytest.approx(cell.score - base.score)
 
 
+def test_reliability_is_the_share_of_the_spread_that_is_not_noise(make_table: MakeTable) -> None:
+    scores = np.column_stack([[0.2, 0.4, 0.6], [0.2, 0.4, 0.6], [0.2, 0.4, 0.6], [0.5, 0.5, 0.5]])
+    errors = np.column_stack([[0.1, 0.1, 0.1], [0.3, 0.3, 0.3], [np.nan] * 3, [0.1] * 3])
+    table = replace(make_table(scores), errors=errors)
+    # The scores' variance is .04; of the second column the noise alone would be more.
+    np.testing.assert_allclose(table.reliability, [0.75, 0.0, 1.0, 0.0])
+
+
 def test_an_unmeasured_cell_is_nan(make_matrix: MakeMatrix) -> None:
     matrix = make_matrix(4, 4)
     cells = tuple(c for c in matrix.cells if (c.adapter_id, c.task) != ("id-a3", "t2"))

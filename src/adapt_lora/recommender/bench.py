@@ -386,9 +386,7 @@ def noise_ceiling(table: TransferTable, *, seed: int = 0) -> dict[str, float]:
         if known.sum() < MIN_CANDIDATES:
             continue
         seen, error = scores[known], errors[known]
-        total = float(seen.var(ddof=1))
-        share = max(1 - float((error**2).mean()) / total, 0.0) if total > 0 else 0.0
-        true = seen.mean() + np.sqrt(share) * (seen - seen.mean())
+        true = seen.mean() + np.sqrt(table.reliability[t]) * (seen - seen.mean())
         noisy = true + error * rng.standard_normal((_N_CEILING_DRAWS, len(true)))
         found.append(float(np.mean([spearman(draw, true) for draw in noisy])))
     return {"spearman_rho": float(np.mean(found))} if found else {}

@@ -400,7 +400,8 @@ class Cells:
     y: Array
     """(n_cells,): normal score of the cell within its column."""
     weight: Array
-    """(n_cells,): a task group's cells sum to 1: nine columns of one benchmark are one task."""
+    """(n_cells,): a task group's cells sum to 1: nine columns of one benchmark are one task. A
+    column counts by its `reliability`."""
     column: Array
     """(n_cells,): the cell's column in the table, as an integer-valued float."""
     group: npt.NDArray[np.str_]
@@ -509,14 +510,16 @@ class TrainingSet:
         names = tuple(dict.fromkeys(name for row in rows for name in row))
         blank = np.zeros(len(self.table.sources))
         targets = {t: normal_scores(self.table.transfer_scores[:, t]) for t in columns}
-        usable = [t for t in columns if np.isfinite(targets[t]).sum() >= 2]
+        # A column of mere noise would teach the models noise; a noisy one says less.
+        certain = self.table.reliability
+        usable = [t for t in columns if np.isfinite(targets[t]).sum() >= 2 and certain[t] > 0]
         twins = Counter(self.table.groups[t] for t in usable)
         x, y, weight, column = [], [], [], []
         for t, row in zip(columns, rows, strict=True):
             if t not in usable:
                 continue
             known = np.isfinite(targets[t])
-            share = 1.0 / (known.sum() * twins[self.table.groups[t]])
+            share = certain[t] / (known.sum() * twins[self.table.groups[t]])
             x.append(np.column_stack([row.get(name, blank)[known] for name in names]))
             y.append(targets[t][known])
             weight.append(np.full(known.sum(), share))

@@ -105,6 +105,24 @@ class TransferTable:
         """Score minus base score; NaN = not measured, own, or no base score."""
         return self.transfer_scores - self.base_scores[None, :]
 
+    @cached_property
+    def reliability(self) -> Array:
+        """(n_targets,): share of the spread between adapters that is not noise, in [0, 1].
+
+        1 − mean squared standard error / variance of the scores, over foreign cells; 1 where too
+        few standard errors are known to tell.
+        """
+        found = np.ones(len(self.targets))
+        for t in range(len(self.targets)):
+            scores, errors = self.transfer_scores[:, t], self.errors[:, t]
+            known = np.isfinite(scores) & np.isfinite(errors)
+            if known.sum() < _MIN_SHARED:
+                continue
+            total = float(scores[known].var(ddof=1))
+            noise = float((errors[known] ** 2).mean())
+            found[t] = max(1 - noise / total, 0.0) if total > 0 else 0.0
+        return found
+
     @property
     def group_names(self) -> tuple[str, ...]:
         """The distinct groups, in order of first column."""
