@@ -357,11 +357,13 @@ class VllmBackend:
             for text in _CANARIES
         ]
 
-        # Two batches of the same shape: without the adapter, the same numbers would come out.
+        # Batches of the same shape: without the adapter, the same numbers would come out. One text
+        # at a time: the engine may begin with the first of several before the next one arrives.
         def said(on: Path | None) -> list[list[float]]:
             return [
-                [output.outputs[0].logprobs[0][token].logprob for token in requests[0].asked]
-                for output in self._run((on,), requests)[on]
+                [output.outputs[0].logprobs[0][token].logprob for token in request.asked]
+                for request in requests
+                for output in self._run((on,), [request])[on]
             ]
 
         if not self._bare:
