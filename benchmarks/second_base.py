@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from adapt_lora.recommender import rank_adapters
+from adapt_lora.recommender.bench import noise_ceiling
 from adapt_lora.recommender.borrowing import translate
 from adapt_lora.recommender.features import trimmed_mean
 from adapt_lora.recommender.table import Array, TransferTable, standardise, table_from_matrix
@@ -38,13 +39,14 @@ def main() -> None:
     arguments = options.parse_args()
     first = read_export(arguments.first).matrix
     second = read_export(arguments.second).matrix
+    print(f"first base {first.base.name}, second base {second.base.name}")
     ways: dict[str, Scores] = {
-        f"{first.base.name}: popularity": first_popularity,
-        f"{first.base.name}: default": first_ranking,
-        f"{second.base.name}: popularity": own_popularity,
-        f"{second.base.name}: default": own_ranking,
-        "both: default": both_ranking,
-        f"{first.base.name}: the same task (no ranking may see it)": same_task,
+        "own_popularity": own_popularity,
+        "first_popularity": first_popularity,
+        "first_default": first_ranking,
+        "own_default": own_ranking,
+        "both_default": both_ranking,
+        "first_same_task": same_task,
     }
     tables = {unit: table_from_matrix(second, unit=unit) for unit in UNITS}
     targets = [(task, tables[task.unit]) for task in second.tasks]
@@ -54,10 +56,17 @@ def main() -> None:
     }
     show(targets, found)
     result: dict[str, float] = {"n_targets": len(targets), "n_adapters": len(second.adapters)}
-    for number, (name, rho) in enumerate(found.items()):
+    print("\n| ranked by | ρ | 90 % | minus own_popularity | 90 % |\n|---|---|---|---|---|")
+    for name, rho in found.items():
         mean, low, high = summary(rho)
-        print(f"{name}: ρ {mean:+.2f} ({low:+.2f} to {high:+.2f}), {np.isfinite(rho).sum()} tasks")
-        result |= {f"rho_{number}": round(mean, 3)}
+        less, lowest, highest = summary(rho - found["own_popularity"])
+        print(
+            f"| {name} | {mean:+.2f} | {low:+.2f} to {high:+.2f} "
+            f"| {less:+.2f} | {lowest:+.2f} to {highest:+.2f} |"
+        )
+        result[f"rho_{name}"] = round(mean, 3)
+    ceiling = noise_ceiling(tables["points"])["spearman_rho"]
+    print(f"\nTwo measurements of the label tasks would agree to ρ {ceiling:.2f} at most.\n")
     print("RESULT " + json.dumps(result))
 
 

@@ -1107,7 +1107,8 @@ def import_results(
     else:
         typer.echo(
             f"{done.n_adapters:,} adapters and {done.n_cells:,} scores of {len(done.bases)} base "
-            f"models from {done.source} are new, {done.n_known_adapters:,} adapters were there, "
+            f"model{'s' * (len(done.bases) != 1)} from {done.source} are new, "
+            f"{done.n_known_adapters:,} adapters were there, "
             f"{done.seconds:.0f} s."
         )
     for warning in done.warnings:
