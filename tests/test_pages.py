@@ -88,6 +88,7 @@ def home(tiny_base_dir, tmp_path_factory):
         tasks = "--task examples/product_reviews --task examples/ticket_urgency --task mine.jsonl"
         run(f"adapt evaluate {tasks} --max-rows 12")
         run("adapt export starter")
+        (folder / "starter" / "second_base").symlink_to(ROOT / "starter" / "second_base")
         patch.setenv("MLFLOW_TRACKING_URI", str(folder / "registry"))
         run("adapt import starter")
         run("adapt train examples/product_reviews --name reviews")
