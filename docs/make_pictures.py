@@ -36,7 +36,7 @@ class Picture:
 
 
 PICTURES = (
-    Picture("recommend", "adapt recommend --target examples/mydata.jsonl --verify 3 --top 5", 108),
+    Picture("recommend", "adapt recommend --target examples/mydata.jsonl --verify 3 --top 5", 114),
     Picture(
         "matrix",
         "adapt matrix --task 's*' --task trec --task ag_news --task imdb --task goat_arithmetic",
