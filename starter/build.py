@@ -15,6 +15,7 @@ leaves figures only, in `second_base/`.
 import argparse
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -117,6 +118,7 @@ def main() -> None:
     options.add_argument(
         "--part",
         metavar="K/N",
+        type=read_part,
         help="Train and measure every Nth adapter from the Kth, so that N processes share the "
         "work; run it once without this option at the end.",
     )
@@ -139,13 +141,21 @@ def main() -> None:
         export(plan, registry)
 
 
-def build(plan: Plan, registry: Registry, *, part: str | None) -> None:
+def read_part(text: str) -> tuple[int, int]:
+    """K and N of "K/N"."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not K/N with K from 1 to N, such as 1/2.")
+    return int(found[1]), int(found[2])
+
+
+def build(plan: Plan, registry: Registry, *, part: tuple[int, int] | None) -> None:
     """Train and measure adapter by adapter; without a part, all that follows from them too."""
     sweep = plan_sweep(plan.manifest, registry=registry, base_model=plan.base_model)
     say(sweep.describe())
     runs = sweep.runs
     if part is not None:
-        kth, n_parts = (int(number) for number in part.split("/"))
+        kth, n_parts = part
         runs = runs[kth - 1 :: n_parts]
     else:
         measure(plan, registry, [])
