@@ -62,6 +62,15 @@ def test_a_plan_crosses_everything_and_trains_nothing(home, registry):
     assert registry.adapters() == []
 
 
+def test_a_base_from_a_gguf_file_is_named_without_its_suffix(home, registry):
+    manifest = home / "gguf.toml"
+    manifest.write_text(
+        'bases = ["small.gguf"]\ndatasets = ["moods.jsonl"]\nname = "{dataset}-on-{base}"\n'
+    )
+    runs = plan_sweep(manifest, registry=registry).runs
+    assert [run.name for run in runs] == ["moods-on-small"]
+
+
 def test_a_failure_never_stops_the_rest_and_a_second_call_trains_what_is_missing(
     home, registry, monkeypatch
 ):
