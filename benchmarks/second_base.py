@@ -66,7 +66,7 @@ def main() -> None:
         )
         result[f"rho_{name}"] = round(mean, 3)
     ceiling = noise_ceiling(tables["points"])["spearman_rho"]
-    print(f"\nTwo measurements of the label tasks would agree to ρ {ceiling:.2f} at most.\n")
+    print(f"\nOn label tasks even a perfect ranking would reach ρ {ceiling:.2f}.\n")
     print("RESULT " + json.dumps(result))
 
 
