@@ -105,7 +105,8 @@ def desk(home, tiny_base_dir, monkeypatch):
 
 
 def settle(patch, folder, base_dir):
-    from adapt_lora import base_model, roads
+    from adapt_lora import base_model
+    from adapt_lora.roads import exchange
 
     tiny = base_model.locate_base_model(base_dir)
     patch.chdir(folder)
@@ -113,7 +114,7 @@ def settle(patch, folder, base_dir):
     # The one base model of this machine, whatever its name, is the tiny one; so is the starter's.
     patch.setattr(base_model, "_installed_wheel", lambda: tiny)
     patch.setattr(base_model, "_named_source", lambda name: tiny)
-    patch.setattr(roads, "starter_folder", lambda: folder / "starter")
+    patch.setattr(exchange, "starter_folder", lambda: folder / "starter")
 
 
 def run(line):

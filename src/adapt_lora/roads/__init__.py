@@ -1,0 +1,46 @@
+"""The roads of Adapt as plain functions: register, train, evaluate, fit traits, recommend.
+
+The command line and Python callers walk the same roads. Here, and only here, the rooms meet: what
+is trained gets registered, what is registered gets measured, what is measured ranks the next task.
+"""
+
+from adapt_lora.roads.bases import other_matrices, which_base
+from adapt_lora.roads.evaluation import (
+    EVERY,
+    Evaluation,
+    EvaluationPlan,
+    Grading,
+    PlannedCell,
+    evaluate,
+    plan_evaluation,
+)
+from adapt_lora.roads.exchange import Import, export_registry, import_results
+from adapt_lora.roads.progress import Progress
+from adapt_lora.roads.recommendation import TargetRanking, keep_recommendation, recommend
+from adapt_lora.roads.training import Training, find_training, register, stored_recipe, train
+from adapt_lora.roads.traits import fit_traits
+
+__all__ = [
+    "EVERY",
+    "Evaluation",
+    "EvaluationPlan",
+    "Grading",
+    "Import",
+    "PlannedCell",
+    "Progress",
+    "TargetRanking",
+    "Training",
+    "evaluate",
+    "export_registry",
+    "find_training",
+    "fit_traits",
+    "import_results",
+    "keep_recommendation",
+    "other_matrices",
+    "plan_evaluation",
+    "recommend",
+    "register",
+    "stored_recipe",
+    "train",
+    "which_base",
+]

@@ -1,0 +1,13 @@
+"""How the roads say how far they are."""
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, in all); the unit is the step's own."""
+
+
+def of_step(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
+    """What one step may call with how much of it is done; None where nobody listens."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(step, done, total)
