@@ -639,7 +639,6 @@ def evaluate(
     """
     from adapt_lora import roads
 
-    chosen = _backend(backend)
     registry = _registry(tracking_uri, quiet=quiet or as_json)
     asked: dict[str, Any] = {
         "adapters": adapter,
@@ -653,6 +652,8 @@ def evaluate(
         "grading": roads.Grading(
             decision, allow_code_execution, accept_weak_sandbox, judge_url, judge_model
         ),
+        "backend": _backend(backend),
+        "server": _server(server, server_model, concurrency, timeout),
     }
     if dry_run:
         plan = roads.plan_evaluation(task, registry=registry, **asked)
@@ -671,8 +672,6 @@ def evaluate(
             task,
             registry=registry,
             keep_text=keep_text,
-            backend=chosen,
-            server=_server(server, server_model, concurrency, timeout),
             ray_address=ray,
             progress=progress,
             say=None if as_json or quiet else _say,

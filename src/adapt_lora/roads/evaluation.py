@@ -6,7 +6,7 @@ import tempfile
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -167,10 +167,13 @@ def plan_evaluation(
     shots: int | None = None,
     shots_from: Sequence[str | Path] = (),
     grading: Grading | None = None,
+    backend: "BackendName" = "auto",
+    server: "ServerOptions | None" = None,
 ) -> "EvaluationPlan":
     """What `evaluate` would measure and how long it would take; writes nothing.
 
-    Arguments as for `evaluate`.
+    Arguments as for `evaluate`, and its errors. The backend is opened, since what is measured
+    already and how fast the rest goes depend on it.
     """
     grading = grading or Grading()
     made = _make_tasks(tasks, metric=metric, max_rows=max_rows, seed=seed, mapping=mapping)
@@ -179,20 +182,20 @@ def plan_evaluation(
     warning = registry.base_warning(base.identity)
     examples, lost = _draw_examples(made.usable, shots, shots_from, seed=seed, mapping=mapping)
     chosen = _choose_rows(registry, base.identity, adapters, shots)
-    work = _lay_out(
-        base,
-        registry,
-        chosen,
-        made.tasks,
-        shots=examples,
-        decision=grading.decision,
-        graders=graders,
-    )
-    return replace(
-        _describe_plan(work, base, chosen),
-        failures=(*made.failures, *lost),
-        warnings=(warning,) if warning else (),
-    )
+    warnings = [warning] if warning else []
+    with _scorer(backend, base, registry, chosen, server=server, warn=warnings.append) as scorer:
+        work = _lay_out(
+            base,
+            registry,
+            chosen,
+            made.tasks,
+            shots=examples,
+            decision=grading.decision,
+            graders=graders,
+            backend=scorer,
+        )
+        plan = _describe_plan(work, base, chosen)
+    return replace(plan, failures=(*made.failures, *lost), warnings=tuple(warnings))
 
 
 def evaluate(
@@ -247,8 +250,6 @@ def evaluate(
         CodeExecutionError: Code can't be run here behind enough protection.
         ServerError: The server can't be used.
     """
-    from adapt_lora.evaluator import open_backend
-
     if ray_address is not None and backend not in ("auto", "transformers"):
         raise ConfigError(
             f"--ray spreads what transformers measures; leave out --backend {backend}, which "
@@ -262,18 +263,11 @@ def evaluate(
     examples, lost = _draw_examples(made.usable, shots, shots_from, seed=seed, mapping=mapping)
     chosen = _choose_rows(registry, base.identity, adapters, shots)
     warnings = [warning] if warning else []
-    if backend in ("vllm", "openai") or base.device.startswith("cuda"):
-        for record in chosen:
-            # An engine is made for the adapters it will have; one that is lost is named below.
-            with suppress(Exception):
-                fetch_weights(registry, record)
-    if server is not None:
-        # An adapter that the server has under its registered name is used as it is there.
-        server = replace(server, names={_weights_place(r): r.name for r in chosen})
-    with open_backend(
+    with _scorer(
         "transformers" if ray_address is not None else backend,
         base,
-        [_weights_place(record) for record in chosen],
+        registry,
+        chosen,
         server=server,
         say=say,
         warn=warnings.append,
@@ -465,6 +459,33 @@ class _Work:
     backend: "Backend"
     plan: "MatrixPlan"
     graders: "Mapping[str, Grader]"
+
+
+@contextmanager
+def _scorer(
+    backend: "BackendName",
+    base: "BaseModel",
+    registry: Registry,
+    chosen: Sequence[AdapterRecord],
+    *,
+    server: "ServerOptions | None",
+    say: Callable[[str], None] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> "Iterator[Backend]":
+    """The backend of these adapters, for the duration of a `with` block."""
+    from adapt_lora.evaluator import open_backend
+
+    if backend in ("vllm", "openai") or base.device.startswith("cuda"):
+        for record in chosen:
+            # An engine is made for the adapters it will have; one that is lost is named later.
+            with suppress(Exception):
+                fetch_weights(registry, record)
+    if server is not None:
+        # An adapter that the server has under its registered name is used as it is there.
+        server = replace(server, names={_weights_place(r): r.name for r in chosen})
+    folders = [_weights_place(record) for record in chosen]
+    with open_backend(backend, base, folders, server=server, say=say, warn=warn) as scorer:
+        yield scorer
 
 
 def _lay_out(

@@ -52,6 +52,23 @@ def test_cells_come_through_a_server_under_a_protocol_of_their_own(
         assert by_row[0][row][1] != by_row[1][row][1]
 
 
+def test_a_plan_is_of_the_backend_that_would_measure(
+    registry, tiny_server, tiny_base_dir, tmp_path
+):
+    task = write_rows(tmp_path / "task.jsonl", "mood", 12)
+    options = {"registry": registry, "base_model": str(tiny_base_dir)}
+    roads.evaluate([task], **options)
+    local = roads.plan_evaluation([task], **options)
+    assert local.cells == ()
+    served = roads.plan_evaluation(
+        [task], backend="openai", server=ServerOptions(tiny_server.url), **options
+    )
+    assert len(served.cells) == served.n_cells == local.n_cells
+    assert served.tokens_per_s > 0
+    with pytest.raises(ConfigError, match="needs --server"):
+        roads.plan_evaluation([task], backend="openai", **options)
+
+
 def test_an_adapter_served_under_its_registered_name_is_not_loaded_again(
     registry, tiny_server, tiny_base_dir, tiny_adapter, tmp_path
 ):
