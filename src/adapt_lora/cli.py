@@ -639,6 +639,7 @@ def evaluate(
     """
     from adapt_lora import roads
 
+    chosen = _backend(backend)
     registry = _registry(tracking_uri, quiet=quiet or as_json)
     asked: dict[str, Any] = {
         "adapters": adapter,
@@ -652,8 +653,9 @@ def evaluate(
         "grading": roads.Grading(
             decision, allow_code_execution, accept_weak_sandbox, judge_url, judge_model
         ),
-        "backend": _backend(backend),
+        "backend": chosen,
         "server": _server(server, server_model, concurrency, timeout),
+        "ray_address": ray,
     }
     if dry_run:
         plan = roads.plan_evaluation(task, registry=registry, **asked)
@@ -672,7 +674,6 @@ def evaluate(
             task,
             registry=registry,
             keep_text=keep_text,
-            ray_address=ray,
             progress=progress,
             say=None if as_json or quiet else _say,
             **asked,

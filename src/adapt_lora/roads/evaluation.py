@@ -169,33 +169,32 @@ def plan_evaluation(
     grading: Grading | None = None,
     backend: "BackendName" = "auto",
     server: "ServerOptions | None" = None,
+    ray_address: str | None = None,
 ) -> "EvaluationPlan":
     """What `evaluate` would measure and how long it would take; writes nothing.
 
     Arguments as for `evaluate`, and its errors. The backend is opened, since what is measured
     already and how fast the rest goes depend on it.
     """
-    grading = grading or Grading()
-    made = _make_tasks(tasks, metric=metric, max_rows=max_rows, seed=seed, mapping=mapping)
-    made, graders = _graded_tasks(made, grading)
-    base = load_base_model(base_model)
-    warning = registry.base_warning(base.identity)
-    examples, lost = _draw_examples(made.usable, shots, shots_from, seed=seed, mapping=mapping)
-    chosen = _choose_rows(registry, base.identity, adapters, shots)
-    warnings = [warning] if warning else []
-    with _scorer(backend, base, registry, chosen, server=server, warn=warnings.append) as scorer:
-        work = _lay_out(
-            base,
-            registry,
-            chosen,
-            made.tasks,
-            shots=examples,
-            decision=grading.decision,
-            graders=graders,
-            backend=scorer,
-        )
-        plan = _describe_plan(work, base, chosen)
-    return replace(plan, failures=(*made.failures, *lost), warnings=tuple(warnings))
+    with _prepared(
+        tasks,
+        registry=registry,
+        meet_base=registry.base_warning,
+        adapters=adapters,
+        base_model=base_model,
+        metric=metric,
+        max_rows=max_rows,
+        seed=seed,
+        mapping=mapping,
+        shots=shots,
+        shots_from=shots_from,
+        grading=grading or Grading(),
+        backend=backend,
+        server=server,
+        ray_address=ray_address,
+    ) as ready:
+        plan = _describe_plan(ready.work, ready.base, ready.chosen)
+    return replace(plan, failures=ready.failures, warnings=tuple(ready.warnings))
 
 
 def evaluate(
@@ -250,44 +249,30 @@ def evaluate(
         CodeExecutionError: Code can't be run here behind enough protection.
         ServerError: The server can't be used.
     """
-    if ray_address is not None and backend not in ("auto", "transformers"):
-        raise ConfigError(
-            f"--ray spreads what transformers measures; leave out --backend {backend}, which "
-            "measures many adapters at once by itself."
-        )
-    grading = grading or Grading()
-    made = _make_tasks(tasks, metric=metric, max_rows=max_rows, seed=seed, mapping=mapping)
-    made, graders = _graded_tasks(made, grading)
-    base = load_base_model(base_model)
-    warning = registry.ensure_base(base.identity)
-    examples, lost = _draw_examples(made.usable, shots, shots_from, seed=seed, mapping=mapping)
-    chosen = _choose_rows(registry, base.identity, adapters, shots)
-    warnings = [warning] if warning else []
-    with _scorer(
-        "transformers" if ray_address is not None else backend,
-        base,
-        registry,
-        chosen,
+    with _prepared(
+        tasks,
+        registry=registry,
+        meet_base=registry.ensure_base,
+        adapters=adapters,
+        base_model=base_model,
+        metric=metric,
+        max_rows=max_rows,
+        seed=seed,
+        mapping=mapping,
+        shots=shots,
+        shots_from=shots_from,
+        grading=grading or Grading(),
+        backend=backend,
         server=server,
+        ray_address=ray_address,
         say=say,
-        warn=warnings.append,
-    ) as scorer:
-        work = _lay_out(
-            base,
-            registry,
-            chosen,
-            made.tasks,
-            shots=examples,
-            decision=grading.decision,
-            graders=graders,
-            backend=scorer,
-        )
-        early = [*made.failures, *lost]
+    ) as ready:
+        base, chosen, graders = ready.base, ready.chosen, ready.work.graders
         if say is not None:
-            say(_describe_plan(work, base, chosen).describe())
-            for failure in early:
+            say(_describe_plan(ready.work, base, chosen).describe())
+            for failure in ready.failures:
                 say(f"Left out: {failure.task}: {failure.reason}")
-        work, failed = _describe_tasks(work, made.usable, registry, base, progress)
+        work, failed = _describe_tasks(ready.work, ready.tasks, registry, base, progress)
         elsewhere = None
         if ray_address is not None:
             elsewhere = functools.partial(
@@ -308,7 +293,7 @@ def evaluate(
             keep_text=keep_text,
             elsewhere=elsewhere,
         )
-        report = replace(report, failures=(*early, *failed, *report.failures))
+        report = replace(report, failures=(*ready.failures, *failed, *report.failures))
     matrix = registry.transfer_matrix(base.identity)
     registry.update_scores(base.identity)
     _renew_cards(registry, matrix, {cell.adapter_id for cell in report.cells})
@@ -316,10 +301,93 @@ def evaluate(
     return Evaluation(
         report,
         matrix,
-        tuple(warnings),
+        tuple(ready.warnings),
         names=_row_names(chosen, work),
         code_protection=_protection(graders),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Everything that is chosen, read and opened before the first cell is measured."""
+
+    base: "BaseModel"
+    chosen: Sequence[AdapterRecord]
+    tasks: "Sequence[_ReadTask]"
+    work: "_Work"
+    failures: "tuple[CellFailure, ...]"
+    """Tasks that can't be scored as asked."""
+    warnings: list[str]
+    """Grows while the backend is in use."""
+
+
+@contextmanager
+def _prepared(
+    tasks: Sequence[str | Path],
+    *,
+    registry: Registry,
+    meet_base: Callable[[BaseIdentity], str | None],
+    adapters: Sequence[str] | None,
+    base_model: str | None,
+    metric: str,
+    max_rows: int | None,
+    seed: int,
+    mapping: Mapping[str, str] | None,
+    shots: int | None,
+    shots_from: Sequence[str | Path],
+    grading: Grading,
+    backend: "BackendName",
+    server: "ServerOptions | None",
+    ray_address: str | None,
+    say: Callable[[str], None] | None = None,
+) -> "Iterator[_Prepared]":
+    """What there is to measure, with its backend open for the duration of a `with` block.
+
+    Arguments as for `evaluate`; `meet_base` says what is odd about the base's weights.
+    """
+    from adapt_lora.evaluator import open_backend, plan_matrix
+
+    if ray_address is not None and backend not in ("auto", "transformers"):
+        raise ConfigError(
+            f"--ray spreads what transformers measures; leave out --backend {backend}, which "
+            "measures many adapters at once by itself."
+        )
+    made = _make_tasks(tasks, metric=metric, max_rows=max_rows, seed=seed, mapping=mapping)
+    made, graders = _graded_tasks(made, grading)
+    base = load_base_model(base_model)
+    warning = meet_base(base.identity)
+    examples, lost = _draw_examples(made.usable, shots, shots_from, seed=seed, mapping=mapping)
+    chosen = _choose_rows(registry, base.identity, adapters, shots)
+    warnings = [warning] if warning else []
+    if backend in ("vllm", "openai") or base.device.startswith("cuda"):
+        for record in chosen:
+            # An engine is made for the adapters it will have; one that is lost is named later.
+            with suppress(Exception):
+                fetch_weights(registry, record)
+    if server is not None:
+        # An adapter that the server has under its registered name is used as it is there.
+        server = replace(server, names={_weights_place(r): r.name for r in chosen})
+    measured = registry.measured(base.identity)
+    with open_backend(
+        "transformers" if ray_address is not None else backend,
+        base,
+        [_weights_place(record) for record in chosen],
+        server=server,
+        say=say,
+        warn=warnings.append,
+    ) as scorer:
+        plan = plan_matrix(
+            base,
+            [(record.adapter_id, _weights_place(record)) for record in chosen],
+            made.tasks,
+            has_cell=lambda adapter_id, task, protocol: (adapter_id, task, protocol) in measured,
+            backend=scorer,
+            decision=grading.decision,
+            shots=examples,
+            graders=graders,
+        )
+        work = _Work(scorer, plan, graders)
+        yield _Prepared(base, chosen, made.usable, work, (*made.failures, *lost), warnings)
 
 
 def _choose_adapters(
@@ -459,61 +527,6 @@ class _Work:
     backend: "Backend"
     plan: "MatrixPlan"
     graders: "Mapping[str, Grader]"
-
-
-@contextmanager
-def _scorer(
-    backend: "BackendName",
-    base: "BaseModel",
-    registry: Registry,
-    chosen: Sequence[AdapterRecord],
-    *,
-    server: "ServerOptions | None",
-    say: Callable[[str], None] | None = None,
-    warn: Callable[[str], None] | None = None,
-) -> "Iterator[Backend]":
-    """The backend of these adapters, for the duration of a `with` block."""
-    from adapt_lora.evaluator import open_backend
-
-    if backend in ("vllm", "openai") or base.device.startswith("cuda"):
-        for record in chosen:
-            # An engine is made for the adapters it will have; one that is lost is named later.
-            with suppress(Exception):
-                fetch_weights(registry, record)
-    if server is not None:
-        # An adapter that the server has under its registered name is used as it is there.
-        server = replace(server, names={_weights_place(r): r.name for r in chosen})
-    folders = [_weights_place(record) for record in chosen]
-    with open_backend(backend, base, folders, server=server, say=say, warn=warn) as scorer:
-        yield scorer
-
-
-def _lay_out(
-    base: "BaseModel",
-    registry: Registry,
-    adapters: Sequence[AdapterRecord],
-    tasks: "Sequence[Task]",
-    *,
-    decision: "LabelDecision",
-    graders: "Mapping[str, Grader]",
-    shots: "Mapping[str, Shots] | None" = None,
-    backend: "Backend | None" = None,
-) -> _Work:
-    from adapt_lora.evaluator import TransformersBackend, plan_matrix
-
-    measured = registry.measured(base.identity)
-    backend = backend or TransformersBackend(base)
-    plan = plan_matrix(
-        base,
-        [(record.adapter_id, _weights_place(record)) for record in adapters],
-        tasks,
-        has_cell=lambda adapter_id, task, protocol: (adapter_id, task, protocol) in measured,
-        backend=backend,
-        decision=decision,
-        shots=shots,
-        graders=graders,
-    )
-    return _Work(backend, plan, graders)
 
 
 def _describe_plan(

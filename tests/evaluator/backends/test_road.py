@@ -67,6 +67,8 @@ def test_a_plan_is_of_the_backend_that_would_measure(
     assert served.tokens_per_s > 0
     with pytest.raises(ConfigError, match="needs --server"):
         roads.plan_evaluation([task], backend="openai", **options)
+    with pytest.raises(ConfigError, match="leave out --backend vllm"):
+        roads.plan_evaluation([task], backend="vllm", ray_address="auto", **options)
 
 
 def test_an_adapter_served_under_its_registered_name_is_not_loaded_again(
