@@ -141,10 +141,9 @@ def _mismatches(source: Fingerprint, target: Fingerprint) -> list[str]:
 
 def _known_elsewhere(table: TransferTable) -> Mask:
     """Which adapters have a measured counterpart under other base models."""
-    lent = table if table.lenders else table.elsewhere
-    if lent is None:
+    if table.lent is None:
         return np.zeros(len(table.sources), dtype=bool)
-    counts = np.isfinite(lent.transfer_scores).sum(axis=1)
+    counts = np.isfinite(table.lent.transfer_scores).sum(axis=1)
     known: Mask = counts > 0
     return known
 

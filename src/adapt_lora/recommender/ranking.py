@@ -858,8 +858,7 @@ def _summary(fit: _Fit, metric: str) -> ModelSummary:
 
 
 def _borrowed(train: TrainingSet) -> Borrowed | None:
-    table = train.table
-    lent = table if table.lenders else table.elsewhere
+    lent = train.table.lent
     if lent is None:
         return None
     known = np.isfinite(lent.transfer_scores)

@@ -124,6 +124,11 @@ class TransferTable:
         return found
 
     @property
+    def lent(self) -> "TransferTable | None":
+        """What other base models say: this table where the base has no scores, or `elsewhere`."""
+        return self if self.lenders else self.elsewhere
+
+    @property
     def group_names(self) -> tuple[str, ...]:
         """The distinct groups, in order of first column."""
         return tuple(dict.fromkeys(self.groups))
