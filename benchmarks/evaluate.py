@@ -103,9 +103,9 @@ def prepare(home: Path, sources: Sequence[Path], n_rows: int, n_adapters: int) -
     import numpy as np
     from safetensors.numpy import save_file
 
-    from adapt_lora import scoring
-    from adapt_lora.base_model import load_base_model
     from adapt_lora.data import read_dataset, sample_rows
+    from adapt_lora.model import scoring
+    from adapt_lora.model.base import load_base_model
 
     base = load_base_model()
     (home / "base.txt").write_text(f"{base.folder}\n{base.dtype}".replace("torch.", ""))
@@ -162,9 +162,9 @@ def prepare(home: Path, sources: Sequence[Path], n_rows: int, n_adapters: int) -
 
 def score_matrix(home: Path) -> dict[str, Any]:
     """Our side: load the base, score every cell, write it into a registry."""
-    from adapt_lora.base_model import load_base_model
     from adapt_lora.data import read_dataset
     from adapt_lora.evaluator import TransformersBackend, evaluate_matrix, make_task
+    from adapt_lora.model.base import load_base_model
     from adapt_lora.registry import Registry
     from adapt_lora.registry.adapter import read_adapter
     from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, AdapterRecord
@@ -237,9 +237,9 @@ def read_bare(home: Path) -> dict[str, Any]:
     """The rate of a plain forward pass over the same tokens."""
     import torch
 
-    from adapt_lora import scoring
-    from adapt_lora.base_model import load_base_model
     from adapt_lora.data import read_dataset
+    from adapt_lora.model import scoring
+    from adapt_lora.model.base import load_base_model
 
     base = load_base_model(_base_folder(home))
     decoder = base.model.get_decoder()
@@ -393,7 +393,7 @@ def _base_folder(home: Path) -> str:
 
 def _count_tokens(base: Any, labels: Sequence[str], rows: Sequence[Any]) -> int:
     """Tokens that the bare side reads for one task: each prompt with every label after it."""
-    from adapt_lora import scoring
+    from adapt_lora.model import scoring
 
     tail = sum(len(ids) - 1 for ids in scoring.label_ids(base, labels))
     return sum(len(scoring.encode_row(base, row.prompt, None).prompt_ids) + tail for row in rows)

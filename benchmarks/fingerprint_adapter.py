@@ -83,7 +83,7 @@ def main() -> None:
 
 def describe_small(folder: Path) -> dict[str, float]:
     """Both fingerprints of an adapter on the installed base model."""
-    from adapt_lora.base_model import cache_dir, load_base_model
+    from adapt_lora.model.base import cache_dir, load_base_model
     from adapt_lora.registry.adapter import read_adapter
     from adapt_lora.registry.fingerprint.behaviour import fingerprint_behaviour
     from adapt_lora.registry.fingerprint.weights import fingerprint_weights
@@ -123,7 +123,7 @@ def materialise(folder: Path) -> dict[str, float]:
 
 def write_small(folder: Path) -> None:
     """Make a random adapter on the attention of the installed base model."""
-    from adapt_lora.base_model import load_base_model
+    from adapt_lora.model.base import load_base_model
 
     base = load_base_model()
     config = base.model.config

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from adapt_lora.base_model import BaseModel, load_base_model
 from adapt_lora.data import read_dataset
+from adapt_lora.model.base import BaseModel, load_base_model
 from adapt_lora.registry import Registry
 from adapt_lora.registry.adapter import read_adapter
 from adapt_lora.registry.fingerprint import fingerprint_dataset

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from adapt_lora.base_model import BaseIdentity
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.recommender import rank_adapters
 from adapt_lora.recommender.backtest import group_folds
 from adapt_lora.recommender.features import TrainingSet, table_for_target

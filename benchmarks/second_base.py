@@ -20,7 +20,7 @@ from adapt_lora.recommender.bench import noise_ceiling
 from adapt_lora.recommender.borrowing import translate
 from adapt_lora.recommender.features import trimmed_mean
 from adapt_lora.recommender.table import Array, TransferTable, standardise, table_from_matrix
-from adapt_lora.registry.portable import read_export
+from adapt_lora.registry.exchange.portable import read_export
 from adapt_lora.registry.records import TaskRecord, TransferMatrix, Unit
 
 ROOT = Path(__file__).parents[1]

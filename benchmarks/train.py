@@ -72,8 +72,8 @@ def main() -> None:
 
 def write_job(arguments: argparse.Namespace, scratch: Path) -> Path:
     """Read rows once, for all sides, and say what everyone gets."""
-    from adapt_lora.base_model import find_base_folder
     from adapt_lora.data import read_dataset
+    from adapt_lora.model.base import find_base_folder
 
     found = arguments.data or [str(SHARED / name) for name in ("sst2", "gsm8k")]
     train, test = [], []
@@ -101,7 +101,7 @@ def chosen_dtype() -> str:
     """What Adapt loads a base in on this machine; both sides get it."""
     import torch
 
-    from adapt_lora.base_model import pick_dtype
+    from adapt_lora.model.base import pick_dtype
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return str(pick_dtype("auto", device)).removeprefix("torch.")
@@ -214,7 +214,7 @@ def forward_backward_side(job: dict[str, Any]) -> None:
     """
     import torch
 
-    from adapt_lora.scoring import encode_rows
+    from adapt_lora.model.scoring import encode_rows
     from adapt_lora.trainer.loop import epoch_batches
 
     base, rows = _base_and_rows(job, "train")
@@ -241,7 +241,7 @@ def forward_backward_side(job: dict[str, Any]) -> None:
 
 def score_side(job: dict[str, Any]) -> None:
     """Nats of every held-out answer under each adapter that was trained."""
-    from adapt_lora.scoring import encode_rows, read_pass
+    from adapt_lora.model.scoring import encode_rows, read_pass
 
     base, rows = _base_and_rows(job, "test")
     encoded = encode_rows(base, rows)
@@ -319,7 +319,7 @@ def _model_flops_share(tokens_per_s: float) -> float | None:
 
     if not torch.cuda.is_available():
         return None
-    from adapt_lora.base_model import load_base_model
+    from adapt_lora.model.base import load_base_model
 
     name = torch.cuda.get_device_name()
     peak = next((1e12 * value for key, value in PEAK_TFLOPS.items() if key in name), None)
@@ -331,8 +331,8 @@ def _model_flops_share(tokens_per_s: float) -> float | None:
 
 
 def _base_and_rows(job: dict[str, Any], split: str) -> tuple[Any, list[Any]]:
-    from adapt_lora.base_model import load_base_model
     from adapt_lora.data import Row
+    from adapt_lora.model.base import load_base_model
 
     base = load_base_model(job["base"], dtype=job["dtype"])
     rows = [Row(prompt, response, None, i) for i, (prompt, response) in enumerate(job[split])]

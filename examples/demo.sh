@@ -28,7 +28,7 @@ The registry is in demo/registry, the answer as JSON in demo/recommendation.json
   export PATH="\$PWD/.venv/bin:\$PATH" ADAPT_TRACKING_URI=demo/registry
   adapt pull $best demo/$best     # the PEFT files; in Python:
       from peft import PeftModel
-      from adapt_lora.base_model import load_base_model
+      from adapt_lora.model.base import load_base_model
       model = PeftModel.from_pretrained(load_base_model().model, "demo/$best")
   adapt matrix                                          # who helps where
   adapt recommend --target YOURS.jsonl                  # with a file of your own

@@ -25,22 +25,22 @@ from pathlib import Path
 from typing import Any
 
 from adapt_lora import roads
-from adapt_lora.base_model import find_base_model
 from adapt_lora.data import read_dataset
-from adapt_lora.registry import Registry
-from adapt_lora.registry.portable import Export, write_export
-from adapt_lora.registry.records import (
-    AdapterRecord,
-    DatasetRecord,
-    TransferMatrix,
-    few_shot_row,
-)
-from adapt_lora.surgery import (
+from adapt_lora.data.surgery import (
     DerivedRows,
     balance_labels,
     mislabel_rows,
     subsample_rows,
     write_derived,
+)
+from adapt_lora.model.base import find_base_model
+from adapt_lora.registry import Registry
+from adapt_lora.registry.exchange.portable import Export, write_export
+from adapt_lora.registry.records import (
+    AdapterRecord,
+    DatasetRecord,
+    TransferMatrix,
+    few_shot_row,
 )
 from adapt_lora.sweep import Sweep, plan_sweep, run_sweep
 

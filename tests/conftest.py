@@ -89,7 +89,7 @@ def tiny_base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tiny_base_dir: Path):
     """The tiny Llama, loaded once; tests must leave its weights as they found them."""
-    from adapt_lora.base_model import load_base_model
+    from adapt_lora.model.base import load_base_model
 
     return load_base_model(tiny_base_dir, dtype="float32", device="cpu")
 

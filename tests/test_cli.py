@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from adapt_lora.cli import app
-from tests.test_roads import write_rows
+from tests.roads.test_roads import write_rows
 
 COMMANDS = (
     "recommend", "fingerprint", "train", "register", "evaluate", "list", "show", "pull", "push",

@@ -16,7 +16,7 @@ from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
 from adapt_lora.sweep import plan_sweep, spread_sweep
 from adapt_lora.trainer import find_recipe
 from tests.cluster_visitor import Visitor
-from tests.test_roads import write_rows
+from tests.roads.test_roads import write_rows
 
 
 @pytest.fixture(scope="module")

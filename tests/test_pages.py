@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from adapt_lora.cli import app
 from tests.conftest import write_tiny_adapter
+from tests.roads.test_roads import write_rows
 from tests.test_cli import COMMANDS
-from tests.test_roads import write_rows
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,7 +105,7 @@ def desk(home, tiny_base_dir, monkeypatch):
 
 
 def settle(patch, folder, base_dir):
-    from adapt_lora import base_model
+    from adapt_lora.model import base as base_model
     from adapt_lora.roads import exchange
 
     tiny = base_model.locate_base_model(base_dir)

@@ -10,7 +10,7 @@ import pytest
 from adapt_lora import Registry, roads
 from adapt_lora.data import read_dataset
 from adapt_lora.registry.adapter import read_adapter
-from adapt_lora.registry.portable import Export, read_export
+from adapt_lora.registry.exchange.portable import Export, read_export
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, few_shot_row
 
 STARTER = Path(__file__).parents[1] / "starter"

@@ -10,7 +10,7 @@ from adapt_lora.cli import app
 from adapt_lora.errors import ConfigError
 from adapt_lora.registry import Registry
 from adapt_lora.sweep import plan_sweep, run_sweep
-from tests.test_roads import write_rows
+from tests.roads.test_roads import write_rows
 
 MANIFEST = """
 datasets = ["moods.jsonl", {{ file = "choices.jsonl", name = "yesno", group = "choosing" }}]

@@ -22,14 +22,14 @@ from adapt_lora.errors import AdaptError, ConfigError, NotFoundError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adapt_lora.base_model import BaseIdentity
     from adapt_lora.data import Dataset
+    from adapt_lora.data.surgery import DerivedRows
     from adapt_lora.evaluator import BackendName, CellFailure, ServerOptions
+    from adapt_lora.model.base import BaseIdentity
     from adapt_lora.recommender.bench import BenchReport
     from adapt_lora.registry import Registry
     from adapt_lora.registry.records import AdapterRecord
     from adapt_lora.roads import Progress
-    from adapt_lora.surgery import DerivedRows
 
 _PLAIN_WIDTH = 160
 SCHEMA_VERSION = 1
@@ -288,8 +288,8 @@ def fingerprint(
     quiet: QuietFlag = False,
 ) -> None:
     """Describe a dataset: lengths, labels, perplexity, language, duplicates."""
-    from adapt_lora.base_model import load_base_model
     from adapt_lora.data import read_dataset
+    from adapt_lora.model.base import load_base_model
     from adapt_lora.registry.fingerprint import fingerprint_dataset
 
     dataset = read_dataset(file, mapping=_mapping(mapping))
@@ -441,7 +441,7 @@ def data_balance(
     as_json: JsonFlag = False,
 ) -> None:
     """Draw as many rows of every label as the rarest label has."""
-    from adapt_lora.surgery import balance_labels
+    from adapt_lora.data.surgery import balance_labels
 
     (parent,) = _datasets([file], split, mapping)
     _write_derived(balance_labels(parent, seed=seed), output, split, as_json=as_json)
@@ -458,7 +458,7 @@ def data_mislabel(
     as_json: JsonFlag = False,
 ) -> None:
     """Give rows a wrong label on purpose, and the answer that goes with it."""
-    from adapt_lora.surgery import mislabel_rows
+    from adapt_lora.data.surgery import mislabel_rows
 
     (parent,) = _datasets([file], split, mapping)
     _write_derived(mislabel_rows(parent, share=share, seed=seed), output, split, as_json=as_json)
@@ -479,7 +479,7 @@ def data_subsample(
     as_json: JsonFlag = False,
 ) -> None:
     """Keep some of the rows: drawn ones, or those with the shortest or longest responses."""
-    from adapt_lora.surgery import subsample_rows
+    from adapt_lora.data.surgery import subsample_rows
 
     (parent,) = _datasets([file], split, mapping)
     _write_derived(
@@ -498,7 +498,7 @@ def data_mix(
     as_json: JsonFlag = False,
 ) -> None:
     """Shuffle several datasets into one."""
-    from adapt_lora.surgery import mix_datasets
+    from adapt_lora.data.surgery import mix_datasets
 
     mixed = mix_datasets(_datasets(files, split, mapping), rows_each=rows_each, seed=seed)
     _write_derived(mixed, output, split, as_json=as_json)
@@ -515,7 +515,7 @@ def data_holdout(
     as_json: JsonFlag = False,
 ) -> None:
     """For each dataset make the mixture of all others, in OUTPUT/without-NAME."""
-    from adapt_lora.surgery import leave_one_out_mixtures
+    from adapt_lora.data.surgery import leave_one_out_mixtures
 
     parents = _datasets(files, split, mapping)
     mixtures = leave_one_out_mixtures(parents, rows_each=rows_each, seed=seed)
@@ -791,7 +791,7 @@ def push(
     """Upload an adapter with its card and fingerprint to the Hub; never rows of data."""
     import tempfile
 
-    from adapt_lora.registry.hub import push_adapter
+    from adapt_lora.registry.exchange.hub import push_adapter
 
     registry = _registry(tracking_uri, quiet=quiet or as_json)
     record = registry.adapter(name, _identity(registry, base_model) if base_model else None)
@@ -1157,7 +1157,7 @@ def doctor(
     quiet: QuietFlag = False,
 ) -> None:
     """Say what this machine has and lacks, and the command that mends each lack."""
-    from adapt_lora.doctor import examine
+    from adapt_lora.roads.doctor import examine
 
     checks = examine(tracking_uri, base_model)
     failed = [check for check in checks if check.status == "missing"]
@@ -1324,7 +1324,7 @@ def _write_derived(
     derived: "DerivedRows", folder: Path, split: str, *, as_json: bool, quiet: bool = False
 ) -> None:
     from adapt_lora.data import read_dataset
-    from adapt_lora.surgery import write_derived
+    from adapt_lora.data.surgery import write_derived
 
     write_derived(derived, folder, name=folder.resolve().name, split=split)
     made = read_dataset(folder, split=split)

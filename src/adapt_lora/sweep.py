@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapt_lora import roads
-from adapt_lora.base_model import find_base_model, load_base_model
 from adapt_lora.cluster import spread
 from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import AdaptError, ConfigError
+from adapt_lora.model.base import find_base_model, load_base_model
 from adapt_lora.registry import Registry
 
 if TYPE_CHECKING:
-    from adapt_lora.base_model import BaseModel
+    from adapt_lora.model.base import BaseModel
     from adapt_lora.trainer import Recipe
 
 RunStatus = Literal["to train", "registered", "trained", "failed"]

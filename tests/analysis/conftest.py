@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapt_lora.base_model import BaseIdentity
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry.records import (
     BASE_ID,
     AdapterRecord,

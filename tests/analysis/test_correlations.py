@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 from adapt_lora.analysis import GainCorrelations, gain_correlations
 from adapt_lora.analysis.correlations import Correlation
-from adapt_lora.base_model import BaseIdentity
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry.records import BASE_ID, TransferMatrix
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from adapt_lora.analysis.pairs import pair_distances, transfer_pairs
-from adapt_lora.base_model import BaseIdentity
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry.records import BASE_ID, Fingerprint
 
 BASE = BaseIdentity("a", "arch", "w")

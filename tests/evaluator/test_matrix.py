@@ -23,8 +23,8 @@ from adapt_lora.evaluator import (
     plan_matrix,
 )
 from adapt_lora.evaluator.cells import majority_label
+from adapt_lora.model.scoring import LabelScores, WrittenAnswer
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
-from adapt_lora.scoring import LabelScores, WrittenAnswer
 
 
 class Shelf:

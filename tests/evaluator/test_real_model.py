@@ -11,7 +11,7 @@ from adapt_lora.trainer import find_recipe, train_adapter
 
 @pytest.mark.slow
 def test_quick_teaches_smollm2_sentiment(shared_data, tmp_path):
-    from adapt_lora.base_model import load_base_model
+    from adapt_lora.model.base import load_base_model
 
     try:
         base = load_base_model()

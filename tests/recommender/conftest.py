@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from adapt_lora.base_model import BaseIdentity
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.recommender.table import TransferTable
 from adapt_lora.registry.records import (
     BASE_ID,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapt_lora.base_model import BaseIdentity
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.recommender import rank_adapters
 from adapt_lora.recommender.bench import bench_registry
 from adapt_lora.recommender.borrowing import translate

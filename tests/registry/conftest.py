@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from adapt_lora.base_model import BaseIdentity
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry import Registry, read_adapter
 from adapt_lora.registry.records import (
     AdapterRecord,

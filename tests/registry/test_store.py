@@ -466,7 +466,7 @@ def test_nothing_is_printed_and_the_global_store_is_left_alone(
 def test_two_processes_may_open_a_new_store_at_once(tmp_path):
     code = (
         "import sys; from adapt_lora.registry import Registry;"
-        "from adapt_lora.base_model import BaseIdentity;"
+        "from adapt_lora.model.base import BaseIdentity;"
         "r = Registry(sys.argv[1]); r.ensure_base(BaseIdentity('a/b', 'x', 'y')); print(r.bases())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "new")]

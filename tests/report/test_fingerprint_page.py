@@ -1,6 +1,6 @@
 from rich.console import Console
 
-from adapt_lora.base_model import BaseIdentity
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry.records import Fingerprint, Histogram
 from adapt_lora.report.fingerprint_page import fingerprint_page, sparkline
 

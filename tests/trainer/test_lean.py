@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from adapt_lora.errors import TrainingError
-from adapt_lora.lora_linear import _LoraLinear
-from adapt_lora.scoring import encode_rows
+from adapt_lora.model.lora_linear import _LoraLinear
+from adapt_lora.model.scoring import encode_rows
 from adapt_lora.trainer import attention, loop, train_adapter
 
 

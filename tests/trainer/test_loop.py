@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adapt_lora import scoring
 from adapt_lora.data import Row
 from adapt_lora.errors import TrainingError
+from adapt_lora.model import scoring
 from adapt_lora.trainer import loop, train_adapter
 from adapt_lora.trainer.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from adapt_lora.trainer.loop import ADAPTER_FILES, epoch_batches, epoch_folder, length_groups
@@ -323,7 +323,7 @@ def test_lora_weights_are_trained_in_float32_on_a_bfloat16_base(
 ):
     from safetensors import safe_open
 
-    from adapt_lora.base_model import load_base_model
+    from adapt_lora.model.base import load_base_model
 
     base = load_base_model(tiny_base_dir, dtype="bfloat16", device="cpu")
     before = _state(base)
@@ -339,7 +339,7 @@ def test_lora_weights_are_trained_in_float32_on_a_bfloat16_base(
 KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
-from adapt_lora.base_model import load_base_model
+from adapt_lora.model.base import load_base_model
 from adapt_lora.data import Row
 from adapt_lora.trainer import Recipe, train_adapter
 base = load_base_model(sys.argv[1], dtype="float32", device="cpu")
@@ -657,7 +657,7 @@ def test_an_extraction_of_full_rank_is_the_change_itself(tiny_base, full_recipe,
 def test_full_fine_tuning_of_a_bfloat16_base_is_refused(
     tiny_base_dir, sentiment_rows, full_recipe, tmp_path
 ):
-    from adapt_lora.base_model import load_base_model
+    from adapt_lora.model.base import load_base_model
 
     base = load_base_model(tiny_base_dir, dtype="bfloat16", device="cpu")
     _fails(base, sentiment_rows, full_recipe, tmp_path / "a", "needs float32.*set dtype=float32")

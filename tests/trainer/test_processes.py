@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from adapt_lora import roads
 from adapt_lora.registry import Registry
 from adapt_lora.trainer import find_recipe, train_adapter
-from tests.test_roads import write_rows
+from tests.roads.test_roads import write_rows
 
 SETTINGS = ("held_out_rows=4", "batch_size=5", "epochs=3", "learning_rate=0.002", "max_rows=33")
 
@@ -91,7 +91,7 @@ def test_two_processes_train_what_one_trains_and_register_it_once(home, tiny_bas
 DYING_RUN = """
 import json, os, signal, sys
 from pathlib import Path
-from adapt_lora.base_model import load_base_model
+from adapt_lora.model.base import load_base_model
 from adapt_lora.data import Row
 from adapt_lora.trainer import Recipe, join_processes, train_adapter
 base = load_base_model(sys.argv[1], dtype="float32", device="cpu")

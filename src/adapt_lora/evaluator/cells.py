@@ -23,8 +23,8 @@ from adapt_lora.evaluator.metrics import (
 )
 from adapt_lora.evaluator.protocol import Protocol
 from adapt_lora.evaluator.tasks import TEXT_METRICS, Grader, Task
+from adapt_lora.model.scoring import LabelScores
 from adapt_lora.registry.records import MAJORITY_ID, Cell, Prediction
-from adapt_lora.scoring import LabelScores
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt_lora.base_model import BaseModel
 from adapt_lora.data import Row
 from adapt_lora.errors import AdapterError, AdaptError, TaskError
 from adapt_lora.evaluator.backends import (
@@ -25,8 +24,9 @@ from adapt_lora.evaluator.metrics import FloatArray, LabelDecision
 from adapt_lora.evaluator.outcomes import with_outcomes
 from adapt_lora.evaluator.protocol import Protocol
 from adapt_lora.evaluator.tasks import Grader, Task, needed_grader
+from adapt_lora.model.base import BaseModel
+from adapt_lora.model.scoring import PROTOCOL_VERSION
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, Cell, FewShotRow, Prediction
-from adapt_lora.scoring import PROTOCOL_VERSION
 
 HasCell = Callable[[str, str, str], bool]
 """Whether (adapter_id, task, protocol digest) is measured already."""

@@ -8,8 +8,8 @@ import numpy as np
 from adapt_lora.evaluator.backends import Backend
 from adapt_lora.evaluator.cells import CellResult
 from adapt_lora.evaluator.tasks import Task
+from adapt_lora.model.scoring import WrittenAnswer
 from adapt_lora.registry.records import Prediction
-from adapt_lora.scoring import WrittenAnswer
 
 
 def with_outcomes(

@@ -6,7 +6,6 @@ from math import sqrt
 from pathlib import Path
 from random import Random
 
-from adapt_lora.base_model import BaseModel
 from adapt_lora.data import Dataset, Row
 from adapt_lora.errors import TaskError
 from adapt_lora.evaluator.backends import Backend, Progress, TransformersBackend
@@ -22,6 +21,7 @@ from adapt_lora.evaluator.matrix import (
 )
 from adapt_lora.evaluator.metrics import LabelDecision
 from adapt_lora.evaluator.tasks import Grader, Task
+from adapt_lora.model.base import BaseModel
 from adapt_lora.registry.records import BASE_ID, Cell
 
 _SWITCH_S = 1.0  # putting a 135M model's adapter on and checking that it is: .6-1.2 s on two cores

@@ -15,7 +15,7 @@ from scipy.spatial.distance import squareform
 
 from adapt_lora.errors import MatrixError
 from adapt_lora.recommender.likeness import task_likeness
-from adapt_lora.registry.published import (
+from adapt_lora.registry.exchange.published import (
     BARE,
     RUN_COLUMNS,
     is_results_header,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adapt_lora.registry.adapter import Adapter, check_fits, copy_adapter, read_adapter
     from adapt_lora.registry.bases import compare_bases
+    from adapt_lora.registry.exchange.hub import fetch_adapter, push_adapter
     from adapt_lora.registry.fingerprint.weights import fingerprint_weights
-    from adapt_lora.registry.hub import fetch_adapter, push_adapter
     from adapt_lora.registry.records import (
         AdapterRecord,
         Cell,
@@ -34,9 +34,9 @@ _HOMES = {
     "check_fits": "adapter",
     "compare_bases": "bases",
     "copy_adapter": "adapter",
-    "fetch_adapter": "hub",
+    "fetch_adapter": "exchange.hub",
     "fingerprint_weights": "fingerprint.weights",
-    "push_adapter": "hub",
+    "push_adapter": "exchange.hub",
     "read_adapter": "adapter",
     "serve_ui": "ui",
 }

@@ -1,7 +1,7 @@
 """When two base models count as the same one."""
 
-from adapt_lora.base_model import BaseIdentity
 from adapt_lora.errors import BaseModelMismatch
+from adapt_lora.model.base import BaseIdentity
 
 
 def compare_bases(registered: BaseIdentity, given: BaseIdentity) -> str | None:

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from adapt_lora.base_model import BaseIdentity
 from adapt_lora.errors import ConfigError
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry.records import (
     BASE_ID,
     MAJORITY_ID,

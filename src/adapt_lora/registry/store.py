@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 from urllib.parse import unquote, urlparse
 
-from adapt_lora.base_model import BaseIdentity, cache_dir
 from adapt_lora.errors import (
     AdapterError,
     AdaptError,
@@ -27,6 +26,7 @@ from adapt_lora.errors import (
     NotFoundError,
     RegistryError,
 )
+from adapt_lora.model.base import BaseIdentity, cache_dir
 from adapt_lora.registry import layout
 from adapt_lora.registry.adapter import copy_adapter, is_allowed_file, read_adapter
 from adapt_lora.registry.bases import compare_bases, find_base

@@ -12,8 +12,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapt_lora.base_model import BaseIdentity
 from adapt_lora.errors import RegistryError
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry.store import Registry
 
 _START_TIMEOUT_S = 90

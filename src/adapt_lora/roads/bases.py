@@ -1,6 +1,6 @@
 """Which base model is meant, and what the registry knows of the others."""
 
-from adapt_lora.base_model import BaseIdentity, find_base_model
+from adapt_lora.model.base import BaseIdentity, find_base_model
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import TransferMatrix
 

@@ -12,9 +12,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from adapt_lora.base_model import BaseIdentity, cache_dir, load_base_model
 from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import AdaptError, ConfigError, NotFoundError
+from adapt_lora.model.base import BaseIdentity, cache_dir, load_base_model
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import (
     BASE_ID,
@@ -27,7 +27,6 @@ from adapt_lora.registry.records import (
 from adapt_lora.roads.progress import Progress, of_step
 
 if TYPE_CHECKING:
-    from adapt_lora.base_model import BaseModel
     from adapt_lora.evaluator import (
         Backend,
         BackendName,
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
         Shots,
         Task,
     )
+    from adapt_lora.model.base import BaseModel
     from adapt_lora.report.outcomes import CellOutcomes
 
 EVERY = "*"

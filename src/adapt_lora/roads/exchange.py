@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapt_lora.base_model import BaseIdentity
 from adapt_lora.errors import AdaptError, ConfigError, MatrixError, NotFoundError
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, AdapterRecord, TransferMatrix
 from adapt_lora.roads.bases import which_base
@@ -16,7 +16,7 @@ from adapt_lora.roads.progress import Progress, of_step
 from adapt_lora.roads.training import entry_name
 
 if TYPE_CHECKING:
-    from adapt_lora.registry.lm_eval import HarnessCell, HarnessResults
+    from adapt_lora.registry.exchange.lm_eval import HarnessCell, HarnessResults
 
 STARTER = "starter"
 """What `import_results` takes for the registry that comes with Adapt."""
@@ -74,9 +74,9 @@ def import_results(
         MatrixError: The file can't be read; nothing was written.
         NotFoundError: The harness measured an adapter that is not registered.
     """
-    from adapt_lora.registry.lm_eval import lm_eval_files
-    from adapt_lora.registry.portable import EXPORT_FILE
-    from adapt_lora.registry.published import read_published
+    from adapt_lora.registry.exchange.lm_eval import lm_eval_files
+    from adapt_lora.registry.exchange.portable import EXPORT_FILE
+    from adapt_lora.registry.exchange.published import read_published
 
     started = time.perf_counter()
     folder = Path(path)
@@ -136,7 +136,7 @@ def starter_folder() -> Path:
 def _import_export(
     folder: Path, registry: Registry, progress: Progress | None, started: float
 ) -> Import:
-    from adapt_lora.registry.portable import read_export
+    from adapt_lora.registry.exchange.portable import read_export
 
     export = read_export(folder)
     base = export.matrix.base
@@ -181,7 +181,7 @@ def export_registry(
         NotFoundError: The registry holds nothing of that base.
         RegistryError: The folder can't be written.
     """
-    from adapt_lora.registry.portable import Export, write_export
+    from adapt_lora.registry.exchange.portable import Export, write_export
 
     base = which_base(registry, base_model)
     matrix = registry.transfer_matrix(base)
@@ -204,7 +204,7 @@ def _import_harness(
     *,
     pool: bool,
 ) -> Import:
-    from adapt_lora.registry.lm_eval import read_lm_eval
+    from adapt_lora.registry.exchange.lm_eval import read_lm_eval
 
     started = time.perf_counter()
     read = [read_lm_eval(file) for file in files]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapt_lora.base_model import BaseIdentity, cache_dir, load_base_model
 from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import AdaptError, DatasetError, RecommendError
+from adapt_lora.model.base import BaseIdentity, cache_dir, load_base_model
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import Fingerprint, TransferMatrix
 from adapt_lora.roads.bases import other_matrices
@@ -18,8 +18,8 @@ from adapt_lora.roads.progress import Progress, of_step
 if TYPE_CHECKING:
     import pandas as pd
 
-    from adapt_lora.base_model import BaseModel
     from adapt_lora.evaluator import TargetMeter
+    from adapt_lora.model.base import BaseModel
     from adapt_lora.recommender import Recommendation
     from adapt_lora.recommender.ranking import FittedRanking
 

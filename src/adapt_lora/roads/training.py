@@ -11,16 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapt_lora.base_model import BaseIdentity, cache_dir, find_base_model, load_base_model
 from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import BaseModelError, ConfigError, TrainingError
+from adapt_lora.model.base import BaseIdentity, cache_dir, find_base_model, load_base_model
 from adapt_lora.registry import Registry
 from adapt_lora.registry.layout import registered_name
 from adapt_lora.registry.records import AdapterRecord, DatasetRecord, Fingerprint, StepRecord
 from adapt_lora.roads.progress import Progress, of_step
 
 if TYPE_CHECKING:
-    from adapt_lora.base_model import BaseModel
+    from adapt_lora.model.base import BaseModel
     from adapt_lora.registry.adapter import Adapter
     from adapt_lora.trainer import EpochRecord, Processes, Recipe, StepMetrics, TrainingResult
 
@@ -253,7 +253,7 @@ def _fetch(source: str, registry: Registry, scratch: Path) -> Path:
     path = Path(source).expanduser()
     if path.exists() or source.count("/") != 1 or source.startswith((".", "~")):
         return path
-    from adapt_lora.registry.hub import fetch_adapter
+    from adapt_lora.registry.exchange.hub import fetch_adapter
 
     return fetch_adapter(source, scratch)
 

@@ -24,11 +24,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
 from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
 
-from adapt_lora.base_model import BaseModel
 from adapt_lora.data import Row, sample_rows
 from adapt_lora.errors import TrainingError
-from adapt_lora.lora_linear import speed_up_lora
-from adapt_lora.scoring import Encoded, encode_rows
+from adapt_lora.model.base import BaseModel
+from adapt_lora.model.lora_linear import speed_up_lora
+from adapt_lora.model.scoring import Encoded, encode_rows
 from adapt_lora.trainer.attention import row_attention
 from adapt_lora.trainer.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from adapt_lora.trainer.processes import Processes

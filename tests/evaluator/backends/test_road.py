@@ -8,7 +8,7 @@ from adapt_lora.cli import app
 from adapt_lora.errors import ConfigError
 from adapt_lora.evaluator import ServerOptions
 from adapt_lora.registry import Registry
-from tests.test_roads import write_rows
+from tests.roads.test_roads import write_rows
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import numpy as np
 
-from adapt_lora import scoring
 from adapt_lora.evaluator.backends.tokens import TokenTree, decode_answers, stop_ids
+from adapt_lora.model import scoring
 
 
 def test_labels_that_begin_alike_share_their_forks():

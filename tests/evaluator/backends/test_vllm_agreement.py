@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapt_lora.base_model import BaseModel, load_base_model
 from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import AdapterError
 from adapt_lora.evaluator import TransformersBackend, evaluate_matrix, make_task
+from adapt_lora.model.base import BaseModel, load_base_model
 from adapt_lora.registry.records import BASE_ID
 
 pytestmark = [

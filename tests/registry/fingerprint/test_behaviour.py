@@ -3,8 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from adapt_lora.base_model import cache_dir
 from adapt_lora.errors import AdapterError
+from adapt_lora.model.base import cache_dir
+from adapt_lora.model.scoring import score_labels
 from adapt_lora.registry.fingerprint import behaviour as module
 from adapt_lora.registry.fingerprint.behaviour import (
     ANSWERED,
@@ -14,7 +15,6 @@ from adapt_lora.registry.fingerprint.behaviour import (
     fingerprint_behaviour,
     read_probes,
 )
-from adapt_lora.scoring import score_labels
 
 
 def test_there_are_32_different_probes_with_evenly_spread_labels():

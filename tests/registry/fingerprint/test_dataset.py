@@ -7,8 +7,8 @@ import pytest
 
 from adapt_lora.data import read_dataset
 from adapt_lora.errors import DatasetError
+from adapt_lora.model.scoring import encode_row, read_pass, score_labels
 from adapt_lora.registry.fingerprint import fingerprint_dataset
-from adapt_lora.scoring import encode_row, read_pass, score_labels
 
 FILMS = ("the film was {}", "I like the {} food", "what a {} city", "the {} question")
 
@@ -227,7 +227,7 @@ def test_progress_ends_at_the_rows_read(sums, tiny_base):
 
 @pytest.mark.slow
 def test_a_real_dataset_under_a_real_base(shared_data):
-    from adapt_lora.base_model import load_base_model
+    from adapt_lora.model.base import load_base_model
 
     dataset = read_dataset(shared_data / "data" / "sst2", split="train")
     found = fingerprint(dataset, load_base_model())

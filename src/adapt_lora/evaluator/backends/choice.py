@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from adapt_lora.base_model import BaseModel
 from adapt_lora.errors import ConfigError
 from adapt_lora.evaluator.backends.protocol import Backend
 from adapt_lora.evaluator.backends.transformers import TransformersBackend
+from adapt_lora.model.base import BaseModel
 
 BackendName = Literal["auto", "transformers", "vllm", "openai"]
 

@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adapt_lora import scoring
-from adapt_lora.base_model import BaseModel
 from adapt_lora.data import Row
 from adapt_lora.errors import AdapterError, ScoringError, ServerError
 from adapt_lora.evaluator.backends.endpoint import Endpoint
@@ -20,7 +18,9 @@ from adapt_lora.evaluator.backends.protocol import Progress
 from adapt_lora.evaluator.backends.served import describe_served
 from adapt_lora.evaluator.backends.tokens import TokenTree, score_paths, stop_ids
 from adapt_lora.evaluator.backends.transformers import TransformersBackend
-from adapt_lora.scoring import FloatArray, LabelScores
+from adapt_lora.model import scoring
+from adapt_lora.model.base import BaseModel
+from adapt_lora.model.scoring import FloatArray, LabelScores
 
 Road = Literal["asked", "echo"]
 """How log-probabilities come: "asked" names the tokens that are wanted after a prompt (vLLM's

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from adapt_lora.data import Row
-from adapt_lora.scoring import FloatArray, LabelScores
+from adapt_lora.model.scoring import FloatArray, LabelScores
 
 Progress = Callable[[int, int], None]
 """Told (rows done, rows in all) now and then."""

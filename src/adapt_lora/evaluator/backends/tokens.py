@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adapt_lora import scoring
-from adapt_lora.base_model import BaseModel
-from adapt_lora.scoring import Finish, FloatArray, LabelScores, WrittenAnswer
+from adapt_lora.model import scoring
+from adapt_lora.model.base import BaseModel
+from adapt_lora.model.scoring import Finish, FloatArray, LabelScores, WrittenAnswer
 
 Start = tuple[int, ...]
 """The first tokens of a label, none at the root."""

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from adapt_lora import scoring
-from adapt_lora.base_model import BaseModel
 from adapt_lora.data import Row
 from adapt_lora.evaluator.backends.protocol import Progress
-from adapt_lora.scoring import FloatArray, LabelScores
+from adapt_lora.model import scoring
+from adapt_lora.model.base import BaseModel
+from adapt_lora.model.scoring import FloatArray, LabelScores
 
 
 class TransformersBackend:

@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from adapt_lora import scoring
-from adapt_lora.base_model import BaseModel
 from adapt_lora.data import Row
 from adapt_lora.errors import AdapterError, AdaptError, ConfigError, ScoringError
 from adapt_lora.evaluator.backends.protocol import Progress
@@ -24,7 +22,9 @@ from adapt_lora.evaluator.backends.served import (
 )
 from adapt_lora.evaluator.backends.tokens import TokenTree, decode_answers, stop_ids
 from adapt_lora.evaluator.backends.transformers import TransformersBackend
-from adapt_lora.scoring import FloatArray, LabelScores
+from adapt_lora.model import scoring
+from adapt_lora.model.base import BaseModel
+from adapt_lora.model.scoring import FloatArray, LabelScores
 
 Answer = TypeVar("Answer")
 

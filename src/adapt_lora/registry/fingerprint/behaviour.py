@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt_lora.base_model import BaseModel, cache_dir
 from adapt_lora.errors import AdapterError
-from adapt_lora.scoring import PROTOCOL_VERSION, FloatArray, encode_row, generate, read_pass
+from adapt_lora.model.base import BaseModel, cache_dir
+from adapt_lora.model.scoring import PROTOCOL_VERSION, FloatArray, encode_row, generate, read_pass
 
 
 @dataclass(frozen=True, slots=True)

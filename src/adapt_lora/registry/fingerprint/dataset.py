@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from adapt_lora.base_model import BaseModel
 from adapt_lora.data import Dataset, Row
 from adapt_lora.errors import DatasetError
+from adapt_lora.model.base import BaseModel
 from adapt_lora.registry.fingerprint.duplicates import duplicate_part, row_sketch
 from adapt_lora.registry.fingerprint.embedding import hidden_part, minilm_part
 from adapt_lora.registry.fingerprint.labels import (
@@ -23,7 +23,7 @@ from adapt_lora.registry.fingerprint.perplexity import perplexity_part, total_pe
 from adapt_lora.registry.records import Fingerprint
 
 if TYPE_CHECKING:
-    from adapt_lora.scoring import Encoded, PassResult
+    from adapt_lora.model.scoring import Encoded, PassResult
 
 EncoderChoice = Literal["auto", "none"]
 LinguisticsChoice = Literal["auto", "none"]
@@ -149,7 +149,7 @@ def _model_parts(
     progress: Callable[[int, int], None] | None,
 ) -> list[Fingerprint]:
     """All that one pass of the base model over a sample tells."""
-    from adapt_lora.scoring import label_ids, read_pass
+    from adapt_lora.model.scoring import label_ids, read_pass
 
     parts: list[Fingerprint] = []
     label_lengths = [len(ids) for ids in label_ids(base, labels)]
@@ -218,7 +218,7 @@ def _draw(
     rows: Sequence[Row], *, base: BaseModel, max_tokens: int, label_lengths: Sequence[int]
 ) -> _Sample:
     """The first rows that fit the budget, at least eight (or all there are)."""
-    from adapt_lora.scoring import encode_row
+    from adapt_lora.model.scoring import encode_row
 
     share = max(_MIN_ROW_TOKENS, max_tokens // _MIN_PASS_ROWS)
     window = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
@@ -242,7 +242,7 @@ def _draw(
 
 def _cut_tokens(row: "Encoded", longest: int) -> "Encoded":
     """The row with at most `longest` tokens of text: the prompt's end and the response's start."""
-    from adapt_lora.scoring import Encoded
+    from adapt_lora.model.scoring import Encoded
 
     start, end = row.content
     n_closing = row.n_template_response

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt_lora.base_model import BaseModel
+from adapt_lora.model.base import BaseModel
 from adapt_lora.registry.records import Fingerprint, Histogram
 
 Counts = NDArray[np.int64]

@@ -181,7 +181,7 @@ class BaseModel:
         from peft import PeftConfig, PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        from adapt_lora.lora_linear import speed_up_lora
+        from adapt_lora.model.lora_linear import speed_up_lora
 
         # PEFT may load trained biases over the base's own.
         for module in modules.values():

@@ -15,8 +15,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from adapt_lora.base_model import BaseIdentity
 from adapt_lora.errors import MatrixError
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry.records import (
     BASE_ID,
     PUBLISHED_METRIC,

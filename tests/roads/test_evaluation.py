@@ -15,7 +15,7 @@ from adapt_lora.errors import ConfigError, DatasetError, MatrixError, NotFoundEr
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
 from adapt_lora.report.outcomes import cell_outcomes
-from tests.test_roads import write_rows
+from tests.roads.test_roads import write_rows
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from adapt_lora.base_model import MODEL_WHEELS, cache_dir, locate_base_model, pick_dtype
 from adapt_lora.errors import AdaptError
+from adapt_lora.model.base import MODEL_WHEELS, cache_dir, locate_base_model, pick_dtype
 from adapt_lora.registry import Registry
 
 Status = Literal["ok", "missing", "note"]

@@ -19,8 +19,8 @@ from torch.nn import functional
 from transformers import Cache, DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
-from adapt_lora.base_model import BaseModel
 from adapt_lora.errors import ScoringError
+from adapt_lora.model.base import BaseModel
 
 if TYPE_CHECKING:
     from adapt_lora.data import Row

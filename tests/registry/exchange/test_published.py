@@ -3,7 +3,7 @@ import json
 import pytest
 
 from adapt_lora.errors import MatrixError
-from adapt_lora.registry.published import read_published
+from adapt_lora.registry.exchange.published import read_published
 from adapt_lora.registry.records import BASE_ID
 
 HEADER = (

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from adapt_lora import roads
-from adapt_lora.base_model import BaseIdentity
 from adapt_lora.errors import (
     AdapterError,
     ConfigError,
@@ -18,6 +17,7 @@ from adapt_lora.errors import (
     RegistryError,
     TaskError,
 )
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, few_shot_row
 from adapt_lora.trainer import find_recipe

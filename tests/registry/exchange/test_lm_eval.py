@@ -5,7 +5,7 @@ import json
 import pytest
 
 from adapt_lora.errors import MatrixError
-from adapt_lora.registry.lm_eval import lm_eval_files, read_lm_eval
+from adapt_lora.registry.exchange.lm_eval import lm_eval_files, read_lm_eval
 from adapt_lora.registry.records import PUBLISHED_METRIC
 
 

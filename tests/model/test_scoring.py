@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from adapt_lora import scoring
-from adapt_lora.base_model import load_base_model
 from adapt_lora.errors import ScoringError
-from adapt_lora.scoring import encode_row, generate, read_pass, score_labels, token_batches
+from adapt_lora.model import scoring
+from adapt_lora.model.base import load_base_model
+from adapt_lora.model.scoring import encode_row, generate, read_pass, score_labels, token_batches
 
 PROMPTS = ("the film was good", "what is the capital of a city", "add 2 and 3", "")
 LABELS = ("positive", "no", "the answer is 5")
@@ -157,7 +157,7 @@ def test_a_row_longer_than_the_model_reads_is_named(tiny_base):
 def test_without_a_chat_template_the_plain_template_is_used(tiny_base_dir, tmp_path):
     import shutil
 
-    from adapt_lora.base_model import load_base_model
+    from adapt_lora.model.base import load_base_model
 
     folder = tmp_path / "plain"
     shutil.copytree(tiny_base_dir, folder)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from adapt_lora import base_model
-from adapt_lora.base_model import find_base_model, load_base_model, locate_base_model, pick_dtype
 from adapt_lora.errors import AdapterError, BaseModelError
-from adapt_lora.scoring import score_labels
+from adapt_lora.model import base as base_model
+from adapt_lora.model.base import find_base_model, load_base_model, locate_base_model, pick_dtype
+from adapt_lora.model.scoring import score_labels
 
 
 def test_a_folder_is_loaded_with_its_name_template_and_sizes(tiny_base):
@@ -218,7 +218,7 @@ def test_odd_adapters_score_as_peft_does_and_leave_no_bit_behind(
 def test_a_faint_update_is_not_rounded_into_half_precision_weights(
     tiny_base_dir, tiny_adapter, dtype, merged
 ):
-    from adapt_lora.base_model import load_base_model
+    from adapt_lora.model.base import load_base_model
 
     base = load_base_model(tiny_base_dir, dtype=dtype, device="cpu")
     layer_of = base.model.get_submodule

@@ -15,7 +15,7 @@ from adapt_lora.cli import app
 from adapt_lora.errors import ConfigError
 from adapt_lora.registry import Registry
 from adapt_lora.trainer import find_recipe
-from tests.test_roads import write_rows
+from tests.roads.test_roads import write_rows
 
 KILLED_COMMAND = """
 import os, signal, sys

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from adapt_lora.base_model import BaseIdentity
 from adapt_lora.errors import RegistryError
+from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry import layout
 from adapt_lora.registry.adapter import copy_adapter, read_adapter
 from adapt_lora.registry.records import AdapterRecord, Cell, Fingerprint, TaskRecord, TransferMatrix

@@ -10,10 +10,7 @@ from typer.testing import CliRunner
 from adapt_lora import roads
 from adapt_lora.cli import app
 from adapt_lora.data import read_dataset
-from adapt_lora.errors import ConfigError, DatasetError
-from adapt_lora.registry import Registry
-from adapt_lora.report.card import adapter_card_html, adapter_card_markdown
-from adapt_lora.surgery import (
+from adapt_lora.data.surgery import (
     balance_labels,
     leave_one_out_mixtures,
     mislabel_rows,
@@ -21,8 +18,11 @@ from adapt_lora.surgery import (
     subsample_rows,
     write_derived,
 )
+from adapt_lora.errors import ConfigError, DatasetError
+from adapt_lora.registry import Registry
+from adapt_lora.report.card import adapter_card_html, adapter_card_markdown
 from adapt_lora.trainer import find_recipe
-from tests.test_roads import write_rows
+from tests.roads.test_roads import write_rows
 
 
 @pytest.fixture

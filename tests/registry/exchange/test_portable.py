@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from adapt_lora.errors import RegistryError
-from adapt_lora.registry.portable import Export, read_export, write_export
+from adapt_lora.registry.exchange.portable import Export, read_export, write_export
 from adapt_lora.registry.records import BASE_ID, Fingerprint, TransferMatrix
 from tests.registry.conftest import cell, task_named
 
