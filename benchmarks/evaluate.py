@@ -167,7 +167,7 @@ def score_matrix(home: Path) -> dict[str, Any]:
     from adapt_lora.model.base import load_base_model
     from adapt_lora.registry import Registry
     from adapt_lora.registry.adapter import read_adapter
-    from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, AdapterRecord
+    from adapt_lora.registry.records import AdapterRecord
 
     base = load_base_model(_base_folder(home))
     scoring_s = [0.0]
@@ -206,16 +206,16 @@ def score_matrix(home: Path) -> dict[str, Any]:
 
     def keep(result: Any) -> None:
         cell = result.cell
-        adapter = by_id[cell.adapter_id]
+        adapter = by_id[cell.row.model]
         registry.add_cells(base.identity, adapter, records[cell.task], [cell])
         right.setdefault(cell.task, []).append(cell.metrics["accuracy"])
 
     started = time.perf_counter()
     report = evaluate_matrix(
         base,
-        list(zip(by_id, adapters, strict=True)),
+        [(record.row, folder) for record, folder in zip(by_id.values(), adapters, strict=True)],
         tasks,
-        has_cell=lambda adapter, _task, _protocol: adapter in (BASE_ID, MAJORITY_ID),
+        has_cell=lambda row, _task, _protocol: row.is_reference,
         save_cell=keep,
         backend=Timed(base),
     )

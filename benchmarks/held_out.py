@@ -56,7 +56,7 @@ def main() -> None:
 def compare(answer: roads.TargetRanking, matrix: TransferMatrix) -> list[PredictedMeasured]:
     """One point per adapter, in the predicted order."""
     task = answer.target.name
-    cells = {cell.adapter_id: cell for cell in matrix.cells if cell.task == task}
+    cells = {cell.row.id: cell for cell in matrix.cells if cell.task == task}
     base = cells[BASE_ID]
     return [
         PredictedMeasured(
@@ -75,7 +75,7 @@ def show(
 ) -> None:
     """Print a markdown table of predicted against measured gains."""
     task = answer.target.name
-    cells = {cell.adapter_id: cell for cell in matrix.cells if cell.task == task}
+    cells = {cell.row.id: cell for cell in matrix.cells if cell.task == task}
     base = cells[BASE_ID]
     print(f"\n{task}: base model {100 * base.score:.1f} ± {100 * base.se:.1f}, {base.n} rows")
     print("| adapter | predicted gain | interval | P(harm) | measured gain | ± |")

@@ -34,10 +34,11 @@ from adapt_lora.registry import Registry
 from adapt_lora.registry.adapter import read_adapter
 from adapt_lora.registry.fingerprint import fingerprint_dataset
 from adapt_lora.registry.records import (
-    BASE_ID,
+    BASE_ROW,
     AdapterRecord,
     Cell,
     DatasetRecord,
+    MatrixRow,
     TaskRecord,
 )
 
@@ -121,11 +122,11 @@ def make_registry(home: Path) -> float:
         task = TaskRecord(
             name, name, "balanced_accuracy", data, ("a", "b"), prints[number % len(prints)]
         )
-        for row in (BASE_ID, *records):
-            adapter_id = row if isinstance(row, str) else row.adapter_id
+        for each in (BASE_ROW, *records):
+            row = each if isinstance(each, MatrixRow) else each.row
             score = float(np.clip(0.5 + 0.15 * rng.normal(), 0, 1))
-            cell = Cell(adapter_id, name, "balanced_accuracy", score, 0.05, 100, "bench")
-            registry.add_cells(base.identity, row, task, [cell])
+            cell = Cell(row, name, "balanced_accuracy", score, 0.05, 100, "bench")
+            registry.add_cells(base.identity, each, task, [cell])
     return float(np.median(seconds))
 
 

@@ -28,7 +28,7 @@ from adapt_lora.recommender.model_cache import ModelCache
 from adapt_lora.recommender.models import make_ranker, unit_scores
 from adapt_lora.recommender.table import TransferTable
 from adapt_lora.registry.records import (
-    BASE_ID,
+    BASE_ROW,
     AdapterRecord,
     Cell,
     DatasetRecord,
@@ -118,10 +118,10 @@ def shelf(n_adapters: int, n_tasks: int) -> tuple[TransferMatrix, Fingerprint]:
         )
         for j in range(n_tasks)
     )
-    cells = [Cell(BASE_ID, task.name, METRIC, 0.5, 0.03, 100, "p") for task in tasks]
+    cells = [Cell(BASE_ROW, task.name, METRIC, 0.5, 0.03, 100, "p") for task in tasks]
     for j, task in enumerate(tasks):
         cells += [
-            Cell(record.adapter_id, task.name, METRIC, 0.5 + gain[i, j], 0.03, 100, "p")
+            Cell(record.row, task.name, METRIC, 0.5 + gain[i, j], 0.03, 100, "p")
             for i, record in enumerate(adapters)
         ]
     return TransferMatrix(BASE, adapters, tasks, tuple(cells)), fingerprint(rng, b[-1])

@@ -40,7 +40,6 @@ from adapt_lora.registry.records import (
     AdapterRecord,
     DatasetRecord,
     TransferMatrix,
-    few_shot_row,
 )
 from adapt_lora.sweep import Sweep, plan_sweep, run_sweep
 
@@ -247,9 +246,9 @@ def export(plan: Plan, registry: Registry) -> None:
         "datasets": meta,
         "tasks": of_tasks,
     }
-    shown = Counter(c.adapter_id for c in matrix.cells if few_shot_row(c.adapter_id) is not None)
+    shown = Counter(c.row for c in matrix.cells if c.row.shots)
     half_done = {row for row, n_cells in shown.items() if n_cells < len(matrix.tasks)}
-    cells = tuple(cell for cell in matrix.cells if cell.adapter_id not in half_done)
+    cells = tuple(cell for cell in matrix.cells if cell.row not in half_done)
     exported = TransferMatrix(base, adapters, matrix.tasks, cells, matrix.regime)
     write_export(Export(exported, folders, registry.trait_fit(base), about), plan.place)
     write_provenance(plan, adapters, meta)

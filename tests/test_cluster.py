@@ -107,7 +107,7 @@ def test_cells_measured_on_a_cluster_are_those_measured_here(
     )
     assert not spread_out.report.failures
     assert len(spread_out.report.cells) == 8  # base, majority label and two adapters on two tasks
-    of_adapters = [c for c in spread_out.report.cells if c.adapter_id not in (BASE_ID, MAJORITY_ID)]
+    of_adapters = [c for c in spread_out.report.cells if c.row.id not in (BASE_ID, MAJORITY_ID)]
     assert all("p_value_vs_base" in cell.metrics for cell in of_adapters)
     here = Registry(tmp_path / "here", cache_folder=tmp_path / "cache_here")
     roads.export_registry(tmp_path / "export", registry=registry)
@@ -116,8 +116,8 @@ def test_cells_measured_on_a_cluster_are_those_measured_here(
     )
     roads.import_results(tmp_path / "export", registry=here)
     local = roads.evaluate(tasks, registry=here, base_model=str(tiny_base_dir))
-    scores = {(cell.adapter_id, cell.task): cell.score for cell in local.report.cells}
-    assert scores == {(c.adapter_id, c.task): c.score for c in spread_out.report.cells}
+    scores = {(cell.row.id, cell.task): cell.score for cell in local.report.cells}
+    assert scores == {(c.row.id, c.task): c.score for c in spread_out.report.cells}
 
 
 def test_a_cluster_and_a_backend_that_mixes_adapters_do_not_go_together(tmp_path, fresh_store):

@@ -11,7 +11,7 @@ from adapt_lora import Registry, roads
 from adapt_lora.data import read_dataset
 from adapt_lora.registry.adapter import read_adapter
 from adapt_lora.registry.exchange.portable import Export, read_export
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, few_shot_row
+from adapt_lora.registry.records import BASE_ID, BASE_ROW, MAJORITY_ROW
 
 STARTER = Path(__file__).parents[1] / "starter"
 SECOND_BASE = STARTER / "second_base"
@@ -39,15 +39,15 @@ def test_the_figures_fit_into_a_wheel_and_the_weights_into_a_repository():
 
 def test_every_adapter_is_measured_on_every_task(starter):
     names = {record.name for record in starter.matrix.adapters}
-    measured = {(cell.adapter_id, cell.task) for cell in starter.matrix.cells}
+    measured = {(cell.row, cell.task) for cell in starter.matrix.cells}
     tasks = starter.matrix.tasks
     assert len(names) >= 20
     assert len(tasks) == 20
-    rows = [BASE_ID, *(record.adapter_id for record in starter.matrix.adapters)]
+    rows = [BASE_ROW, *(record.row for record in starter.matrix.adapters)]
     assert {(row, task.name) for row in rows for task in tasks} <= measured
     labelled = {task.name for task in tasks if task.metric == "balanced_accuracy"}
-    assert {task for row, task in measured if row == MAJORITY_ID} == labelled
-    few_shot = {task for row, task in measured if few_shot_row(row) is not None}
+    assert {task for row, task in measured if row == MAJORITY_ROW} == labelled
+    few_shot = {task for row, task in measured if row.shots}
     assert few_shot == {task.name for task in tasks}
 
 
@@ -106,7 +106,7 @@ def test_the_second_base_is_measured_on_the_same_tasks_and_has_no_weights(starte
     assert not any(record.has_weights for record in matrix.adapters)
     rows = {BASE_ID, *(record.adapter_id for record in matrix.adapters)}
     assert len(rows) == 1 + 6
-    measured = {(cell.adapter_id, cell.task) for cell in matrix.cells}
+    measured = {(cell.row.id, cell.task) for cell in matrix.cells}
     assert {(row, task.name) for row in rows for task in matrix.tasks} <= measured
     same = {(task.name, task.group, task.metric) for task in starter.matrix.tasks}
     assert len(matrix.tasks) == 12
@@ -157,7 +157,7 @@ def test_it_fills_an_empty_registry_once(tmp_path, starter):
 
 
 def _scores(matrix):
-    return {(cell.adapter_id, cell.task): cell.score for cell in matrix.cells}
+    return {(cell.row.id, cell.task): cell.score for cell in matrix.cells}
 
 
 def _strings(value):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from adapt_lora.model.base import BaseIdentity
     from adapt_lora.recommender.bench import BenchReport
     from adapt_lora.registry import Registry
-    from adapt_lora.registry.records import AdapterRecord
+    from adapt_lora.registry.records import AdapterRecord, Cell, MatrixRow
     from adapt_lora.roads import Progress
 
 _PLAIN_WIDTH = 160
@@ -796,7 +796,7 @@ def push(
     registry = _registry(tracking_uri, quiet=quiet or as_json)
     record = registry.adapter(name, _identity(registry, base_model) if base_model else None)
     matrix = registry.transfer_matrix(record.base)
-    cells = [cell for cell in matrix.cells if cell.adapter_id == record.adapter_id]
+    cells = [cell for cell in matrix.cells if cell.row == record.row]
     with tempfile.TemporaryDirectory(prefix="adapt-push-") as scratch:
         folder = registry.pull(name, Path(scratch) / "adapter", record.base)
         link = push_adapter(record, folder, repo, cells=cells, private=not public)
@@ -1398,21 +1398,23 @@ def _plain_record(record: Any) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(record).items() if value is not None}
 
 
-def _named_row(record: Any, names: Mapping[str, str]) -> dict[str, Any]:
+def _named_row(record: "Cell | CellFailure", names: "Mapping[MatrixRow, str]") -> dict[str, Any]:
     """A cell or a failure with the name of its row beside the id."""
-    row_id = record.adapter_id
-    return {**_plain_record(record), "adapter": names.get(row_id, row_id)}
+    content = _plain_record(record)
+    del content["row"]
+    name = names.get(record.row, record.row.label)
+    return {"adapter_id": record.row.id, **content, "adapter": name}
 
 
 def _name_failures(
-    failures: "Sequence[CellFailure]", names: Mapping[str, str], warnings: Sequence[str]
+    failures: "Sequence[CellFailure]", names: "Mapping[MatrixRow, str]", warnings: Sequence[str]
 ) -> None:
     """Say what could not be measured and why; exit code 1 where there is any."""
     for warning in warnings:
         _say(f"Warning: {warning}", style="yellow")
     for failure in failures:
         # "*" stands for every row of a task, or every task of an adapter.
-        parts = [names.get(failure.adapter_id, failure.adapter_id), failure.task]
+        parts = [names.get(failure.row, failure.row.label), failure.task]
         where = " on ".join(part for part in parts if part != "*")
         _say(f"Failed: {where}: {failure.reason}", style="red")
     if failures:

@@ -4,7 +4,7 @@ import pytest
 
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry.records import (
-    BASE_ID,
+    BASE_ROW,
     AdapterRecord,
     Cell,
     DatasetRecord,
@@ -77,9 +77,9 @@ def matrix() -> TransferMatrix:
         )
         for name, group, family, metric, tokens, shares in TASKS
     )
-    cells = [Cell(BASE_ID, task.name, task.metric, 0.4, 0.02, 100, "p") for task in tasks]
+    cells = [Cell(BASE_ROW, task.name, task.metric, 0.4, 0.02, 100, "p") for task in tasks]
     cells += [
-        Cell(adapter.adapter_id, task.name, task.metric, 0.4 + gain, 0.02, 100, "p")
+        Cell(adapter.row, task.name, task.metric, 0.4 + gain, 0.02, 100, "p")
         for adapter, row in zip(adapters, GAINS, strict=True)
         for task, gain in zip(tasks, row, strict=True)
         if gain is not None

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from adapt_lora.analysis import GainCorrelations, gain_correlations
 from adapt_lora.analysis.correlations import Correlation
 from adapt_lora.model.base import BaseIdentity
-from adapt_lora.registry.records import BASE_ID, TransferMatrix
+from adapt_lora.registry.records import BASE_ID, MatrixRow, TransferMatrix
 
 
 def test_lower_perplexity_goes_with_gains_as_the_paper_says(matrix):
@@ -47,7 +47,7 @@ def test_statistics_of_pairs_count_cells(matrix):
 def test_own_cells_do_not_count(matrix):
     """A huge gain at home must not move any correlation."""
     cells = tuple(
-        replace(c, score=5.0) if (c.adapter_id, c.task) == ("nli", "snli-test") else c
+        replace(c, score=5.0) if (c.row.id, c.task) == ("nli", "snli-test") else c
         for c in matrix.cells
     )
     assert gain_correlations(replace(matrix, cells=cells)) == gain_correlations(matrix)
@@ -75,9 +75,7 @@ def test_twins_of_one_group_widen_the_interval(matrix):
     """Copies of an adapter add no knowledge: clusters are drawn, not points."""
     twins = tuple(replace(a, adapter_id=f"{a.adapter_id}-twin") for a in matrix.adapters)
     copied = tuple(
-        replace(c, adapter_id=f"{c.adapter_id}-twin")
-        for c in matrix.cells
-        if c.adapter_id != BASE_ID
+        replace(c, row=MatrixRow(f"{c.row.id}-twin")) for c in matrix.cells if c.row.id != BASE_ID
     )
     doubled = replace(matrix, adapters=matrix.adapters + twins, cells=(*matrix.cells, *copied))
     once = by_name(gain_correlations(matrix))["response_ppl"]
@@ -129,7 +127,7 @@ def by_name(found: GainCorrelations) -> dict[str, Correlation]:
 
 def standings(matrix: TransferMatrix) -> dict[str, float]:
     """Mean z of each adapter over foreign tasks, by plain loops."""
-    score = {(c.adapter_id, c.task): c.score for c in matrix.cells}
+    score = {(c.row.id, c.task): c.score for c in matrix.cells}
     collected: dict[str, list[float]] = {a.adapter_id: [] for a in matrix.adapters}
     for task in matrix.tasks:
         column = {

@@ -64,7 +64,7 @@ def test_the_quadrants_split_pairs_by_likeness_of_their_statistics(matrix):
 
 
 def test_an_adapter_without_foreign_cells_is_left_out(matrix):
-    cells = tuple(cell for cell in matrix.cells if cell.adapter_id in {"base", "nli"})
+    cells = tuple(cell for cell in matrix.cells if cell.row.id in {"base", "nli"})
     assert set(by_name(side_effects(replace(matrix, cells=cells)))) == {"nli"}
 
 

@@ -25,7 +25,7 @@ def test_a_pair_holds_gain_and_both_scores_errors(matrix):
 
 
 def test_a_task_without_base_row_gives_no_pair(matrix):
-    cells = tuple(cell for cell in matrix.cells if cell.adapter_id != BASE_ID)
+    cells = tuple(cell for cell in matrix.cells if cell.row.id != BASE_ID)
     assert transfer_pairs(replace(matrix, cells=cells)) == ()
 
 

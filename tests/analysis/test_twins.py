@@ -49,7 +49,7 @@ def test_the_own_task_stands_apart(with_twins):
 
 def test_errors_add_up_as_for_independent_scores(with_twins):
     (found,) = compare_twins(with_twins)
-    cell = next(c for c in with_twins.cells if (c.adapter_id, c.task) == ("sentiment", "rte"))
+    cell = next(c for c in with_twins.cells if (c.row.id, c.task) == ("sentiment", "rte"))
     rte = next(one for one in found.foreign if one.task == "rte")
     assert rte.se == pytest.approx(2**0.5 * cell.se)
 
@@ -57,7 +57,7 @@ def test_errors_add_up_as_for_independent_scores(with_twins):
 def test_scores_of_two_protocols_are_never_subtracted(with_twins):
     cells = tuple(
         replace(cell, protocol="other")
-        if (cell.adapter_id, cell.task) == ("imbalanced", "rte")
+        if (cell.row.id, cell.task) == ("imbalanced", "rte")
         else cell
         for cell in with_twins.cells
     )
@@ -80,8 +80,8 @@ def test_evenness_tells_which_twin_says_one_label_to_everything(with_twins):
     rte = next(task for task in with_twins.tasks if task.name == "rte")
     said = {"sentiment": {"yes": 0.5, "no": 0.5}, "imbalanced": {"yes": 1.0, "no": 0.0}}
     cells = tuple(
-        replace(cell, predicted_shares=said[cell.adapter_id])
-        if cell.task == "rte" and cell.adapter_id in said
+        replace(cell, predicted_shares=said[cell.row.id])
+        if cell.task == "rte" and cell.row.id in said
         else cell
         for cell in with_twins.cells
     )

@@ -8,7 +8,7 @@ import pytest
 from adapt_lora.data import Row
 from adapt_lora.errors import TaskError
 from adapt_lora.evaluator import draw_shots, evaluate_matrix, make_task, plan_matrix
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, few_shot_row
+from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, MatrixRow
 from tests.evaluator.test_matrix import A, ScriptedBackend, Shelf
 
 
@@ -86,7 +86,7 @@ class Remembers(ScriptedBackend):
 def _measure(backend, adapters, task, shelf, shots):
     return evaluate_matrix(
         None,
-        adapters,
+        [(MatrixRow(name), folder) for name, folder in adapters],
         [task],
         has_cell=shelf.has,
         save_cell=shelf.save,
@@ -99,7 +99,7 @@ def test_a_few_shot_row_stands_in_the_column_of_the_bare_base(task, pool):
     shelf, backend = Shelf(), Remembers({None: 0})
     shots = draw_shots(pool, task, 3)
     _measure(backend, [], task, shelf, shots)
-    assert [r.cell.adapter_id for r in shelf.results] == [BASE_ID, MAJORITY_ID, "base+3shot"]
+    assert [r.cell.row.id for r in shelf.results] == [BASE_ID, MAJORITY_ID, "base+3shot"]
     bare, shown = shelf.results[0], shelf.results[-1]
     assert shown.cell.column == bare.cell.protocol
     assert shown.cell.protocol != bare.cell.protocol
@@ -114,18 +114,18 @@ def test_a_few_shot_row_stands_in_the_column_of_the_bare_base(task, pool):
 def test_named_adapters_get_few_shot_rows_of_their_own(task, pool):
     shelf, backend = Shelf(), ScriptedBackend({None: 0, A: 1})
     _measure(backend, [("a", A)], task, shelf, draw_shots(pool, task, 2, seed=7))
-    row_id = shelf.results[-1].cell.adapter_id
-    assert row_id == "a+2shot-seed7"
-    row = few_shot_row(row_id)
-    assert (row.adapter_id, row.shots, row.seed, row.row_id) == ("a", 2, 7, row_id)
-    assert row.words == "2 shots, seed 7"
+    row = shelf.results[-1].cell.row
+    assert row == MatrixRow("a", shots=2, seed=7) == MatrixRow.parse("a+2shot-seed7")
+    assert row.id == "a+2shot-seed7"
+    assert row.of("moods").label == "moods, 2 shots, seed 7"
+    assert not row.is_candidate
 
 
 def test_other_examples_are_another_protocol(task, pool):
     shelf, backend = Shelf(), ScriptedBackend({None: 0})
     for seed in (0, 1):
         _measure(backend, [], task, shelf, draw_shots(pool, task, 2, seed=seed))
-    protocols = [r.cell.protocol for r in shelf.results if few_shot_row(r.cell.adapter_id)]
+    protocols = [r.cell.protocol for r in shelf.results if r.cell.row.shots]
     assert len(set(protocols)) == 2
 
 
@@ -147,4 +147,7 @@ def test_examples_cost_tokens_in_the_plan(task, pool):
 
 @pytest.mark.parametrize("row_id", ["base", "majority label", "a" * 64, "3shot", "base+shot"])
 def test_other_ids_are_no_few_shot_rows(row_id):
-    assert few_shot_row(row_id) is None
+    row = MatrixRow.parse(row_id)
+    assert row == MatrixRow(row_id)
+    assert row.id == row_id
+    assert row.is_candidate != (row_id in ("base", "majority label"))

@@ -24,7 +24,7 @@ from adapt_lora.evaluator import (
 )
 from adapt_lora.evaluator.cells import majority_label
 from adapt_lora.model.scoring import LabelScores, WrittenAnswer
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
+from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, MatrixRow
 
 
 class Shelf:
@@ -33,9 +33,9 @@ class Shelf:
     def __init__(self) -> None:
         self.results: list[CellResult] = []
 
-    def has(self, adapter_id: str, task: str, protocol: str) -> bool:
-        return (adapter_id, task, protocol) in {
-            (r.cell.adapter_id, r.cell.task, r.cell.protocol) for r in self.results
+    def has(self, row: MatrixRow, task: str, protocol: str) -> bool:
+        return (row, task, protocol) in {
+            (r.cell.row, r.cell.task, r.cell.protocol) for r in self.results
         }
 
     def save(self, result: CellResult) -> None:
@@ -43,7 +43,7 @@ class Shelf:
 
     def cell(self, adapter_id: str, task: str):
         return next(
-            r.cell for r in self.results if (r.cell.adapter_id, r.cell.task) == (adapter_id, task)
+            r.cell for r in self.results if (r.cell.row.id, r.cell.task) == (adapter_id, task)
         )
 
 
@@ -107,7 +107,7 @@ def sums(make_dataset):
 def _run(backend, adapters, tasks, shelf, **options):
     return evaluate_matrix(
         None,  # the scripted backend needs no model
-        adapters,
+        [(MatrixRow(name), folder) for name, folder in adapters],
         tasks,
         has_cell=shelf.has,
         save_cell=shelf.save,
@@ -119,7 +119,7 @@ def _run(backend, adapters, tasks, shelf, **options):
 def test_the_base_comes_first_then_the_majority_label_then_each_adapter(shelf, reviews, sums):
     backend = ScriptedBackend({None: 0, A: 1}, ["12"])
     report = _run(backend, [("a", A)], [reviews, sums], shelf)
-    assert [(c.adapter_id, c.task) for c in report.cells] == [
+    assert [(c.row.id, c.task) for c in report.cells] == [
         (BASE_ID, "reviews"),
         (BASE_ID, "sums"),
         (MAJORITY_ID, "reviews"),
@@ -186,7 +186,7 @@ def test_a_killed_run_loses_only_the_cell_in_hand(shelf, reviews, sums):
         shelf.save(result)
 
     favourites = {None: 0, A: 1, B: 1}
-    adapters = [("a", A), ("b", B)]
+    adapters = [(MatrixRow("a"), A), (MatrixRow("b"), B)]
     with pytest.raises(Killed):
         evaluate_matrix(
             None,
@@ -204,7 +204,7 @@ def test_a_killed_run_loses_only_the_cell_in_hand(shelf, reviews, sums):
 def test_a_bad_adapter_is_named_and_the_others_go_on(shelf, reviews, sums):
     backend = ScriptedBackend({None: 0, A: 1}, ["12"])
     report = _run(backend, [("b", B), ("a", A)], [reviews, sums], shelf)
-    assert [(f.adapter_id, f.task, f.reason) for f in report.failures] == [
+    assert [(f.row.id, f.task, f.reason) for f in report.failures] == [
         ("b", "reviews", "b: broken"),
         ("b", "sums", "b: broken"),
     ]
@@ -218,7 +218,7 @@ def test_a_bad_task_is_named_and_the_others_go_on(shelf, reviews, sums):
 
     backend = BreaksOnLabels({None: 0, A: 1}, ["12"])
     report = _run(backend, [("a", A)], [reviews, sums], shelf)
-    assert [(f.adapter_id, f.task) for f in report.failures] == [
+    assert [(f.row.id, f.task) for f in report.failures] == [
         (BASE_ID, "reviews"),
         ("a", "reviews"),
     ]
@@ -235,13 +235,13 @@ def test_numbers_that_are_not_finite_are_a_failure_not_a_score(shelf, reviews):
 
     report = _run(Overflows({None: 0}), [], [reviews], shelf)
     assert "no finite log-likelihood on 1 rows" in report.failures[0].reason
-    assert [c.adapter_id for c in report.cells] == [MAJORITY_ID]
+    assert [c.row.id for c in report.cells] == [MAJORITY_ID]
 
 
 def test_an_adapter_without_effect_is_a_failure(shelf, reviews):
     backend = ScriptedBackend({None: 0, A: 0})
     report = _run(backend, [("a", A)], [reviews], shelf)
-    assert [f.adapter_id for f in report.failures] == ["a"]
+    assert [f.row.id for f in report.failures] == ["a"]
     assert "not active" in report.failures[0].reason
 
 
@@ -265,7 +265,7 @@ def test_text_is_kept_only_when_asked_for(shelf, reviews, sums):
     _run(backend, [], [reviews, sums], shelf)
     kept = Shelf()
     _run(backend, [], [sums], kept, keep_text=True)
-    by_task = {r.cell.task: r for r in shelf.results if r.cell.adapter_id == BASE_ID}
+    by_task = {r.cell.task: r for r in shelf.results if r.cell.row.id == BASE_ID}
     assert {p.answer for p in by_task["reviews"].predictions} == {"positive"}
     predictions = by_task["sums"].predictions
     assert {p.answer for p in predictions} == {None}
@@ -277,7 +277,9 @@ def test_text_is_kept_only_when_asked_for(shelf, reviews, sums):
 def test_progress_runs_from_nothing_to_the_planned_tokens(shelf, reviews, sums):
     backend = ScriptedBackend({None: 0, A: 1}, ["12"])
     seen: list[tuple[int, int]] = []
-    plan = plan_matrix(None, [("a", A)], [reviews, sums], has_cell=shelf.has, backend=backend)
+    plan = plan_matrix(
+        None, [(MatrixRow("a"), A)], [reviews, sums], has_cell=shelf.has, backend=backend
+    )
     _run(
         backend,
         [("a", A)],
@@ -297,7 +299,9 @@ def test_two_tasks_of_one_name_are_an_error(shelf, reviews):
 def test_the_plan_counts_cells_tokens_and_time(shelf, reviews, sums):
     backend = ScriptedBackend({None: 0, A: 1}, ["12"])
     _run(backend, [], [reviews], shelf)
-    plan = plan_matrix(None, [("a", A)], [reviews, sums], has_cell=shelf.has, backend=backend)
+    plan = plan_matrix(
+        None, [(MatrixRow("a"), A)], [reviews, sums], has_cell=shelf.has, backend=backend
+    )
     assert (plan.n_cells, plan.n_skipped, len(plan.units)) == (5, 2, 3)
     # Prompts of 5 words and two one-word labels; or one-word answers and room for 32 more.
     assert plan.n_tokens == 12 * (5 + 2) + 2 * 12 * (5 + 1 + 32)
@@ -332,7 +336,10 @@ def test_a_real_model_with_real_adapters_fills_the_matrix(
     tiny_base, tiny_adapter, model_tasks, shelf
 ):
     before = {k: v.clone() for k, v in tiny_base.model.state_dict().items()}
-    adapters = [("one", tiny_adapter("one", seed=1)), ("two", tiny_adapter("two", seed=2))]
+    adapters = [
+        (MatrixRow("one"), tiny_adapter("one", seed=1)),
+        (MatrixRow("two"), tiny_adapter("two", seed=2)),
+    ]
     report = evaluate_matrix(
         tiny_base, adapters, model_tasks, has_cell=shelf.has, save_cell=shelf.save
     )
@@ -365,12 +372,15 @@ def test_label_likelihoods_equal_a_plain_forward_of_transformers(tiny_base, mode
 def test_an_adapter_of_zeros_is_found_not_active(tiny_base, tiny_adapter, model_tasks, shelf):
     report = evaluate_matrix(
         tiny_base,
-        [("zero", tiny_adapter("zero", scale=0.0)), ("one", tiny_adapter("one", seed=1))],
+        [
+            (MatrixRow("zero"), tiny_adapter("zero", scale=0.0)),
+            (MatrixRow("one"), tiny_adapter("one", seed=1)),
+        ],
         model_tasks[:1],
         has_cell=shelf.has,
         save_cell=shelf.save,
     )
-    assert [f.adapter_id for f in report.failures] == ["zero"]
+    assert [f.row.id for f in report.failures] == ["zero"]
     assert "not active" in report.failures[0].reason
     assert shelf.cell("one", "reviews").n == 12
 
@@ -384,12 +394,16 @@ def test_a_missing_and_a_foreign_adapter_are_named(
     (foreign / "adapter_config.json").write_text(json.dumps(config))
     report = evaluate_matrix(
         tiny_base,
-        [("gone", tmp_path / "gone"), ("foreign", foreign), ("one", tiny_adapter("one", seed=1))],
+        [
+            (MatrixRow("gone"), tmp_path / "gone"),
+            (MatrixRow("foreign"), foreign),
+            (MatrixRow("one"), tiny_adapter("one", seed=1)),
+        ],
         model_tasks[:1],
         has_cell=shelf.has,
         save_cell=shelf.save,
     )
-    assert [f.adapter_id for f in report.failures] == ["gone", "foreign"]
+    assert [f.row.id for f in report.failures] == ["gone", "foreign"]
     assert shelf.cell("one", "reviews").n == 12
 
 
@@ -400,7 +414,7 @@ def test_a_row_too_long_for_the_model_fails_its_task_alone(tiny_base, model_task
     report = evaluate_matrix(
         tiny_base, [], [broken, task], has_cell=shelf.has, save_cell=shelf.save
     )
-    assert [(f.adapter_id, f.task) for f in report.failures] == [(BASE_ID, "long")]
+    assert [(f.row.id, f.task) for f in report.failures] == [(BASE_ID, "long")]
     assert shelf.cell(BASE_ID, "reviews").n == 12
 
 
@@ -560,16 +574,18 @@ def test_protocols_without_examples_have_the_digest_they_always_had(shelf, revie
 
 def test_units_can_be_measured_anywhere_in_any_parts(shelf, reviews, sums):
     backend = ScriptedBackend({None: 0, A: 1}, ["12"])
-    plan = plan_matrix(None, [("a", A)], [reviews, sums], has_cell=shelf.has, backend=backend)
+    plan = plan_matrix(
+        None, [(MatrixRow("a"), A)], [reviews, sums], has_cell=shelf.has, backend=backend
+    )
     halves = [plan.units[::2], plan.units[1::2]]
     there = [pickle.loads(pickle.dumps(half)) for half in halves]
     found = {
-        (r.cell.adapter_id, r.cell.task): r.cell.score
+        (r.cell.row.id, r.cell.task): r.cell.score
         for half in there
         for r in measure_units(ScriptedBackend({None: 0, A: 1}, ["12"]), half)
     }
     _run(backend, [("a", A)], [reviews, sums], shelf)
-    assert found == {(r.cell.adapter_id, r.cell.task): r.cell.score for r in shelf.results}
+    assert found == {(r.cell.row.id, r.cell.task): r.cell.score for r in shelf.results}
 
 
 def test_a_real_model_says_how_its_answers_ended(tiny_base, make_dataset, shelf):

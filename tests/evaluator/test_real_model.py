@@ -5,7 +5,7 @@ import pytest
 from adapt_lora.data import read_dataset
 from adapt_lora.errors import BaseModelError
 from adapt_lora.evaluator import evaluate_matrix, make_task
-from adapt_lora.registry.records import BASE_ID
+from adapt_lora.registry.records import BASE_ID, MatrixRow
 from adapt_lora.trainer import find_recipe, train_adapter
 
 
@@ -25,13 +25,13 @@ def test_quick_teaches_smollm2_sentiment(shared_data, tmp_path):
     task = make_task(read_dataset(shared_data / "data" / "sst2"), max_rows=60)
     report = evaluate_matrix(
         base,
-        [("sst2", trained.folder)],
+        [(MatrixRow("sst2"), trained.folder)],
         [task],
         has_cell=lambda *_: False,
         save_cell=lambda _: None,
     )
     assert report.failures == ()
-    scores = {cell.adapter_id: cell.score for cell in report.cells}
+    scores = {cell.row.id: cell.score for cell in report.cells}
     # The base answers "positive" to nearly everything.
     assert scores[BASE_ID] < 0.65
     assert scores["sst2"] > 0.75

@@ -8,11 +8,12 @@ import pytest
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.recommender.table import TransferTable
 from adapt_lora.registry.records import (
-    BASE_ID,
+    BASE_ROW,
     AdapterRecord,
     Cell,
     DatasetRecord,
     Fingerprint,
+    MatrixRow,
     TaskRecord,
     TransferMatrix,
 )
@@ -78,11 +79,13 @@ def make_matrix() -> MakeMatrix:
         cells = []
         for j in range(n_tasks):
             start = 0.4 + 0.2 * rng.random()
-            cells.append(Cell(BASE_ID, f"t{j}", metric, start, 0.03, 100, "p"))
+            cells.append(Cell(BASE_ROW, f"t{j}", metric, start, 0.03, 100, "p"))
             for i in range(n_adapters):
                 if rng.random() >= gap_share:
                     score = start + gain[i, j]
-                    cells.append(Cell(f"id-a{i}", f"t{j}", metric, score, 0.03, 100, "p"))
+                    cells.append(
+                        Cell(MatrixRow(f"id-a{i}"), f"t{j}", metric, score, 0.03, 100, "p")
+                    )
         return TransferMatrix(BASE, adapters, tasks, tuple(cells))
 
     return make

@@ -14,11 +14,12 @@ from adapt_lora.recommender.borrowing import translate
 from adapt_lora.recommender.features import registry_table, table_for_target
 from adapt_lora.recommender.model_cache import ModelCache
 from adapt_lora.registry.records import (
-    BASE_ID,
+    BASE_ROW,
     AdapterRecord,
     Cell,
     DatasetRecord,
     Fingerprint,
+    MatrixRow,
     TransferMatrix,
 )
 from tests.recommender.conftest import MakeMatrix
@@ -34,7 +35,7 @@ def under_another_base(matrix: TransferMatrix) -> TransferMatrix:
         for a in matrix.adapters
     )
     ids = {a.adapter_id: b.adapter_id for a, b in zip(matrix.adapters, adapters, strict=True)}
-    cells = tuple(replace(c, adapter_id=ids.get(c.adapter_id, c.adapter_id)) for c in matrix.cells)
+    cells = tuple(replace(c, row=MatrixRow(ids.get(c.row.id, c.row.id))) for c in matrix.cells)
     return TransferMatrix(ELSEWHERE, adapters, matrix.tasks, cells)
 
 
@@ -50,7 +51,7 @@ def rescored(matrix: TransferMatrix, group: str, score: Callable[[Cell], float])
 
 
 def favouring(adapter_id: str) -> Callable[[Cell], float]:
-    return lambda cell: 0.99 if cell.adapter_id == adapter_id else 0.01
+    return lambda cell: 0.99 if cell.row.id == adapter_id else 0.01
 
 
 def test_a_fresh_base_starts_from_what_others_know(
@@ -59,7 +60,7 @@ def test_a_fresh_base_starts_from_what_others_know(
     matrix = make_matrix(8, 8)
     better = {f"their-a{i}": 0.02 * i for i in range(8)}
     other = under_another_base(matrix)
-    cells = tuple(replace(c, score=0.4 + better.get(c.adapter_id, 0.0)) for c in other.cells)
+    cells = tuple(replace(c, score=0.4 + better.get(c.row.id, 0.0)) for c in other.cells)
     found = rank_adapters(
         fresh(matrix), Fingerprint(), metric=METRIC, others=[replace(other, cells=cells)]
     )
@@ -205,10 +206,9 @@ def test_adapters_of_one_training_set_are_the_same_source(
 ) -> None:
     matrix = make_matrix(2, 3)
     cells = tuple(
-        Cell(a.adapter_id, "t0", METRIC, 0.1 * (i + 1), 0.01, 100, "p")
-        for i, a in enumerate(theirs)
+        Cell(a.row, "t0", METRIC, 0.1 * (i + 1), 0.01, 100, "p") for i, a in enumerate(theirs)
     )
-    cells = (Cell(BASE_ID, "t0", METRIC, 0.5, 0.01, 100, "p"), *cells)
+    cells = (Cell(BASE_ROW, "t0", METRIC, 0.5, 0.01, 100, "p"), *cells)
     other = TransferMatrix(ELSEWHERE, tuple(theirs), matrix.tasks[:1], cells)
     found = translate(TransferMatrix(matrix.base, (mine,), (), ()), [other], unit="points").tables
     if row is None:

@@ -68,7 +68,7 @@ def test_collapsed_answers_are_told_from_tasks_where_the_base_does_the_same(
         return replace(
             matrix,
             cells=tuple(
-                replace(c, predicted_shares=shares.get(c.adapter_id, mixed)) for c in matrix.cells
+                replace(c, predicted_shares=shares.get(c.row.id, mixed)) for c in matrix.cells
             ),
         )
 
@@ -80,7 +80,7 @@ def test_collapsed_answers_are_told_from_tasks_where_the_base_does_the_same(
 def test_far_behind_all_others_looks_broken(make_matrix: MakeMatrix) -> None:
     matrix = make_matrix(8, 6)
     cells = tuple(
-        replace(c, score=c.score - 2.0) if c.adapter_id == "id-a3" else c for c in matrix.cells
+        replace(c, score=c.score - 2.0) if c.row.id == "id-a3" else c for c in matrix.cells
     )
     found = notes(replace(matrix, cells=cells))
     assert any("below the other adapters" in said for said in found[3])
@@ -90,7 +90,7 @@ def test_far_behind_all_others_looks_broken(make_matrix: MakeMatrix) -> None:
 def test_cells_of_another_protocol_and_thin_evidence_are_said(make_matrix: MakeMatrix) -> None:
     matrix = make_matrix(5, 4)
     cells = tuple(
-        replace(c, protocol="other") if c.adapter_id == "id-a1" and c.task != "t0" else c
+        replace(c, protocol="other") if c.row.id == "id-a1" and c.task != "t0" else c
         for c in matrix.cells
     )
     found = notes(replace(matrix, cells=cells))

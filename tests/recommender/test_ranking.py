@@ -136,7 +136,7 @@ def test_harmful_adapters_leave_the_base_as_the_recommendation(
 ) -> None:
     matrix = make_matrix(6, 8)
     worse = tuple(
-        c if c.adapter_id == "base" else replace(c, score=c.score - 0.4) for c in matrix.cells
+        c if c.row.id == "base" else replace(c, score=c.score - 0.4) for c in matrix.cells
     )
     found = rank(replace(matrix, cells=worse), target)
     assert found.base.recommended
@@ -203,9 +203,9 @@ def test_columns_that_verification_alone_filled_do_not_teach_standing(
     matrix = make_matrix(8, 3)
     chosen = {"id-a0", "id-a1", "id-a2"}
     cells = tuple(
-        replace(c, selected=c.adapter_id in chosen)
+        replace(c, selected=c.row.id in chosen)
         for c in matrix.cells
-        if c.task != "t2" or c.adapter_id in {*chosen, "base"}
+        if c.task != "t2" or c.row.id in {*chosen, "base"}
     )
     left = without_selected_columns(replace(matrix, cells=cells))
     assert [task.name for task in left.tasks] == ["t0", "t1"]

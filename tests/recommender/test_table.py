@@ -14,7 +14,13 @@ from adapt_lora.recommender.table import (
     read_matrix,
     table_from_matrix,
 )
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, Cell, TransferMatrix
+from adapt_lora.registry.records import (
+    BASE_ROW,
+    MAJORITY_ROW,
+    Cell,
+    MatrixRow,
+    TransferMatrix,
+)
 from tests.recommender.conftest import MakeMatrix, MakeTable
 
 
@@ -23,7 +29,7 @@ def test_gains_are_scores_minus_base_with_own_cells_left_out(make_matrix: MakeMa
     table = table_from_matrix(matrix, unit="points")
     assert table.own.sum() == 2
     assert np.isnan(table.gains[0, 0])
-    cell, base = matrix.cell("id-a2", "t3"), matrix.cell(BASE_ID, "t3")
+    cell, base = matrix.cell(MatrixRow("id-a2"), "t3"), matrix.cell(BASE_ROW, "t3")
     assert cell is not None
     assert base is not None
     assert table.gains[2, 3] == pytest.approx(cell.score - base.score)
@@ -39,7 +45,7 @@ def test_reliability_is_the_share_of_the_spread_that_is_not_noise(make_table: Ma
 
 def test_an_unmeasured_cell_is_nan(make_matrix: MakeMatrix) -> None:
     matrix = make_matrix(4, 4)
-    cells = tuple(c for c in matrix.cells if (c.adapter_id, c.task) != ("id-a3", "t2"))
+    cells = tuple(c for c in matrix.cells if (c.row.id, c.task) != ("id-a3", "t2"))
     table = table_from_matrix(replace(matrix, cells=cells), unit="points")
     assert np.isnan(table.gains[3, 2])
     assert np.isfinite(table.gains[2, 2])
@@ -47,7 +53,7 @@ def test_an_unmeasured_cell_is_nan(make_matrix: MakeMatrix) -> None:
 
 def test_the_majority_row_is_no_candidate(make_matrix: MakeMatrix) -> None:
     matrix = make_matrix(3, 3)
-    majority = Cell(MAJORITY_ID, "t0", "balanced_accuracy", 0.5, 0.0, 100, "p")
+    majority = Cell(MAJORITY_ROW, "t0", "balanced_accuracy", 0.5, 0.0, 100, "p")
     table = table_from_matrix(replace(matrix, cells=(*matrix.cells, majority)), unit="points")
     assert table.sources == ("id-a0", "id-a1", "id-a2")
 
@@ -80,7 +86,7 @@ def test_a_cell_of_another_protocol_than_the_bases_is_left_out_aloud(
 ) -> None:
     matrix = make_matrix(3, 3)
     cells = tuple(
-        replace(c, protocol="other") if (c.adapter_id, c.task) == ("id-a2", "t1") else c
+        replace(c, protocol="other") if (c.row.id, c.task) == ("id-a2", "t1") else c
         for c in matrix.cells
     )
     table = table_from_matrix(replace(matrix, cells=cells), unit="points")

@@ -12,6 +12,7 @@ from adapt_lora.registry.records import (
     DatasetRecord,
     Fingerprint,
     Histogram,
+    MatrixRow,
     TaskRecord,
 )
 
@@ -129,7 +130,7 @@ def task_named(name, *, digest="e" * 64, metric="balanced_accuracy"):
 
 def cell(adapter_id, score, *, task="trec", protocol="p1", **more):
     return Cell(
-        adapter_id,
+        MatrixRow(adapter_id),
         task,
         "balanced_accuracy",
         score,

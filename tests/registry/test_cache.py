@@ -4,7 +4,7 @@ import pytest
 
 from adapt_lora.registry import Registry
 from adapt_lora.registry.cache import MARGIN_MS, Entry, Shelf, SnapshotCache
-from adapt_lora.registry.records import BASE_ID
+from adapt_lora.registry.records import BASE_ID, BASE_ROW
 from tests.registry.conftest import cell
 
 
@@ -15,7 +15,7 @@ def filled(registry, adapter_folder, adapter_record, base, task):
     for seed in range(3):
         folder = adapter_folder(f"folder-{seed}", seed=seed)
         stored.append(registry.add_adapter(adapter_record(folder, f"adapter-{seed}"), folder))
-    registry.add_cells(base, BASE_ID, task, [cell(BASE_ID, 0.5)])
+    registry.add_cells(base, BASE_ROW, task, [cell(BASE_ID, 0.5)])
     for adapter in stored:
         registry.add_cells(base, adapter, task, [cell(adapter.adapter_id, 0.7)])
     return registry
@@ -103,7 +103,7 @@ def test_another_store_at_the_same_place_has_another_cache(
     moved = Registry(fresh, cache_folder=tmp_path / "cache")
     moved.tracking_uri = f"sqlite:///{fresh / 'mlflow.db'}"
     moved._cache = filled._cache
-    moved.add_cells(base, BASE_ID, task, [cell(BASE_ID, 0.1)])
+    moved.add_cells(base, BASE_ROW, task, [cell(BASE_ID, 0.1)])
     assert [c.score for c in moved.transfer_matrix(base).cells] == [0.1]
 
 

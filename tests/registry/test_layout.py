@@ -199,7 +199,7 @@ def test_the_matrix_takes_one_protocol_per_column(base, task):
         StoredCell(cell("removed", 1.0), task.dataset.digest, 7),
     ]
     matrix = assemble_matrix(base, adapters=adapters, tasks=[task], cells=cells)
-    assert {c.adapter_id: c.score for c in matrix.cells} == {BASE_ID: 0.5, "a": 0.6, "b": 0.8}
+    assert {c.row.id: c.score for c in matrix.cells} == {BASE_ID: 0.5, "a": 0.6, "b": 0.8}
     only = assemble_matrix(base, adapters=adapters, tasks=[task], cells=cells, protocol="p2")
     assert [c.score for c in only.cells] == [0.9]
 

@@ -16,7 +16,14 @@ from adapt_lora.errors import (
     RegistryError,
 )
 from adapt_lora.registry import Registry, layout, read_adapter
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, StepRecord
+from adapt_lora.registry.records import (
+    BASE_ID,
+    BASE_ROW,
+    MAJORITY_ID,
+    MAJORITY_ROW,
+    MatrixRow,
+    StepRecord,
+)
 from tests.registry.conftest import cell, task_named
 
 
@@ -150,7 +157,7 @@ def test_two_bases_stay_apart(register, registry, base, other_base, task):
     here = register("sst2")
     there = register("sst2", of=other_base)
     registry.add_cells(base, here, task, [cell(here.adapter_id, 0.7)])
-    registry.add_cells(other_base, BASE_ID, task, [cell(BASE_ID, 0.1)])
+    registry.add_cells(other_base, BASE_ROW, task, [cell(BASE_ID, 0.1)])
     assert registry.adapters(base) == [here]
     assert registry.adapters(other_base) == [there]
     assert [c.score for c in registry.transfer_matrix(base).cells] == [0.7]
@@ -178,7 +185,7 @@ def test_reading_an_empty_registry_writes_nothing(registry, base):
     assert registry.adapters(base) == []
     assert registry.tasks(base) == []
     assert registry.transfer_matrix(base).cells == ()
-    assert (BASE_ID, "trec", "p1") not in registry.measured(base)
+    assert (BASE_ROW, "trec", "p1") not in registry.measured(base)
     assert registry.base_warning(base) is None
     assert registry.bases() == []
 
@@ -186,23 +193,21 @@ def test_reading_an_empty_registry_writes_nothing(registry, base):
 def test_cells_make_the_transfer_matrix(register, registry, open_registry, base, task):
     adapter = register("sst2")
     sms = task_named("sms spam?", digest="9" * 64)
-    registry.add_cells(base, BASE_ID, task, [cell(BASE_ID, 0.5)])
-    registry.add_cells(base, MAJORITY_ID, task, [cell(MAJORITY_ID, 0.4)])
+    registry.add_cells(base, BASE_ROW, task, [cell(BASE_ID, 0.5)])
+    registry.add_cells(base, MAJORITY_ROW, task, [cell(MAJORITY_ID, 0.4)])
     registry.add_cells(base, adapter, task, [cell(adapter.adapter_id, 0.75, selected=True)])
     registry.add_cells(base, adapter, sms, [cell(adapter.adapter_id, 0.9, task="sms spam?")])
     for reader in (registry, open_registry()):
         matrix = reader.transfer_matrix(base)
         assert matrix.tasks == (task, sms)
         assert matrix.adapters == (adapter,)
-        assert matrix.cell(adapter.adapter_id, "trec") == cell(
-            adapter.adapter_id, 0.75, selected=True
-        )
-        assert matrix.cell(BASE_ID, "trec") == cell(BASE_ID, 0.5)
-        assert matrix.cell(MAJORITY_ID, "trec") == cell(MAJORITY_ID, 0.4)
-        assert matrix.cell(BASE_ID, "sms spam?") is None
+        assert matrix.cell(adapter.row, "trec") == cell(adapter.adapter_id, 0.75, selected=True)
+        assert matrix.cell(BASE_ROW, "trec") == cell(BASE_ID, 0.5)
+        assert matrix.cell(MAJORITY_ROW, "trec") == cell(MAJORITY_ID, 0.4)
+        assert matrix.cell(BASE_ROW, "sms spam?") is None
         assert reader.tasks(base) == [task, sms]
-        assert (adapter.adapter_id, "trec", "p1") in reader.measured(base)
-        assert (adapter.adapter_id, "trec", "p2") not in reader.measured(base)
+        assert (adapter.row, "trec", "p1") in reader.measured(base)
+        assert (adapter.row, "trec", "p2") not in reader.measured(base)
 
 
 def test_one_job_keeps_one_run_per_adapter(register, registry, open_registry, base, task):
@@ -229,16 +234,16 @@ def test_measuring_again_replaces_the_cell_and_another_protocol_stands_beside(
     time.sleep(0.01)
     registry.add_cells(base, adapter, task, [cell(mine, 0.7)])
     open_registry().add_cells(base, adapter, task, [cell(mine, 0.9, protocol="p2")])
-    assert registry.cell(base, mine, "trec", "p1").score == 0.7
-    assert registry.cell(base, mine, "trec", "p2").score == 0.9
-    assert registry.transfer_matrix(base, protocol="p1").cell(mine, "trec").score == 0.7
+    assert registry.cell(base, adapter.row, "trec", "p1").score == 0.7
+    assert registry.cell(base, adapter.row, "trec", "p2").score == 0.9
+    assert registry.transfer_matrix(base, protocol="p1").cell(adapter.row, "trec").score == 0.7
 
 
 def test_the_models_tab_is_the_transfer_matrix(register, registry, base, task):
     adapter = register("sst2")
     sms = task_named("sms", digest="9" * 64)
-    registry.add_cells(base, BASE_ID, task, [cell(BASE_ID, 0.5)])
-    registry.add_cells(base, MAJORITY_ID, task, [cell(MAJORITY_ID, 0.4)])
+    registry.add_cells(base, BASE_ROW, task, [cell(BASE_ID, 0.5)])
+    registry.add_cells(base, MAJORITY_ROW, task, [cell(MAJORITY_ID, 0.4)])
     for each, score in ((task, 0.75), (sms, 0.9)):
         measured = [cell(adapter.adapter_id, score, task=each.name)]
         registry.add_cells(base, adapter, each, measured)
@@ -264,12 +269,12 @@ def test_cells_of_somebody_else_are_refused(register, registry, base, task):
     with pytest.raises(RegistryError, match="not all of sst2"):
         registry.add_cells(base, adapter, task, [cell(BASE_ID, 0.5)])
     with pytest.raises(RegistryError, match="neither a registered adapter"):
-        registry.add_cells(base, "sst2", task, [cell("sst2", 0.5)])
+        registry.add_cells(base, MatrixRow("sst2"), task, [cell("sst2", 0.5)])
 
 
 def test_scores_and_gains_stand_beside_the_fingerprint(register, registry, base, task):
     adapter = register("sst2")
-    registry.add_cells(base, BASE_ID, task, [cell(BASE_ID, 0.5)])
+    registry.add_cells(base, BASE_ROW, task, [cell(BASE_ID, 0.5)])
     registry.add_cells(base, adapter, task, [cell(adapter.adapter_id, 0.75)])
     registry.update_scores(base)
     metrics = _client(registry).get_run(adapter.run_id).data.metrics
@@ -384,18 +389,18 @@ def test_mlflow_sources_are_fetched(register, registry, adapter_folder, tmp_path
 def test_a_removed_adapter_is_gone_everywhere(register, registry, open_registry, base, task):
     adapter, kept = register("sst2"), register("trec-lora")
     reader = open_registry()
-    registry.add_cells(base, BASE_ID, task, [cell(BASE_ID, 0.5)])
+    registry.add_cells(base, BASE_ROW, task, [cell(BASE_ID, 0.5)])
     for each in (adapter, kept):
         registry.add_cells(base, each, task, [cell(each.adapter_id, 0.7)])
     assert len(reader.transfer_matrix(base).cells) == 3
     assert registry.remove("sst2") == adapter
     for each in (registry, reader, open_registry()):
         assert each.adapters(base) == [kept]
-        assert {c.adapter_id for c in each.transfer_matrix(base).cells} == {
+        assert {c.row.id for c in each.transfer_matrix(base).cells} == {
             BASE_ID,
             kept.adapter_id,
         }
-        assert (adapter.adapter_id, "trec", "p1") not in each.measured(base)
+        assert (adapter.row, "trec", "p1") not in each.measured(base)
     client = _client(registry)
     assert client.get_run(adapter.run_id).info.lifecycle_stage == "deleted"
     assert [model.name for model in client.search_registered_models()] == ["trec-lora"]

@@ -13,6 +13,7 @@ from adapt_lora.registry.records import (
     DatasetRecord,
     Fingerprint,
     Histogram,
+    MatrixRow,
     TaskRecord,
     TransferMatrix,
 )
@@ -91,7 +92,7 @@ def matrix(record) -> TransferMatrix:
         "e" * 64: [0.4, 0.3, 0.1, 0.0, -3.9, -3.0],
     }
     cells = tuple(
-        Cell(adapter_id, task.name, task.metric, score, 0.03, 100, "protocol")
+        Cell(MatrixRow(adapter_id), task.name, task.metric, score, 0.03, 100, "protocol")
         for adapter_id, row in scores.items()
         for task, score in zip(tasks, row, strict=True)
         if score is not None

@@ -37,8 +37,7 @@ def test_an_adapter_of_unknown_data_has_no_own_cell(matrix):
 
 def test_scores_under_another_protocol_than_the_bases_give_no_gain(matrix, record):
     cells = tuple(
-        replace(cell, protocol="other") if cell.adapter_id == BASE_ID else cell
-        for cell in matrix.cells
+        replace(cell, protocol="other") if cell.row.id == BASE_ID else cell for cell in matrix.cells
     )
     assert adapter_gains(replace(matrix, cells=cells), record) == ()
 
@@ -49,7 +48,7 @@ def shown(matrix):
     cells = tuple(
         replace(cell, adapter_id="base+3shot", protocol="shown", zero_shot=cell.protocol)
         for cell in matrix.cells
-        if cell.adapter_id == BASE_ID and cell.task in ("snli", "goat")
+        if cell.row.id == BASE_ID and cell.task in ("snli", "goat")
     )
     return replace(matrix, cells=(*matrix.cells, *cells))
 
@@ -70,7 +69,7 @@ def test_filters_take_names_patterns_and_families(shown, matrix):
     ]
     assert [task.name for task in part.tasks] == ["sst2-test", "snli", "stories"]
     assert {cell.task for cell in part.cells} == {"sst2-test", "snli", "stories"}
-    assert {BASE_ID, "base+3shot"} <= {cell.adapter_id for cell in part.cells}
+    assert {BASE_ID, "base+3shot"} <= {cell.row.id for cell in part.cells}
     tasks = (replace(matrix.tasks[0], family="sentiment"), *matrix.tasks[1:])
     by_family = filter_matrix(replace(matrix, tasks=tasks), families=["sentiment"])
     assert [task.name for task in by_family.tasks] == ["sst2-test"]

@@ -83,7 +83,7 @@ def test_a_harmful_adapter_is_red_and_a_helpful_one_blue(matrix, tmp_path):
     only_help = replace(
         matrix,
         cells=tuple(
-            replace(cell, score=cell.score + 2.0) if cell.adapter_id != BASE_ID else cell
+            replace(cell, score=cell.score + 2.0) if cell.row.id != BASE_ID else cell
             for cell in matrix.cells
         ),
     )
@@ -93,7 +93,7 @@ def test_a_harmful_adapter_is_red_and_a_helpful_one_blue(matrix, tmp_path):
 
 
 def test_a_matrix_without_any_measured_gain_is_all_gaps(matrix, tmp_path):
-    base_only = tuple(cell for cell in matrix.cells if cell.adapter_id == BASE_ID)
+    base_only = tuple(cell for cell in matrix.cells if cell.row.id == BASE_ID)
     assert_picture(plot_matrix(replace(matrix, cells=base_only), tmp_path / "a.png"))
     assert_picture(plot_matrix(replace(matrix, cells=()), tmp_path / "b.png", values="score"))
 

@@ -13,7 +13,7 @@ import pytest
 from adapt_lora import roads
 from adapt_lora.errors import ConfigError, DatasetError, MatrixError, NotFoundError
 from adapt_lora.registry import Registry
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
+from adapt_lora.registry.records import BASE_ID, BASE_ROW, MAJORITY_ID, MAJORITY_ROW
 from adapt_lora.report.outcomes import cell_outcomes
 from tests.roads.test_roads import write_rows
 
@@ -63,8 +63,8 @@ def test_a_cell_keeps_its_predictions_and_pictures_of_its_row(
     report = roads.evaluate(tasks, registry=shelf, base_model=base_model).report
     assert not report.failures
     base, again = tiny_base.identity, Registry(shelf.tracking_uri, cache_folder=tmp_path / "other")
-    predictions = again.predictions(base, BASE_ID, "moods")
-    (cell,) = [c for c in report.cells if (c.adapter_id, c.task) == (BASE_ID, "moods")]
+    predictions = again.predictions(base, BASE_ROW, "moods")
+    (cell,) = [c for c in report.cells if (c.row.id, c.task) == (BASE_ID, "moods")]
     assert len(predictions) == cell.n == 24
     assert sum(p.right for p in predictions) / 24 == pytest.approx(cell.metrics["accuracy"])
     task = next(t for t in again.tasks(base) if t.name == "moods")
@@ -72,21 +72,21 @@ def test_a_cell_keeps_its_predictions_and_pictures_of_its_row(
     assert outcomes.confusion.sum() == 24
     assert outcomes.confusion.trace() == sum(p.right for p in predictions)
     assert sum(map(len, outcomes.lengths.values())) == 24
-    written = again.predictions(base, BASE_ID, "sums")
+    written = again.predictions(base, BASE_ROW, "sums")
     assert {p.answer for p in written} == {None}
     assert all(p.finish in ("stop", "length") and p.answer_tokens >= 0 for p in written)
     found = artifacts(again, base, BASE_ID)
     assert {"plots/confusion.png", "plots/lengths.png"} <= found
     assert "predictions/moods" in found
-    assert again.predictions(base, MAJORITY_ID, "moods") == ()
+    assert again.predictions(base, MAJORITY_ROW, "moods") == ()
     with pytest.raises(NotFoundError, match="No cell of base on nothing"):
-        again.predictions(base, BASE_ID, "nothing")
+        again.predictions(base, BASE_ROW, "nothing")
 
 
 def test_text_is_kept_only_when_asked_for(shelf, base_model, tiny_base, tmp_path):
     task = write_rows(tmp_path / "sums.jsonl", "sum", 6)
     roads.evaluate([task], registry=shelf, base_model=base_model, keep_text=True)
-    kept = shelf.predictions(tiny_base.identity, BASE_ID, "sums")
+    kept = shelf.predictions(tiny_base.identity, BASE_ROW, "sums")
     assert all(isinstance(p.answer, str) for p in kept)
 
 
@@ -97,19 +97,19 @@ def test_a_few_shot_row_is_shown_but_never_recommended(
     record = roads.register(tiny_adapter("one"), registry=shelf, base_model=base_model)
     asked = {"registry": shelf, "base_model": base_model, "shots": 2}
     done = roads.evaluate([task], **asked)
-    assert [done.names[c.adapter_id] for c in done.report.cells] == [
+    assert [done.names[c.row.id] for c in done.report.cells] == [
         "base model",
         MAJORITY_ID,
         "base model, 2 shots",
     ]
     of_adapter = roads.evaluate([task], adapters=["one"], **asked).report
     row_id = f"{record.adapter_id}+2shot"
-    assert [c.adapter_id for c in of_adapter.cells] == [row_id]
+    assert [c.row.id for c in of_adapter.cells] == [row_id]
     # One column holds the bare base and both few-shot rows.
-    rows = {cell.adapter_id for cell in done.matrix.cells}
+    rows = {cell.row.id for cell in done.matrix.cells}
     assert rows == {BASE_ID, MAJORITY_ID, "base+2shot"}
     matrix = shelf.transfer_matrix(tiny_base.identity)
-    assert {cell.adapter_id for cell in matrix.cells} == {*rows, row_id}
+    assert {cell.row.id for cell in matrix.cells} == {*rows, row_id}
     from adapt_lora.recommender.table import table_from_matrix
 
     table = table_from_matrix(matrix, unit="points")
@@ -120,7 +120,7 @@ def test_a_few_shot_row_is_shown_but_never_recommended(
     assert not roads.evaluate([task], **asked).report.cells
     shelf.remove("one")
     left = shelf.transfer_matrix(tiny_base.identity)
-    assert {cell.adapter_id for cell in left.cells} == rows
+    assert {cell.row.id for cell in left.cells} == rows
 
 
 def test_a_file_needs_rows_to_show(shelf, base_model, tmp_path):
@@ -134,7 +134,7 @@ def test_a_file_needs_rows_to_show(shelf, base_model, tmp_path):
         roads.evaluate([task], shots=2, shots_from=[task], **asked)
     others = write_rows(tmp_path / "train.jsonl", "mood", 40)
     report = roads.evaluate([task], shots=2, shots_from=[others], **asked).report
-    assert report.cells[-1].adapter_id == "base+2shot"
+    assert report.cells[-1].row.id == "base+2shot"
 
 
 def test_a_plan_says_what_would_be_measured_and_writes_nothing(
@@ -174,9 +174,9 @@ def test_broken_tasks_and_lost_files_are_named_and_the_others_go_on(
     lost = roads.register(tiny_adapter("lost", seed=4711), registry=shelf, base_model=base_model)
     shutil.rmtree(next(Path(fresh(shelf)).rglob(f"*{lost.model_id}*")))
     done = roads.evaluate([bad, far, good], registry=shelf, base_model=base_model)
-    measured = {(c.adapter_id, c.task) for c in done.report.cells}
+    measured = {(c.row.id, c.task) for c in done.report.cells}
     assert {(BASE_ID, "moods"), (kept.adapter_id, "moods")} <= measured
-    failures = {(f.adapter_id, f.task) for f in done.report.failures}
+    failures = {(f.row.id, f.task) for f in done.report.failures}
     assert (roads.EVERY, "bad.jsonl") in failures
     assert (lost.adapter_id, roads.EVERY) in failures
     assert any(f.task == "far" for f in done.report.failures)
@@ -248,7 +248,7 @@ def test_a_killed_run_loses_the_cell_in_hand_and_goes_on_from_there(
     report = roads.evaluate(tasks, registry=registry, base_model=base_model).report
     assert (len(report.cells), report.n_skipped, report.failures) == (1, 5, ())
     # What was there before the kill has its predictions, too.
-    assert len(registry.predictions(tiny_base.identity, BASE_ID, "moods")) == 12
+    assert len(registry.predictions(tiny_base.identity, BASE_ROW, "moods")) == 12
 
 
 # ---- Results of lm-evaluation-harness ------------------------------------------------------------
@@ -309,11 +309,11 @@ def test_harness_results_become_cells_of_the_adapter_they_name(
     done = roads.import_results(tmp_path / "out", registry=shelf)
     assert (done.source, done.n_cells, done.n_known_adapters) == ("lm-evaluation-harness", 2, 1)
     matrix = shelf.transfer_matrix(tiny_base.identity)
-    cell = matrix.cell(record.adapter_id, "lm-eval/quiz")
+    cell = matrix.cell(record.row, "lm-eval/quiz")
     assert (cell.metric, cell.score, cell.se, cell.n) == ("accuracy", 0.75, 0.2, 4)
     assert cell.metrics == {"acc_norm,none": 0.5}
-    assert matrix.cell(BASE_ID, "lm-eval/quiz").score == 0.5
-    predictions = shelf.predictions(tiny_base.identity, record.adapter_id, "lm-eval/quiz")
+    assert matrix.cell(BASE_ROW, "lm-eval/quiz").score == 0.5
+    predictions = shelf.predictions(tiny_base.identity, record.row, "lm-eval/quiz")
     assert [(p.row, p.right, p.answer, p.gold) for p in predictions[2:]] == [
         ("hash2", True, "1", "1"),
         ("hash3", False, "0", "1"),
@@ -331,7 +331,7 @@ def test_harness_results_of_an_unknown_adapter_say_what_to_do(
         roads.import_results(file, registry=shelf)
     assert roads.import_results(file, registry=shelf, adapter="known").n_cells == 1
     matrix = shelf.transfer_matrix(tiny_base.identity)
-    assert matrix.cell(record.adapter_id, "lm-eval/quiz") is not None
+    assert matrix.cell(record.row, "lm-eval/quiz") is not None
     named = harness_file(tmp_path / "again", peft="/elsewhere/known", score=0.25)
     assert roads.import_results(named, registry=shelf).n_cells == 0  # measured already
 
@@ -352,7 +352,7 @@ def test_harness_scores_share_our_column_only_when_told_to(
     pooled = shelf.transfer_matrix(tiny_base.identity)
     column = {c.protocol for c in pooled.cells if c.task == "quiz"}
     assert len(column) == 1
-    assert {c.adapter_id for c in pooled.cells if c.task == "quiz"} > {BASE_ID, MAJORITY_ID}
+    assert {c.row.id for c in pooled.cells if c.task == "quiz"} > {BASE_ID, MAJORITY_ID}
     content = json.loads(file.read_text())
     content["results"]["other"] = content["results"].pop("quiz")
     file.write_text(json.dumps(content))

@@ -19,7 +19,7 @@ from adapt_lora.errors import (
 )
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry import Registry
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, few_shot_row
+from adapt_lora.registry.records import BASE_ID, BASE_ROW, MAJORITY_ID, MatrixRow
 from adapt_lora.trainer import find_recipe
 
 MOODS = ("good", "bad", "fine", "poor", "like", "dull")
@@ -103,7 +103,7 @@ def test_training_the_same_again_trains_nothing(shelf, tiny_base_dir):
 def test_the_matrix_has_base_majority_and_adapter_rows(shelf, tiny_base):
     _, registry, _ = shelf
     matrix = registry.transfer_matrix(tiny_base.identity)
-    rows = {cell.adapter_id for cell in matrix.cells}
+    rows = {cell.row.id for cell in matrix.cells}
     assert {BASE_ID, MAJORITY_ID} < rows
     assert len(rows) == 5
     assert len(matrix.tasks) == 4
@@ -157,7 +157,7 @@ def test_a_fresh_base_starts_from_the_registrys_other_base(
         replace(a, adapter_id=f"o-{a.adapter_id}", name=f"o-{a.name}", base=other) for a in here
     ]
     ids = {a.adapter_id: f"o-{a.adapter_id}" for a in here}
-    cells = [replace(c, adapter_id=ids.get(c.adapter_id, c.adapter_id)) for c in measured.cells]
+    cells = [replace(c, row=MatrixRow(ids.get(c.row.id, c.row.id))) for c in measured.cells]
     both = Registry(tmp_path / "registry", cache_folder=tmp_path / "cache")
     both.add_matrix(replace(measured, adapters=tuple(here), tasks=(), cells=()))
     both.add_matrix(replace(measured, base=other, adapters=tuple(there), cells=tuple(cells)))
@@ -312,10 +312,10 @@ def test_an_exported_registry_is_the_same_matrix_in_an_empty_one(shelf, tmp_path
     done = roads.import_results(tmp_path / "export", registry=other)
     assert (done.n_adapters, done.n_cells) == (3, len(written.cells))
     matrix = other.transfer_matrix(written.base)
-    scores = {(c.adapter_id, c.task): c.score for c in matrix.cells}
-    was = {(c.adapter_id, c.task): c.score for c in written.cells}
+    scores = {(c.row.id, c.task): c.score for c in matrix.cells}
+    was = {(c.row.id, c.task): c.score for c in written.cells}
     assert scores == pytest.approx(was, rel=1e-5)
-    assert {BASE_ID, MAJORITY_ID} <= {c.adapter_id for c in matrix.cells}
+    assert {BASE_ID, MAJORITY_ID} <= {c.row.id for c in matrix.cells}
     pulled = other.pull("moods", tmp_path / "moods")
     assert (pulled / "adapter_model.safetensors").is_file()
     again = roads.import_results(tmp_path / "export", registry=other)
@@ -341,8 +341,8 @@ def test_few_shot_rows_of_the_base_and_of_an_adapter_are_passed_on_too(
     written = roads.export_registry(tmp_path / "second", registry=other)
     third = Registry(tmp_path / "third", cache_folder=tmp_path / "cache")
     roads.import_results(tmp_path / "second", registry=third)
-    rows = {cell.adapter_id for cell in third.transfer_matrix(written.base).cells}
-    assert {few_shot_row(row).adapter_id for row in rows if few_shot_row(row) is not None} == {
+    rows = {cell.row for cell in third.transfer_matrix(written.base).cells}
+    assert {row.model for row in rows if row.shots} == {
         BASE_ID,
         registry.adapter("moods").adapter_id,
     }
@@ -445,9 +445,9 @@ def test_a_kept_recommendation_is_judged_once_its_target_is_measured(
     (past,) = judge_past([kept], matrix)
     entries = {entry.adapter_id: entry for entry in answer.recommendation.ranking}
     gains = {
-        cell.adapter_id: cell.score - matrix.cell(BASE_ID, "later").score
+        cell.row.id: cell.score - matrix.cell(BASE_ROW, "later").score
         for cell in matrix.cells
-        if cell.task == "later" and cell.adapter_id in entries
+        if cell.task == "later" and cell.row.id in entries
     }
     errors = [abs(gains[name] - entries[name].predicted_gain) for name in gains]
     assert past.n == 3

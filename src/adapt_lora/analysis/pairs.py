@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adapt_lora.registry.records import (
-    BASE_ID,
+    BASE_ROW,
     AdapterRecord,
     Fingerprint,
     TaskRecord,
@@ -41,13 +41,13 @@ def transfer_pairs(matrix: TransferMatrix) -> tuple[TransferPair, ...]:
 
     An adapter whose training data is unknown has no own cell: its gains may be in-domain.
     """
-    cells = {(cell.adapter_id, cell.task): cell for cell in matrix.cells}
+    cells = {(cell.row, cell.task): cell for cell in matrix.cells}
     pairs = []
     for adapter in matrix.adapters:
         for task in matrix.tasks:
             if adapter.group is not None and adapter.group == task.group:
                 continue
-            cell, base = cells.get((adapter.adapter_id, task.name)), cells.get((BASE_ID, task.name))
+            cell, base = cells.get((adapter.row, task.name)), cells.get((BASE_ROW, task.name))
             if cell is None or base is None:
                 continue
             if (cell.metric, cell.protocol) == (base.metric, base.protocol):

@@ -103,13 +103,13 @@ def compare_twins(matrix: TransferMatrix, *, level: float = 0.9) -> tuple[TwinCo
     Returns:
         One comparison per pair and unit that has foreign tasks, in the matrix's order.
     """
-    cells = {(cell.adapter_id, cell.task): cell for cell in matrix.cells}
+    cells = {(cell.row, cell.task): cell for cell in matrix.cells}
     found = []
     for first, second in _pairs(matrix.adapters):
         shared: dict[Unit, list[_Shared]] = defaultdict(list)
         for task in matrix.tasks:
-            a = cells.get((first.adapter_id, task.name))
-            b = cells.get((second.adapter_id, task.name))
+            a = cells.get((first.row, task.name))
+            b = cells.get((second.row, task.name))
             if a is not None and b is not None and _comparable(a, b):
                 shared[task.unit].append(_Shared(task, a, b))
         for unit, both in shared.items():

@@ -24,7 +24,7 @@ from adapt_lora.evaluator.metrics import (
 from adapt_lora.evaluator.protocol import Protocol
 from adapt_lora.evaluator.tasks import TEXT_METRICS, Grader, Task
 from adapt_lora.model.scoring import LabelScores
-from adapt_lora.registry.records import MAJORITY_ID, Cell, Prediction
+from adapt_lora.registry.records import MAJORITY_ROW, Cell, MatrixRow, Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class CellResult:
 class CellUnit:
     """One cell to be measured: the unit of work, of saving and of failing."""
 
-    adapter_id: str
-    """The adapter, BASE_ID, MAJORITY_ID, or the id of a few-shot row."""
+    row: MatrixRow
+    """The row of the matrix that it belongs to."""
     folder: Path | None
     """The adapter's files; None for base and majority label."""
     task: Task
@@ -90,7 +90,7 @@ def measure_cell(
     """
     started = time.perf_counter()
     task, shares, beside = unit.task, dict[str, float](), dict[str, float]()
-    if unit.adapter_id == MAJORITY_ID:
+    if unit.row == MAJORITY_ROW:
         label = task.record.labels.index(majority_label(task))
         estimates = _decided(task, [label] * len(task.rows))
         shares = _shares(task, [label] * len(task.rows))
@@ -103,7 +103,7 @@ def measure_cell(
     beside |= {name: estimate.value for name, estimate in estimates.items()}
     beside |= {f"{name}_se": estimate.se for name, estimate in estimates.items()}
     cell = Cell(
-        adapter_id=unit.adapter_id,
+        row=unit.row,
         task=task.record.name,
         metric=task.record.metric,
         score=ruling.value,

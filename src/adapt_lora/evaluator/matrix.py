@@ -26,10 +26,10 @@ from adapt_lora.evaluator.protocol import Protocol
 from adapt_lora.evaluator.tasks import Grader, Task, needed_grader
 from adapt_lora.model.base import BaseModel
 from adapt_lora.model.scoring import PROTOCOL_VERSION
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, Cell, FewShotRow, Prediction
+from adapt_lora.registry.records import BASE_ROW, MAJORITY_ROW, Cell, MatrixRow, Prediction
 
-HasCell = Callable[[str, str, str], bool]
-"""Whether (adapter_id, task, protocol digest) is measured already."""
+HasCell = Callable[[MatrixRow, str, str], bool]
+"""Whether (row, task, protocol digest) is measured already."""
 
 FindPredictions = Callable[[str, str], Sequence[Prediction]]
 """The bare base's predictions by (task, protocol digest); empty where there are none."""
@@ -53,8 +53,8 @@ _PACE_ROWS, _PACE_TOKENS = 8, 8
 class CellFailure:
     """A cell that could not be measured."""
 
-    adapter_id: str
-    """The adapter, BASE_ID, or the id of a few-shot row."""
+    row: MatrixRow
+    """The row of the matrix that it belongs to."""
     task: str
     """Name of the task."""
     reason: str
@@ -117,7 +117,7 @@ class MatrixReport:
 
 def plan_matrix(
     base: BaseModel,
-    adapters: Sequence[tuple[str, Path]],
+    adapters: Sequence[tuple[MatrixRow, Path]],
     tasks: Sequence[Task],
     *,
     has_cell: HasCell,
@@ -143,27 +143,27 @@ def plan_matrix(
     }
     asked: list[CellUnit] = list(sized.values())
     asked += [
-        replace(unit, adapter_id=MAJORITY_ID, n_tokens=0, n_written=0)
+        replace(unit, row=MAJORITY_ROW, n_tokens=0, n_written=0)
         for unit in sized.values()
         if unit.task.is_label_task
     ]
     if shots is None:
         asked += [
-            replace(unit, adapter_id=adapter_id, folder=Path(folder))
-            for adapter_id, folder in adapters
+            replace(unit, row=row, folder=Path(folder))
+            for row, folder in adapters
             for unit in sized.values()
         ]
     else:
-        rows: list[tuple[str, Path | None]] = [(row, Path(folder)) for row, folder in adapters]
+        rows: Sequence[tuple[MatrixRow, Path | None]] = adapters or [(BASE_ROW, None)]
         asked += [
             _show_examples(scorer, sized[name], row, folder, examples)
-            for row, folder in rows or [(BASE_ID, None)]
+            for row, folder in rows
             for name, examples in shots.items()
         ]
     missing = tuple(
         unit
         for unit in asked
-        if not has_cell(unit.adapter_id, unit.task.record.name, unit.protocol.digest)
+        if not has_cell(unit.row, unit.task.record.name, unit.protocol.digest)
     )
     protocols = {name: unit.protocol.digest for name, unit in sized.items()}
     return MatrixPlan(missing, len(asked), protocols)
@@ -197,7 +197,7 @@ def measure_pace(backend: Backend, plan: MatrixPlan) -> Pace | None:
 
 def evaluate_matrix(
     base: BaseModel,
-    adapters: Sequence[tuple[str, Path]],
+    adapters: Sequence[tuple[MatrixRow, Path]],
     tasks: Sequence[Task],
     *,
     has_cell: HasCell,
@@ -221,7 +221,7 @@ def evaluate_matrix(
 
     Args:
         base: The base model of all adapters.
-        adapters: (adapter_id, folder) pairs.
+        adapters: (row, folder) pairs.
         tasks: Tasks with distinct names.
         has_cell: Tells which cells exist; those are not measured again.
         save_cell: Keeps a cell.
@@ -310,15 +310,13 @@ def run_plan(
         else:
             save_cell(outcome)
             cells.append(outcome.cell)
-    failed = {(failure.adapter_id, failure.task) for failure in failures}
+    failed = {(failure.row, failure.task) for failure in failures}
     return MatrixReport(
         cells=tuple(cells),
         failures=tuple(failures),
         n_skipped=plan.n_skipped,
         protocols=plan.protocols,
-        n_tokens=sum(
-            u.n_tokens for u in plan.units if (u.adapter_id, u.task.record.name) not in failed
-        ),
+        n_tokens=sum(u.n_tokens for u in plan.units if (u.row, u.task.record.name) not in failed),
         seconds=time.perf_counter() - started,
     )
 
@@ -379,7 +377,7 @@ def measure_units(
                     )
                 except Exception as error:
                     outcome = _failure(unit, error)
-                if isinstance(outcome, CellResult) and unit.adapter_id == BASE_ID:
+                if isinstance(outcome, CellResult) and unit.row == BASE_ROW:
                     of_base[unit.protocol.digest] = outcome.predictions
                 yield outcome
                 if progress is not None:
@@ -422,12 +420,12 @@ def _compared_late(
     find: FindPredictions | None,
 ) -> Iterator[CellResult | CellFailure]:
     """Outcomes in whatever order they came, each once the base's rows beside it are known."""
-    pending = {unit.protocol.digest for unit in units if unit.adapter_id == BASE_ID}
+    pending = {unit.protocol.digest for unit in units if unit.row == BASE_ROW}
     of_base: dict[str, Sequence[Prediction]] = {}
     waiting: dict[str, list[tuple[CellUnit, CellResult]]] = {}
     for unit, outcome in outcomes:
         column = unit.protocol.zero_shot.digest
-        if unit.adapter_id == BASE_ID and unit.shots is None:
+        if unit.row == BASE_ROW:
             if isinstance(outcome, CellResult):
                 of_base[column] = outcome.predictions
             pending.discard(column)
@@ -449,7 +447,7 @@ def _of_base(
     unit: CellUnit, measured: Mapping[str, Sequence[Prediction]], find: FindPredictions | None
 ) -> Sequence[Prediction]:
     """The bare base's predictions in the unit's column; none for rows that have no gain."""
-    if unit.adapter_id in (BASE_ID, MAJORITY_ID):
+    if unit.row.is_reference:
         return ()
     digest = unit.protocol.zero_shot.digest
     if digest in measured or find is None:
@@ -504,11 +502,11 @@ def _size_task(
         backend=backend.family,
         grader=None if grader is None else grader.protocol_key(task.rows),
     )
-    return CellUnit(BASE_ID, None, task, protocol, n_tokens + n_written, n_written)
+    return CellUnit(BASE_ROW, None, task, protocol, n_tokens + n_written, n_written)
 
 
 def _show_examples(
-    backend: Backend, unit: CellUnit, adapter_id: str, folder: Path | None, shots: Shots
+    backend: Backend, unit: CellUnit, row: MatrixRow, folder: Path | None, shots: Shots
 ) -> CellUnit:
     """A unit of the bare base as one whose prompts show examples."""
     n_shots = len(shots.examples)
@@ -516,7 +514,7 @@ def _show_examples(
     preamble = len(unit.task.rows) * sum(backend.count_tokens([shots.preamble]))
     return replace(
         unit,
-        adapter_id=FewShotRow(adapter_id, n_shots, shots.seed).row_id,
+        row=replace(row, shots=n_shots, seed=shots.seed),
         folder=folder,
         shots=shots,
         n_tokens=unit.n_tokens + reads * preamble,
@@ -606,7 +604,7 @@ def _check_active(backend: Backend, reference: _Reference, folder: Path) -> None
 
 
 def _failure(unit: CellUnit, error: Exception) -> CellFailure:
-    return CellFailure(unit.adapter_id, unit.task.record.name, failure_reason(error))
+    return CellFailure(unit.row, unit.task.record.name, failure_reason(error))
 
 
 def failure_reason(error: Exception) -> str:

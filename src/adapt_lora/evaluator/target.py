@@ -22,7 +22,7 @@ from adapt_lora.evaluator.matrix import (
 from adapt_lora.evaluator.metrics import LabelDecision
 from adapt_lora.evaluator.tasks import Grader, Task
 from adapt_lora.model.base import BaseModel
-from adapt_lora.registry.records import BASE_ID, Cell
+from adapt_lora.registry.records import BASE_ROW, Cell, MatrixRow
 
 _SWITCH_S = 1.0  # putting a 135M model's adapter on and checking that it is: .6-1.2 s on two cores
 
@@ -59,7 +59,7 @@ class TargetMeter:
             every stretch holds the labels in about their shares.
         folder_of: Where an adapter's files are; asked only for those that are run.
         has_cell: As for `evaluate_matrix`.
-        find_cell: (adapter_id, protocol digest) to a stored cell, or None.
+        find_cell: (row, protocol digest) to a stored cell, or None.
         save_cell: Keeps a cell; it bears the mark `selected`.
         seed: Decides the order of the rows.
         backend: As for `evaluate_matrix`.
@@ -77,7 +77,7 @@ class TargetMeter:
         *,
         folder_of: Callable[[str], Path],
         has_cell: HasCell,
-        find_cell: Callable[[str, str], Cell | None],
+        find_cell: Callable[[MatrixRow, str], Cell | None],
         save_cell: Callable[[CellResult, Task], None],
         seed: int = 0,
         backend: Backend | None = None,
@@ -124,15 +124,15 @@ class TargetMeter:
             TaskError: The base itself can't be measured there.
         """
         batch = self._batch(rows)
-        fresh: dict[str, CellResult] = {}
+        fresh: dict[MatrixRow, CellResult] = {}
 
         def keep(result: CellResult) -> None:
-            fresh[result.cell.adapter_id] = result
+            fresh[result.cell.row] = result
             self._save_cell(result, batch)
 
         report = evaluate_matrix(
             self._base,
-            [(name, self._folder_of(name)) for name in adapter_ids],
+            [(MatrixRow(name), self._folder_of(name)) for name in adapter_ids],
             [batch],
             has_cell=self._has_cell,
             save_cell=keep,
@@ -143,24 +143,24 @@ class TargetMeter:
             progress=self._progress,
             selected=True,
         )
-        why = {failure.adapter_id: failure.reason for failure in report.failures}
+        why = {failure.row: failure.reason for failure in report.failures}
         protocol = report.protocols[batch.record.name]
 
-        def cell_of(name: str) -> Cell | None:
-            return fresh[name].cell if name in fresh else self._find_cell(name, protocol)
+        def cell_of(row: MatrixRow) -> Cell | None:
+            return fresh[row].cell if row in fresh else self._find_cell(row, protocol)
 
-        bare = cell_of(BASE_ID)
+        bare = cell_of(BASE_ROW)
         if bare is None or bare.se is None:
             raise TaskError(
                 f"{batch.record.name}: the base model could not be measured on the target "
-                f"({why.get(BASE_ID, 'no score came out')})."
+                f"({why.get(BASE_ROW, 'no score came out')})."
             )
         self._base_cells.append(bare)
-        cells = {name: cell_of(name) for name in adapter_ids}
+        cells = {name: cell_of(MatrixRow(name)) for name in adapter_ids}
         return TargetBatch(
             gains={name: _gain(cell, bare) for name, cell in cells.items() if cell is not None},
             failures={
-                name: why.get(name, "no score came out")
+                name: why.get(MatrixRow(name), "no score came out")
                 for name, cell in cells.items()
                 if cell is None
             },
@@ -176,7 +176,7 @@ class TargetMeter:
     def _plan(self, names: Sequence[str], rows: range, *, has_cell: HasCell) -> MatrixPlan:
         return plan_matrix(
             self._base,
-            [(name, Path(name)) for name in names],
+            [(MatrixRow(name), Path(name)) for name in names],
             [self._batch(rows)],
             has_cell=has_cell,
             backend=self._backend,

@@ -12,7 +12,7 @@ import numpy as np
 from adapt_lora.recommender.table import Array, Mask, TransferTable
 from adapt_lora.registry.fingerprint.duplicates import leak_report
 from adapt_lora.registry.records import (
-    BASE_ID,
+    BASE_ROW,
     AdapterRecord,
     Cell,
     Fingerprint,
@@ -162,9 +162,9 @@ def _thin_evidence(n_tasks: int, is_known_elsewhere: bool) -> list[str]:
 def _foreign_cells(matrix: TransferMatrix, table: TransferTable) -> dict[str, list[str]]:
     """Adapter id → a sentence on its cells that were left out for their protocol."""
     tasks = frozenset(table.targets)
-    of_base = {c.task: c.protocol for c in matrix.cells if c.adapter_id == BASE_ID}
+    of_base = {c.task: c.protocol for c in matrix.cells if c.row == BASE_ROW}
     left_out = Counter(
-        cell.adapter_id
+        cell.row.id
         for cell in matrix.cells
         if cell.task in tasks and cell.protocol != of_base.get(cell.task, cell.protocol)
     )
@@ -183,7 +183,7 @@ def _constant_answers(matrix: TransferMatrix, tasks: frozenset[str]) -> dict[str
     Tasks on which the bare base does the same, or whose gold labels are lopsided, tell nothing.
     """
     gold = {task.name: task.fingerprint.label_shares for task in matrix.tasks}
-    of_base = {c.task: _largest(c) for c in matrix.cells if c.adapter_id == BASE_ID}
+    of_base = {c.task: _largest(c) for c in matrix.cells if c.row == BASE_ROW}
     telling = {
         task
         for task, share in of_base.items()
@@ -194,7 +194,7 @@ def _constant_answers(matrix: TransferMatrix, tasks: frozenset[str]) -> dict[str
     seen: dict[str, list[bool]] = {}
     for cell in matrix.cells:
         if cell.task in telling and cell.predicted_shares:
-            seen.setdefault(cell.adapter_id, []).append(_largest(cell) >= _ONE_LABEL)
+            seen.setdefault(cell.row.id, []).append(_largest(cell) >= _ONE_LABEL)
     return {
         adapter_id: (sum(marks), len(marks))
         for adapter_id, marks in seen.items()

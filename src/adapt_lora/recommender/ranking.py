@@ -35,8 +35,6 @@ from adapt_lora.recommender.models import METHODS, borrowed_share, make_ranker, 
 from adapt_lora.recommender.table import Array, Query, TransferTable
 from adapt_lora.recommender.verification import Measurement
 from adapt_lora.registry.records import (
-    BASE_ID,
-    MAJORITY_ID,
     METRIC_UNITS,
     AdapterRecord,
     Fingerprint,
@@ -401,7 +399,7 @@ def without_selected_columns(matrix: TransferMatrix) -> TransferMatrix:
     """
     chosen: dict[str, list[bool]] = {}
     for cell in matrix.cells:
-        if cell.adapter_id not in (BASE_ID, MAJORITY_ID):
+        if not cell.row.is_reference:
             chosen.setdefault(cell.task, []).append(cell.selected)
     biased = {
         task

@@ -9,10 +9,7 @@ import numpy as np
 
 from adapt_lora.errors import MatrixError
 from adapt_lora.recommender.table import Array
-from adapt_lora.registry.records import BASE_ID, AdapterRecord, TransferMatrix
-
-BASE_ROW = "base"
-"""Name of the bare base model's row."""
+from adapt_lora.registry.records import BASE_ID, BASE_ROW, MatrixRow, TransferMatrix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,25 +29,24 @@ def measured_scores(matrix: TransferMatrix) -> ScoreTable:
 
     The majority label's row stays out: it is no model.
     """
-    names = {BASE_ID: BASE_ROW, **unique_names(matrix.adapters)}
-    row_of = {adapter_id: i for i, adapter_id in enumerate(names)}
+    names = unique_names(matrix)
+    row_of = {row: i for i, row in enumerate(names)}
     column_of = {task.name: i for i, task in enumerate(matrix.tasks)}
     values = np.full((len(names), len(column_of)), np.nan)
     for cell in matrix.cells:
-        if cell.adapter_id in row_of:
-            values[row_of[cell.adapter_id], column_of[cell.task]] = cell.score
+        if cell.row in row_of:
+            values[row_of[cell.row], column_of[cell.task]] = cell.score
     return ScoreTable(tuple(names.values()), tuple(column_of), values)
 
 
-def unique_names(adapters: tuple[AdapterRecord, ...]) -> dict[str, str]:
-    """Adapter id to name; to name/version where several rows would share a name."""
-    uses = Counter([BASE_ROW, *(record.name for record in adapters)])
-    return {
-        record.adapter_id: record.name
-        if uses[record.name] == 1
-        else f"{record.name}/{record.version}"
-        for record in adapters
-    }
+def unique_names(matrix: TransferMatrix) -> dict[MatrixRow, str]:
+    """Names of the base and the adapters; name/version where several rows would share a name."""
+    uses = Counter([BASE_ID, *(record.name for record in matrix.adapters)])
+    names = {BASE_ROW: BASE_ID}
+    for record in matrix.adapters:
+        shared = uses[record.name] > 1
+        names[record.row] = f"{record.name}/{record.version}" if shared else record.name
+    return names
 
 
 def read_scores(path: str | Path) -> ScoreTable:

@@ -23,14 +23,12 @@ from adapt_lora.registry.exchange.published import (
     score_scale,
 )
 from adapt_lora.registry.records import (
-    BASE_ID,
-    MAJORITY_ID,
+    BASE_ROW,
     METRIC_UNITS,
     AdapterRecord,
     Fingerprint,
     TransferMatrix,
     Unit,
-    few_shot_row,
 )
 
 Array = npt.NDArray[np.float64]
@@ -332,19 +330,19 @@ def table_from_matrix(matrix: TransferMatrix, *, unit: Unit) -> TransferTable:
     usable = [
         cell
         for cell in matrix.cells
-        if metrics.get(cell.task) == cell.metric and few_shot_row(cell.adapter_id) is None
+        if metrics.get(cell.task) == cell.metric and not cell.row.shots
     ]
-    protocols = {cell.task: cell.protocol for cell in usable if cell.adapter_id == BASE_ID}
+    protocols = {cell.task: cell.protocol for cell in usable if cell.row == BASE_ROW}
     foreign: dict[str, int] = {}
     for cell in usable:
         if cell.protocol != protocols.get(cell.task, cell.protocol):
             foreign[cell.task] = foreign.get(cell.task, 0) + 1
-        elif cell.adapter_id == BASE_ID:
+        elif cell.row == BASE_ROW:
             base_scores[column[cell.task]] = cell.score
-        elif cell.adapter_id != MAJORITY_ID and cell.adapter_id in row:
-            scores[row[cell.adapter_id], column[cell.task]] = cell.score
+        elif cell.row.model in row:
+            scores[row[cell.row.model], column[cell.task]] = cell.score
             error = float("nan") if cell.se is None else cell.se
-            errors[row[cell.adapter_id], column[cell.task]] = error
+            errors[row[cell.row.model], column[cell.task]] = error
     groups = tuple(task.group for task in tasks)
     own = np.array(
         [[_is_own(adapter, group) for group in groups] for adapter in matrix.adapters], dtype=bool

@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 
 from adapt_lora.recommender.metrics import spearman
-from adapt_lora.registry.records import BASE_ID, KeptRecommendation, TaskRecord, TransferMatrix
+from adapt_lora.registry.records import (
+    BASE_ROW,
+    KeptRecommendation,
+    TaskRecord,
+    TransferMatrix,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,12 @@ def judge_past(
 
 def _judged(one: KeptRecommendation, matrix: TransferMatrix) -> PastRecommendation | None:
     task = next((task for task in matrix.tasks if _is_target(task, one)), None)
-    bare = None if task is None else matrix.cell(BASE_ID, task.name)
+    bare = None if task is None else matrix.cell(BASE_ROW, task.name)
     if task is None or bare is None:
         return None
     name = one.content["target"]["name"]
     gains: dict[str, float] = {
-        cell.adapter_id: cell.score - bare.score
+        cell.row.id: cell.score - bare.score
         for cell in matrix.cells
         if (cell.task, cell.metric, cell.protocol) == (task.name, bare.metric, bare.protocol)
     }

@@ -19,16 +19,14 @@ from typing import Any
 from adapt_lora.errors import ConfigError
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry.records import (
-    BASE_ID,
-    MAJORITY_ID,
     AdapterRecord,
     Cell,
     DatasetRecord,
     Fingerprint,
     Histogram,
+    MatrixRow,
     Prediction,
     TaskRecord,
-    few_shot_row,
 )
 
 SCHEMA = "1"
@@ -221,12 +219,12 @@ def task_id(task: TaskRecord) -> str:
     return _digest([task.name, task.dataset.digest, task.metric, *task.labels])[:32]
 
 
-def cell_items(adapter_id: str, name: str, base: BaseIdentity) -> RunItems:
-    """The entry that an adapter's cells of one evaluation job are added to."""
+def cell_items(row: MatrixRow, base: BaseIdentity) -> RunItems:
+    """The entry that a row's cells of one evaluation job are added to."""
     return RunItems(
-        name=name,
-        tags={KIND: "cells", ADAPTER_ID: adapter_id, **_base_tags(base)},
-        params={"adapter": name[:_PARAM_LIMIT], "adapter_id": adapter_id},
+        name=row.label,
+        tags={KIND: "cells", ADAPTER_ID: row.id, **_base_tags(base)},
+        params={"adapter": row.label[:_PARAM_LIMIT], "adapter_id": row.id},
     )
 
 
@@ -282,7 +280,7 @@ def ranking_columns(content: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 def cell_tags(stored: StoredCell) -> dict[str, str]:
     """A cell as tags of its run, in pieces where one tag is too short; see `cells_of`."""
-    text = _dumps(to_plain(stored))
+    text = _dumps(stored_cell_plain(stored))
     stem = f"{_CELL}{cell_key(stored.cell, stored.dataset_digest)}"
     pieces = [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
     # The count stands in the key, so that a shorter second measurement can't be mixed with the
@@ -295,7 +293,7 @@ def cell_tags(stored: StoredCell) -> dict[str, str]:
 
 def cell_key(cell: Cell, dataset_digest: str) -> str:
     """What names a cell among those of its run: the task, and a digest of what tells it apart."""
-    digest = _digest([cell.task, dataset_digest, cell.protocol, cell.adapter_id])[:12]
+    digest = _digest([cell.task, dataset_digest, cell.protocol, cell.row.id])[:12]
     return f"{legal_key(cell.task)[:200]}/{digest}"
 
 
@@ -431,7 +429,7 @@ def registered_name(name: str) -> str:
         raise ConfigError(
             f"An adapter's name may have {_KEY_LIMIT} characters; {name[:40]!r}… has {len(name)}."
         )
-    if legal in (BASE_ID, MAJORITY_ID) or few_shot_row(legal) is not None:
+    if not MatrixRow.parse(legal).is_candidate:
         raise ConfigError(
             f"{name!r} is the name of a row of its own in every matrix; choose another."
         )
@@ -552,8 +550,26 @@ def task_from_plain(plain: Mapping[str, Any]) -> TaskRecord:
 
 
 def stored_cell_from_plain(plain: Mapping[str, Any]) -> StoredCell:
-    """The inverse of `to_plain` for cells."""
-    return StoredCell(Cell(**plain["cell"]), plain["dataset_digest"], plain["measured_ms"])
+    """The inverse of `stored_cell_plain`."""
+    return StoredCell(cell_from_plain(plain["cell"]), plain["dataset_digest"], plain["measured_ms"])
+
+
+def stored_cell_plain(stored: StoredCell) -> dict[str, Any]:
+    """The inverse of `stored_cell_from_plain`."""
+    return {**to_plain(stored), "cell": cell_plain(stored.cell)}
+
+
+def cell_plain(cell: Cell) -> dict[str, Any]:
+    """A cell as plain values; its row goes by its id, as `adapter_id`."""
+    plain = to_plain(cell)
+    del plain["row"]
+    return {"adapter_id": cell.row.id, **plain}
+
+
+def cell_from_plain(plain: Mapping[str, Any]) -> Cell:
+    """The inverse of `cell_plain`."""
+    fields = dict(plain)
+    return Cell(row=MatrixRow.parse(fields.pop("adapter_id")), **fields)
 
 
 def fingerprint_from_plain(plain: Mapping[str, Any]) -> Fingerprint:

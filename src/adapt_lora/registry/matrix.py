@@ -8,11 +8,11 @@ from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry.layout import StoredCell
 from adapt_lora.registry.records import (
     BASE_ID,
-    MAJORITY_ID,
+    BASE_ROW,
     AdapterRecord,
+    MatrixRow,
     TaskRecord,
     TransferMatrix,
-    few_shot_row,
 )
 
 
@@ -48,7 +48,7 @@ def assemble_matrix(
         cells: Everything measured.
         protocol: Take only this protocol.
     """
-    columns = _columns(cells, known={record.adapter_id for record in adapters})
+    columns = _columns(cells, known={BASE_ID, *(record.adapter_id for record in adapters)})
     if protocol is not None:
         columns = {key: value for key, value in columns.items() if key.protocol == protocol}
     described = {(task.name, task.dataset.digest, task.metric): task for task in tasks}
@@ -70,22 +70,20 @@ def assemble_matrix(
 
 def _columns(
     cells: Sequence[StoredCell], *, known: set[str]
-) -> Mapping[_Column, dict[str, StoredCell]]:
-    columns: dict[_Column, dict[str, StoredCell]] = defaultdict(dict)
+) -> Mapping[_Column, dict[MatrixRow, StoredCell]]:
+    columns: dict[_Column, dict[MatrixRow, StoredCell]] = defaultdict(dict)
     for stored in sorted(cells, key=lambda stored: stored.measured_ms):
         cell = stored.cell
-        shown = few_shot_row(cell.adapter_id)
-        model = cell.adapter_id if shown is None else shown.adapter_id
-        if model in known or model in (BASE_ID, MAJORITY_ID):
+        if cell.row.is_reference or cell.row.model in known:
             key = _Column(cell.task, stored.dataset_digest, cell.metric, cell.column)
-            columns[key][cell.adapter_id] = stored
+            columns[key][cell.row] = stored
     return columns
 
 
-def _worth(column: Mapping[str, StoredCell]) -> tuple[bool, int, int]:
-    adapters = sum(few_shot_row(row) is None for row in column.keys() - {BASE_ID, MAJORITY_ID})
-    return BASE_ID in column, adapters, max(stored.measured_ms for stored in column.values())
+def _worth(column: Mapping[MatrixRow, StoredCell]) -> tuple[bool, int, int]:
+    adapters = sum(row.is_candidate for row in column)
+    return BASE_ROW in column, adapters, max(stored.measured_ms for stored in column.values())
 
 
-def _first_measured(column: Mapping[str, StoredCell]) -> tuple[int, str]:
+def _first_measured(column: Mapping[MatrixRow, StoredCell]) -> tuple[int, str]:
     return min((stored.measured_ms, stored.cell.task) for stored in column.values())

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import hypot
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BASE_ID = "base"
-"""`adapter_id` of the bare base model in cells and matrices."""
+"""Id of the bare base model in cells and matrices."""
 
 MAJORITY_ID = "majority label"
-"""`adapter_id` of the constant guess of the commonest gold label."""
+"""Id of the constant guess of the commonest gold label."""
 
-_SHOTS = re.compile(r"(?P<adapter_id>.+)\+(?P<shots>\d+)shot(?:-seed(?P<seed>\d+))?")
+_SHOTS = re.compile(r"(?P<model>.+)\+(?P<shots>\d+)shot(?:-seed(?P<seed>\d+))?")
 
 Unit = Literal["points", "nats"]
 Regime = Literal["zeroshot", "intermediate"]
@@ -39,6 +39,75 @@ METRIC_UNITS: Mapping[str, Unit] = {
     PUBLISHED_METRIC: "points",
 }
 """Metrics that rule a cell, and what a gain in them is counted in; the two are never pooled."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRow:
+    """What stands in a row of the transfer matrix: a model, as it is or shown examples.
+
+    Two rows are the same when model, shots and seed are; the name is for people.
+    """
+
+    model: str
+    """Id of the adapter that is on; BASE_ID for the bare base; MAJORITY_ID for the constant guess,
+    which is no model."""
+    shots: int = 0
+    """Examples in each prompt."""
+    seed: int = 0
+    """Decided which examples; 0 without any."""
+    name: str = field(default="", compare=False)
+    """What people call the model; "" where only its id is known."""
+
+    @classmethod
+    def parse(cls, row_id: str) -> "MatrixRow":
+        """The row that an id stands for; the inverse of `id`, names aside."""
+        found = _SHOTS.fullmatch(row_id)
+        if found is None:
+            return cls(row_id)
+        return cls(found["model"], int(found["shots"]), int(found["seed"] or 0))
+
+    @property
+    def id(self) -> str:
+        """What names it in stored cells, e.g. "base", "base+3shot" or "base+3shot-seed1"."""
+        if not self.shots:
+            return self.model
+        drawn = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.model}+{self.shots}shot{drawn}"
+
+    @property
+    def label(self) -> str:
+        """What people call it: "sst2", "base", "sst2, 3 shots, seed 1"."""
+        model = self.name or self.model
+        return f"{model}, {self.words}" if self.shots else model
+
+    @property
+    def words(self) -> str:
+        """What follows the model's name: "3 shots, seed 1"; "" for a model as it is."""
+        if not self.shots:
+            return ""
+        drawn = f", seed {self.seed}" if self.seed else ""
+        return f"{self.shots} shot{'' if self.shots == 1 else 's'}{drawn}"
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it is an adapter as it is: what a recommendation may name."""
+        return not self.is_reference and not self.shots
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is the bare base or the majority label: what adapters are compared with."""
+        return not self.shots and self.model in (BASE_ID, MAJORITY_ID)
+
+    def of(self, name: str) -> "MatrixRow":
+        """The same row with its model's name."""
+        return replace(self, name=name)
+
+
+BASE_ROW = MatrixRow(BASE_ID)
+"""The bare base model."""
+
+MAJORITY_ROW = MatrixRow(MAJORITY_ID)
+"""The constant guess of the commonest gold label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +206,11 @@ class AdapterRecord:
     """Whether the files can be pulled; False for records of figures only."""
 
     @property
+    def row(self) -> MatrixRow:
+        """Its row of the transfer matrix."""
+        return MatrixRow(self.adapter_id, name=self.name)
+
+    @property
     def kind(self) -> str:
         """What it is, in words: published results hold full fine-tunes too."""
         return "Full fine-tune" if self.params.get("method") == "full" else "LoRA adapter"
@@ -181,8 +255,8 @@ class TaskRecord:
 class Cell:
     """How one adapter (or the base, or the majority label) did on one task."""
 
-    adapter_id: str
-    """Registry id of the adapter, BASE_ID, MAJORITY_ID, or the id of a `FewShotRow`."""
+    row: MatrixRow
+    """What was scored."""
     task: str
     """Name of the task."""
     metric: str
@@ -249,38 +323,6 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class FewShotRow:
-    """A row of the matrix: a model that is shown examples in the prompt. No adapter of its own."""
-
-    adapter_id: str
-    """The adapter that is on, or BASE_ID."""
-    shots: int
-    """Examples in each prompt, at least one."""
-    seed: int = 0
-    """Decided which examples."""
-
-    @property
-    def row_id(self) -> str:
-        """What stands as `adapter_id` in its cells, e.g. "base+3shot" or "base+3shot-seed1"."""
-        drawn = f"-seed{self.seed}" if self.seed else ""
-        return f"{self.adapter_id}+{self.shots}shot{drawn}"
-
-    @property
-    def words(self) -> str:
-        """What follows the model's name in tables: "3 shots, seed 1"."""
-        drawn = f", seed {self.seed}" if self.seed else ""
-        return f"{self.shots} shot{'' if self.shots == 1 else 's'}{drawn}"
-
-
-def few_shot_row(row_id: str) -> FewShotRow | None:
-    """The few-shot row that an `adapter_id` of a cell stands for; None for all other rows."""
-    found = _SHOTS.fullmatch(row_id)
-    if found is None:
-        return None
-    return FewShotRow(found["adapter_id"], int(found["shots"]), int(found["seed"] or 0))
-
-
-@dataclass(frozen=True, slots=True)
 class KeptRecommendation:
     """A recommendation that was kept, to be compared with what was measured later."""
 
@@ -307,28 +349,42 @@ class TransferMatrix:
     tasks: tuple[TaskRecord, ...]
     """Columns, in order of first measurement."""
     cells: tuple[Cell, ...]
-    """Measured cells, base and majority rows among them, one per (adapter, task)."""
+    """Measured cells, base and majority rows among them, one per (row, task)."""
     regime: Regime = "zeroshot"
     """How the adapters were used."""
 
-    def cell(self, adapter_id: str, task: str) -> Cell | None:
+    def cell(self, row: MatrixRow, task: str) -> Cell | None:
         """The measured cell, or None."""
-        return next((c for c in self.cells if c.adapter_id == adapter_id and c.task == task), None)
+        return next((c for c in self.cells if c.row == row and c.task == task), None)
+
+    @property
+    def rows(self) -> tuple[MatrixRow, ...]:
+        """Every row with its name.
+
+        Base and majority label where they are measured, few-shot rows as they were measured, then
+        the adapters.
+        """
+        names = {BASE_ID: BASE_ID, **{a.adapter_id: a.name for a in self.adapters}}
+        measured = tuple(dict.fromkeys(cell.row for cell in self.cells))
+        shown = [row for row in measured if row.shots and row.model in names]
+        return (
+            *(row for row in (BASE_ROW, MAJORITY_ROW) if row in measured),
+            *(row.of(names[row.model]) for row in shown),
+            *(adapter.row for adapter in self.adapters),
+        )
 
     def to_pandas(self) -> "pd.DataFrame":
         """Scores, one row per adapter (base and majority label first), one column per task."""
         import pandas as pd
 
-        names = {BASE_ID: BASE_ID, MAJORITY_ID: MAJORITY_ID}
-        names |= {adapter.adapter_id: adapter.name for adapter in self.adapters}
-        place = {adapter_id: i for i, adapter_id in enumerate(names)}
-        rows: list[dict[str, float]] = [{} for _ in place]
+        shown = (BASE_ROW, MAJORITY_ROW, *(adapter.row for adapter in self.adapters))
+        scores: dict[MatrixRow, dict[str, float]] = {row: {} for row in shown}
         for cell in self.cells:
-            if cell.adapter_id in place:
-                rows[place[cell.adapter_id]][cell.task] = cell.score
+            if cell.row in scores:
+                scores[cell.row][cell.task] = cell.score
         columns = [task.name for task in self.tasks]
-        index = pd.Index(list(names.values()), name="adapter")
-        return pd.DataFrame(rows, index=index, columns=columns)
+        index = pd.Index([row.label for row in shown], name="adapter")
+        return pd.DataFrame(list(scores.values()), index=index, columns=columns)
 
     def _repr_html_(self) -> str:
         """The scores as a notebook shows them; · is not measured."""

@@ -35,16 +35,17 @@ from adapt_lora.registry.layout import RunItems, StoredCell
 from adapt_lora.registry.matrix import assemble_matrix
 from adapt_lora.registry.records import (
     BASE_ID,
+    BASE_ROW,
     MAJORITY_ID,
+    MAJORITY_ROW,
     AdapterRecord,
     Cell,
-    FewShotRow,
     KeptRecommendation,
+    MatrixRow,
     Prediction,
     StepRecord,
     TaskRecord,
     TransferMatrix,
-    few_shot_row,
 )
 from adapt_lora.registry.tracking import (
     check_server,
@@ -156,9 +157,9 @@ class Registry:
         self._opened: MlflowClient | None = None
         self._lock: BaseFileLock | None = None
         self._job = uuid.uuid4().hex
-        self._job_runs: dict[tuple[str, str], str] = {}
+        self._job_runs: dict[tuple[str, MatrixRow], str] = {}
         self._job_steps: dict[str, int] = {}
-        self._few_shot_models: dict[tuple[str, str], str] = {}
+        self._few_shot_models: dict[tuple[str, MatrixRow], str] = {}
         self._ensured_tasks: set[tuple[str, str, bool]] = set()
 
     # --- bases
@@ -362,9 +363,9 @@ class Registry:
     def update_scores(self, base: BaseIdentity) -> None:
         """Write each adapter's scores and gains by task beside its fingerprint, to sort by."""
         matrix = self.transfer_matrix(base)
-        of_base = {cell.task: cell.score for cell in matrix.cells if cell.adapter_id == BASE_ID}
+        of_base = {cell.task: cell.score for cell in matrix.cells if cell.row == BASE_ROW}
         for record in matrix.adapters:
-            scores = {c.task: c.score for c in matrix.cells if c.adapter_id == record.adapter_id}
+            scores = {c.task: c.score for c in matrix.cells if c.row == record.row}
             gains = {
                 task: score - of_base[task] for task, score in scores.items() if task in of_base
             }
@@ -469,7 +470,7 @@ class Registry:
             ):
                 self._client.delete_logged_model(model.model_id)
             for rows in (self._job_runs, self._few_shot_models):
-                for key in [key for key in rows if key[1].startswith(record.adapter_id)]:
+                for key in [key for key in rows if key[1].model == record.adapter_id]:
                     del rows[key]
         return record
 
@@ -480,7 +481,7 @@ class Registry:
     def add_cells(
         self,
         base: BaseIdentity,
-        adapter: AdapterRecord | str,
+        adapter: AdapterRecord | MatrixRow,
         task: TaskRecord,
         cells: Sequence[Cell],
         predictions: Sequence[Prediction] = (),
@@ -491,7 +492,7 @@ class Registry:
 
         Args:
             base: The base model they were measured on.
-            adapter: A registered adapter, or BASE_ID, or MAJORITY_ID.
+            adapter: A registered adapter, or BASE_ROW, or MAJORITY_ROW.
             task: What was scored.
             cells: Cells of that adapter on that task, or of a few-shot row of it.
             predictions: Row by row what the cell rests on; only beside a single cell.
@@ -509,13 +510,13 @@ class Registry:
 
     @_in_words
     def predictions(
-        self, base: BaseIdentity, adapter_id: str, task: str, *, protocol: str | None = None
+        self, base: BaseIdentity, row: MatrixRow, task: str, *, protocol: str | None = None
     ) -> tuple[Prediction, ...]:
         """Row by row what the latest such cell rests on; empty where none were kept.
 
         Args:
             base: The base model it was measured on.
-            adapter_id: An adapter's id, BASE_ID, or the id of a few-shot row.
+            row: Whose cell it is.
             task: Name of the task.
             protocol: Digest of the protocol; None for whichever was measured last.
 
@@ -527,12 +528,12 @@ class Registry:
             (stored, run_id)
             for run_id, entry in self._sync(shelving, "cells").entries.items()
             for stored in map(layout.stored_cell_from_plain, entry.content)
-            if (stored.cell.adapter_id, stored.cell.task) == (adapter_id, task)
+            if (stored.cell.row, stored.cell.task) == (row, task)
             and protocol in (None, stored.cell.protocol)
         ]
         if not found:
             raise NotFoundError(
-                f"No cell of {adapter_id[:12]} on {task} is measured in {self.tracking_uri}; "
+                f"No cell of {row.id[:12]} on {task} is measured in {self.tracking_uri}; "
                 "`adapt matrix` shows which are."
             )
         stored, run_id = max(found, key=lambda pair: pair[0].measured_ms)
@@ -547,11 +548,11 @@ class Registry:
 
     @_in_words
     def add_evaluation_plots(
-        self, base: BaseIdentity, row_id: str, plots: Mapping[str, Path]
+        self, base: BaseIdentity, row: MatrixRow, plots: Mapping[str, Path]
     ) -> None:
         """Put pictures beside the cells that this Registry object wrote for a row of the matrix."""
         shelving = self._require(base)
-        run_id = self._job_runs.get((shelving.evaluations_id, row_id))
+        run_id = self._job_runs.get((shelving.evaluations_id, row))
         if run_id is not None and plots:
             self._log_plots(run_id, plots)
 
@@ -575,11 +576,11 @@ class Registry:
         """
         shelving = self._made_shelving(matrix.base)
         tasks = {task.name: task for task in matrix.tasks}
-        of_base = {c.task: c.score for c in matrix.cells if c.adapter_id == BASE_ID}
+        of_base = {c.task: c.score for c in matrix.cells if c.row == BASE_ROW}
         measured = self.measured(matrix.base)
-        rows: dict[str, list[Cell]] = {}
+        rows: dict[MatrixRow, list[Cell]] = {}
         for cell in matrix.cells:
-            rows.setdefault(cell.adapter_id, []).append(cell)
+            rows.setdefault(cell.row, []).append(cell)
         n_adapters = n_cells = 0
         # One lock for all: nobody else can be half-way through a registration meanwhile.
         with self._writing():
@@ -587,7 +588,7 @@ class Registry:
             known = {record.adapter_id: record for record in self.adapters(matrix.base)}
             self._sweep_unready(shelving, known)
             for done, record in enumerate(matrix.adapters, start=1):
-                cells = rows.pop(record.adapter_id, [])
+                cells = rows.pop(record.row, [])
                 if record.adapter_id not in known:
                     known[record.adapter_id] = self._write_row(
                         shelving, record, (folders or {}).get(record.adapter_id), cells, of_base
@@ -599,27 +600,25 @@ class Registry:
                 if progress is not None:
                     progress(done, len(matrix.adapters))
             for row, cells in rows.items():  # the bare base, the majority label, few-shot rows
-                shown = few_shot_row(row)
-                model = row if shown is None else known.get(shown.adapter_id, shown.adapter_id)
+                model = known.get(row.model, MatrixRow(row.model))
                 n_cells += self._write_new_cells(shelving, model, tasks, cells, measured)
         return MatrixAddition(n_adapters, n_cells)
 
     @_in_words
-    def cell(self, base: BaseIdentity, adapter_id: str, task: str, protocol: str) -> Cell | None:
-        """The latest cell of this adapter and task under this protocol, or None."""
+    def cell(self, base: BaseIdentity, row: MatrixRow, task: str, protocol: str) -> Cell | None:
+        """The latest cell of this row and task under this protocol, or None."""
         found = [
             stored
             for stored in self._stored_cells(base)
-            if (stored.cell.adapter_id, stored.cell.task, stored.cell.protocol)
-            == (adapter_id, task, protocol)
+            if (stored.cell.row, stored.cell.task, stored.cell.protocol) == (row, task, protocol)
         ]
         return max(found, key=lambda stored: stored.measured_ms).cell if found else None
 
     @_in_words
-    def measured(self, base: BaseIdentity) -> frozenset[tuple[str, str, str]]:
-        """(adapter_id, task, protocol) of every cell there is."""
+    def measured(self, base: BaseIdentity) -> frozenset[tuple[MatrixRow, str, str]]:
+        """(row, task, protocol) of every cell there is."""
         cells = [stored.cell for stored in self._stored_cells(base)]
-        return frozenset((cell.adapter_id, cell.task, cell.protocol) for cell in cells)
+        return frozenset((cell.row, cell.task, cell.protocol) for cell in cells)
 
     @_in_words
     def tasks(self, base: BaseIdentity) -> list[TaskRecord]:
@@ -1062,15 +1061,15 @@ class Registry:
     def _write_new_cells(
         self,
         shelving: _Shelving,
-        adapter: AdapterRecord | str,
+        adapter: AdapterRecord | MatrixRow,
         tasks: Mapping[str, TaskRecord],
         cells: Sequence[Cell],
-        measured: frozenset[tuple[str, str, str]],
+        measured: frozenset[tuple[MatrixRow, str, str]],
     ) -> int:
         fresh = [
             (tasks[cell.task], cell)
             for cell in cells
-            if (cell.adapter_id, cell.task, cell.protocol) not in measured
+            if (cell.row, cell.task, cell.protocol) not in measured
         ]
         if fresh:
             self._write_cells(shelving, adapter, fresh)
@@ -1079,20 +1078,20 @@ class Registry:
     def _write_cells(
         self,
         shelving: _Shelving,
-        adapter: AdapterRecord | str,
+        adapter: AdapterRecord | MatrixRow,
         cells: Sequence[tuple[TaskRecord, Cell]],
         predictions: Sequence[Prediction] = (),
     ) -> None:
         """Cells of one row as metrics and tags of its job's run, in one batch."""
-        adapter_id, name, model_id = _row(adapter, shelving)
-        shown = few_shot_row(cells[0][1].adapter_id)
-        if shown is not None and shown.adapter_id == adapter_id:
-            adapter_id, name = shown.row_id, f"{name}, {shown.words}"
-            model_id = self._few_shot_model(shelving, shown, name)
-        if any(cell.adapter_id != adapter_id or cell.task != task.name for task, cell in cells):
+        row, model_id = _model_of(adapter, shelving)
+        if cells[0][1].row.model == row.model:
+            row = cells[0][1].row.of(row.name)
+        if row.shots:
+            model_id = self._few_shot_model(shelving, row)
+        if any(cell.row != row or cell.task != task.name for task, cell in cells):
             tasks = ", ".join(dict.fromkeys(task.name for task, _ in cells))
-            raise RegistryError(f"These cells are not all of {name} on {tasks}.")
-        run_id, params = self._job_run(shelving, adapter_id, name)
+            raise RegistryError(f"These cells are not all of {row.label} on {tasks}.")
+        run_id, params = self._job_run(shelving, row)
         now = _now_ms()
         tags: dict[str, str] = {}
         metrics: list[Any] = []
@@ -1119,21 +1118,21 @@ class Registry:
             path.write_bytes(layout.predictions_parquet(predictions))
             self._client.log_artifact(run_id, str(path), str(name.parent))
 
-    def _few_shot_model(self, shelving: _Shelving, row: FewShotRow, name: str) -> str:
+    def _few_shot_model(self, shelving: _Shelving, row: MatrixRow) -> str:
         """The logged model that stands for a few-shot row in the Models tab."""
-        place = (shelving.adapters_id, row.row_id)
+        place = (shelving.adapters_id, row)
         if place not in self._few_shot_models:
-            own = f"tags.`{layout.FEW_SHOT}` = '{row.row_id}'"
+            own = f"tags.`{layout.FEW_SHOT}` = '{row.id}'"
             found = self._client.search_logged_models([shelving.adapters_id], filter_string=own)
-            model = found[0] if found else self._add_few_shot_model(shelving, row, name)
+            model = found[0] if found else self._add_few_shot_model(shelving, row)
             self._few_shot_models[place] = str(model.model_id)
         return self._few_shot_models[place]
 
-    def _add_few_shot_model(self, shelving: _Shelving, row: FewShotRow, name: str) -> Any:
+    def _add_few_shot_model(self, shelving: _Shelving, row: MatrixRow) -> Any:
         model = self._client.create_logged_model(
             shelving.adapters_id,
-            name=layout.logged_model_name(name),
-            tags={layout.FEW_SHOT: row.row_id, layout.SHOWN_TO: row.adapter_id},
+            name=layout.logged_model_name(row.label),
+            tags={layout.FEW_SHOT: row.id, layout.SHOWN_TO: row.model},
             model_type="few-shot",
         )
         return self._client.finalize_logged_model(model.model_id, "READY")
@@ -1238,14 +1237,12 @@ class Registry:
             self._touch(run.info.run_id)
         self._ensured_tasks |= ids
 
-    def _job_run(
-        self, shelving: _Shelving, adapter_id: str, name: str
-    ) -> tuple[str, Mapping[str, str]]:
-        """The run that this object's cells of an adapter go to, and its params where it is new."""
-        key = (shelving.evaluations_id, adapter_id)
+    def _job_run(self, shelving: _Shelving, row: MatrixRow) -> tuple[str, Mapping[str, str]]:
+        """The run that this object's cells of a row go to, and its params where it is new."""
+        key = (shelving.evaluations_id, row)
         if key in self._job_runs:
             return self._job_runs[key], {}
-        items = layout.cell_items(adapter_id, name, shelving.base)
+        items = layout.cell_items(row, shelving.base)
         tags = {**items.tags, "adapt.job": self._job, layout.STATUS: layout.READY}
         run = self._client.create_run(shelving.evaluations_id, run_name=items.name, tags=tags)
         self._job_runs[key] = run.info.run_id
@@ -1365,7 +1362,7 @@ class Registry:
     def _content(self, run: "Run", kind: str) -> Any:
         """What the cache keeps of a run."""
         if kind == "cells":
-            return [layout.to_plain(stored) for stored in layout.cells_of(run.data.tags)]
+            return [layout.stored_cell_plain(stored) for stored in layout.cells_of(run.data.tags)]
         items = RunItems(
             name=run.info.run_name,
             tags=run.data.tags,
@@ -1455,15 +1452,15 @@ _EXPERIMENT_NOTES = {
 }
 
 
-def _row(adapter: AdapterRecord | str, shelving: _Shelving) -> tuple[str, str, str]:
-    """Adapter id, name and logged model of a row of the matrix."""
+def _model_of(adapter: AdapterRecord | MatrixRow, shelving: _Shelving) -> tuple[MatrixRow, str]:
+    """The row of a model as it is, and its logged model."""
     if isinstance(adapter, AdapterRecord):
-        return adapter.adapter_id, adapter.name, adapter.model_id
-    if adapter == BASE_ID:
-        return BASE_ID, "base model", shelving.base_model_id
-    if adapter == MAJORITY_ID:
-        return MAJORITY_ID, MAJORITY_ID, shelving.majority_model_id
-    raise RegistryError(f"{adapter!r} is neither a registered adapter nor {BASE_ID!r}.")
+        return adapter.row, adapter.model_id
+    if adapter == BASE_ROW:
+        return BASE_ROW.of("base model"), shelving.base_model_id
+    if adapter == MAJORITY_ROW:
+        return MAJORITY_ROW, shelving.majority_model_id
+    raise RegistryError(f"{adapter.label!r} is neither a registered adapter nor {BASE_ID!r}.")
 
 
 def _no_such_adapter(reference: str, records: Sequence[AdapterRecord]) -> str:

@@ -10,14 +10,15 @@ from typing import Any, Literal
 from adapt_lora.errors import NotFoundError
 from adapt_lora.registry.records import (
     BASE_ID,
+    BASE_ROW,
     MAJORITY_ID,
     METRIC_UNITS,
     AdapterRecord,
     Cell,
+    MatrixRow,
     TaskRecord,
     TransferMatrix,
     Unit,
-    few_shot_row,
 )
 from adapt_lora.report.wording import one_line
 
@@ -55,35 +56,9 @@ class TaskGain:
         return METRIC_UNITS[self.metric]
 
 
-@dataclass(frozen=True, slots=True)
-class MatrixRow:
-    """A row of the matrix as people see it."""
-
-    row_id: str
-    """`adapter_id` of its cells."""
-    name: str
-    """What people call it."""
-    adapter: AdapterRecord | None = None
-    """The adapter, on a row of its own; None for all other rows."""
-
-
-def reference_rows(matrix: TransferMatrix) -> tuple[MatrixRow, ...]:
-    """The bare base and the majority label, where they are measured: they have no gains."""
-    measured = {cell.adapter_id for cell in matrix.cells}
-    rows = (MatrixRow(BASE_ID, "base"), MatrixRow(MAJORITY_ID, MAJORITY_ID))
-    return tuple(row for row in rows if row.row_id in measured)
-
-
 def gain_rows(matrix: TransferMatrix) -> tuple[MatrixRow, ...]:
     """All rows with gains: few-shot rows as they were measured, then the adapters."""
-    names = {BASE_ID: "base", **{a.adapter_id: a.name for a in matrix.adapters}}
-    shown = []
-    for row_id in dict.fromkeys(cell.adapter_id for cell in matrix.cells):
-        row = few_shot_row(row_id)
-        if row is not None and row.adapter_id in names:
-            shown.append(MatrixRow(row_id, f"{names[row.adapter_id]}, {row.words}"))
-    adapters = (MatrixRow(a.adapter_id, a.name, a) for a in matrix.adapters)
-    return (*shown, *adapters)
+    return tuple(row for row in matrix.rows if not row.is_reference)
 
 
 def filter_matrix(
@@ -112,33 +87,31 @@ def filter_matrix(
     columns = tuple(
         task for task in matrix.tasks if _fits(task.name, tasks) and _fits(task.family, families)
     )
-    rows = {BASE_ID, MAJORITY_ID, *(record.adapter_id for record in kept)}
+    models = {BASE_ID, MAJORITY_ID, *(record.adapter_id for record in kept)}
     names = {task.name for task in columns}
-    cells = tuple(
-        cell for cell in matrix.cells if _model_of(cell.adapter_id) in rows and cell.task in names
-    )
+    cells = tuple(cell for cell in matrix.cells if cell.row.model in models and cell.task in names)
     return replace(matrix, adapters=kept, tasks=columns, cells=cells)
 
 
 def matrix_json(matrix: TransferMatrix) -> dict[str, Any]:
     """The object that `adapt matrix --json` prints: rows, tasks and measured cells with gains."""
-    rows = (*reference_rows(matrix), *gain_rows(matrix))
-    names = {row.row_id: row.name for row in rows}
+    labels = {row: row.label for row in matrix.rows}
     tasks = {task.name: task for task in matrix.tasks}
     cells_at = cells_by_place(matrix)
     cells = []
     for cell in matrix.cells:
         content = {key: value for key, value in asdict(cell).items() if value is not None}
-        content["adapter"] = names.get(cell.adapter_id, cell.adapter_id)
-        if cell.adapter_id not in (BASE_ID, MAJORITY_ID):
-            gain = gain_of(cells_at, cell.adapter_id, tasks[cell.task])
+        del content["row"]
+        content |= {"adapter_id": cell.row.id, "adapter": labels.get(cell.row, cell.row.label)}
+        if not cell.row.is_reference:
+            gain = gain_of(cells_at, cell.row, tasks[cell.task])
             if gain is not None:
                 content["gain"] = gain.gain
                 content |= {} if gain.se is None else {"gain_se": gain.se}
         cells.append(content)
     return {
         "base_model": matrix.base.name,
-        "rows": [{"adapter_id": row.row_id, "adapter": row.name} for row in rows],
+        "rows": [{"adapter_id": row.id, "adapter": row.label} for row in matrix.rows],
         "tasks": [
             {"task": t.name, "metric": t.metric, "group": t.group, "family": t.family}
             for t in matrix.tasks
@@ -157,9 +130,7 @@ def matrix_csv(
         values: Gains of all rows that have any, or scores of all rows.
         errors: Follow each column by one of standard errors, "TASK se".
     """
-    rows = gain_rows(matrix)
-    if values == "score":
-        rows = (*reference_rows(matrix), *rows)
+    rows = matrix.rows if values == "score" else gain_rows(matrix)
     heads = [
         head for t in matrix.tasks for head in ((t.name, f"{t.name} se") if errors else (t.name,))
     ]
@@ -168,9 +139,9 @@ def matrix_csv(
     writer.writerow(["adapter", *heads])
     cells = cells_by_place(matrix)
     for row in rows:
-        line = [row.name]
+        line = [row.label]
         for task in matrix.tasks:
-            figure = figure_of(cells, row.row_id, task, values=values)
+            figure = figure_of(cells, row, task, values=values)
             line.append("" if figure is None else f"{figure.value:.6g}")
             if errors:
                 line.append("" if figure is None or figure.se is None else f"{figure.se:.6g}")
@@ -189,13 +160,17 @@ class Figure:
 
 
 def figure_of(
-    cells: Mapping[tuple[str, str], Cell], row_id: str, task: TaskRecord, *, values: MatrixValues
+    cells: Mapping[tuple[MatrixRow, str], Cell],
+    row: MatrixRow,
+    task: TaskRecord,
+    *,
+    values: MatrixValues,
 ) -> Figure | None:
     """The gain or score of one place; None where it was not measured."""
     if values == "gain":
-        gain = gain_of(cells, row_id, task)
+        gain = gain_of(cells, row, task)
         return None if gain is None else Figure(gain.gain, gain.se)
-    cell = cells.get((row_id, task.name))
+    cell = cells.get((row, task.name))
     return None if cell is None else Figure(cell.score, cell.se)
 
 
@@ -209,22 +184,26 @@ def adapter_gains(matrix: TransferMatrix, adapter: AdapterRecord) -> tuple[TaskG
     cells = cells_by_place(matrix)
     gains = []
     for task in matrix.tasks:
-        gain = gain_of(cells, adapter.adapter_id, task, own=is_own_cell(adapter, task))
+        gain = gain_of(cells, adapter.row, task, own=is_own_cell(adapter, task))
         if gain is not None:
             gains.append(gain)
     return tuple(gains)
 
 
-def cells_by_place(matrix: TransferMatrix) -> dict[tuple[str, str], Cell]:
-    """The matrix's cells by (adapter_id, task name)."""
-    return {(cell.adapter_id, cell.task): cell for cell in matrix.cells}
+def cells_by_place(matrix: TransferMatrix) -> dict[tuple[MatrixRow, str], Cell]:
+    """The matrix's cells by (row, task name)."""
+    return {(cell.row, cell.task): cell for cell in matrix.cells}
 
 
 def gain_of(
-    cells: Mapping[tuple[str, str], Cell], adapter_id: str, task: TaskRecord, *, own: bool = False
+    cells: Mapping[tuple[MatrixRow, str], Cell],
+    row: MatrixRow,
+    task: TaskRecord,
+    *,
+    own: bool = False,
 ) -> TaskGain | None:
     """The gain of one cell over the base's; None where either was not measured the same way."""
-    cell, base = cells.get((adapter_id, task.name)), cells.get((BASE_ID, task.name))
+    cell, base = cells.get((row, task.name)), cells.get((BASE_ROW, task.name))
     if cell is None or base is None:
         return None
     if (cell.metric, cell.column) != (base.metric, base.column):
@@ -238,11 +217,6 @@ def gain_of(
         n=cell.n,
         own=own,
     )
-
-
-def _model_of(row_id: str) -> str:
-    row = few_shot_row(row_id)
-    return row_id if row is None else row.adapter_id
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:

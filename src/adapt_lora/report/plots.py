@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from adapt_lora.errors import DatasetError, MatrixError, RecommendError, TrainingError
 from adapt_lora.recommender.calibration import OutOfFold, Share, calibrate
 from adapt_lora.registry.records import (
-    BASE_ID,
+    BASE_ROW,
     Fingerprint,
     Histogram,
+    MatrixRow,
     TaskRecord,
     TransferMatrix,
     Unit,
 )
 from adapt_lora.report.gains import (
-    MatrixRow,
     MatrixValues,
     cells_by_place,
     figure_of,
@@ -880,8 +880,9 @@ def _draw_block(
     named_rows: bool,
 ) -> None:
     table = _cell_values(matrix, rows, tasks, unit=unit, values=values)
+    groups = {adapter.row: adapter for adapter in matrix.adapters}
     own = np.array(
-        [[r.adapter is not None and is_own_cell(r.adapter, task) for task in tasks] for r in rows]
+        [[row in groups and is_own_cell(groups[row], task) for task in tasks] for row in rows]
     )
     limit = _colour_limit(table, own) if values == "gain" else None
     if limit is None:
@@ -897,11 +898,11 @@ def _draw_block(
     cells = cells_by_place(matrix)
     heads = []
     for task in tasks:
-        base = cells.get((BASE_ID, task.name))
+        base = cells.get((BASE_ROW, task.name))
         below = f"base {score_text(base.score, unit)}" if base else "no base score"
         heads.append(f"{_safe(task.name, 20)}\n{below}")
     axes.set_xticks(range(len(tasks)), heads, rotation=45, ha="right", rotation_mode="anchor")
-    names = [_safe(row.name, 28) for row in rows] if named_rows else []
+    names = [_safe(row.label, 28) for row in rows] if named_rows else []
     axes.set_yticks(range(len(names)), names)
     _no_ticks(axes)
     _colour_bar(image, axes, f"{values} ({UNIT_WORDS[unit]})", table=table, limit=limit)
@@ -920,7 +921,7 @@ def _cell_values(
     table = np.full((len(rows), len(tasks)), np.nan)
     for number, row in enumerate(rows):
         for column, task in enumerate(tasks):
-            figure = figure_of(cells, row.row_id, task, values=values)
+            figure = figure_of(cells, row, task, values=values)
             if figure is not None:
                 table[number, column] = figure.value
     return 100 * table if unit == "points" else table

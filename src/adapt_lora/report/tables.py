@@ -11,23 +11,22 @@ from rich.table import Table
 from rich.text import Text
 
 from adapt_lora.registry.records import (
-    BASE_ID,
-    MAJORITY_ID,
+    BASE_ROW,
+    MAJORITY_ROW,
     AdapterRecord,
     Cell,
+    MatrixRow,
     TaskRecord,
     TransferMatrix,
     Unit,
 )
 from adapt_lora.report.gains import (
-    MatrixRow,
     MatrixValues,
     cells_by_place,
     figure_of,
     gain_of,
     gain_rows,
     is_own_cell,
-    reference_rows,
 )
 from adapt_lora.report.wording import (
     GAP,
@@ -102,23 +101,26 @@ def matrix_table(
             for one table, however wide.
     """
     cells = cells_by_place(matrix)
-    references = reference_rows(matrix)
+    references = [row for row in matrix.rows if row.is_reference]
     rows = gain_rows(matrix)
-    named = {row.row_id: row.name for row in rows}
     beside = " (score)" if values == "gain" else ""
-    named |= {BASE_ID: f"base model{beside}", MAJORITY_ID: f"{MAJORITY_ID}{beside}"}
+    names = {row: row.label for row in rows}
+    names |= {BASE_ROW: f"base model{beside}", MAJORITY_ROW: f"{MAJORITY_ROW.label}{beside}"}
+    adapters = {adapter.row: adapter for adapter in matrix.adapters}
     columns: list[_MatrixColumn] = []
     for task in matrix.tasks:
         words = {
-            row.row_id: _matrix_words(cells, row, task, values="score", errors=errors)
+            row: _matrix_words(cells, row, task, None, values="score", errors=errors)
             for row in references
         }
         for row in rows:
-            words[row.row_id] = _matrix_words(cells, row, task, values=values, errors=errors)
+            words[row] = _matrix_words(
+                cells, row, task, adapters.get(row), values=values, errors=errors
+            )
         columns.append(_MatrixColumn(one_line(task.name, limit=20), words))
     tables: list[RenderableType] = []
     title = f"Transfer on {one_line(matrix.base.name, limit=60)}"
-    blocks = _blocks(columns, names=list(named.values()), width=width)
+    blocks = _blocks(columns, names=list(names.values()), width=width)
     done = 0
     for block in blocks:
         part = f", tasks {done + 1}-{done + len(block)} of {len(columns)}"
@@ -129,12 +131,10 @@ def matrix_table(
                 Text(column.head), justify="right", overflow="fold", width=column.width
             )
         for row in references:
-            table.add_row(
-                _name(named[row.row_id]), *(c.words[row.row_id] for c in block), style=_QUIET
-            )
+            table.add_row(_name(names[row]), *(c.words[row] for c in block), style=_QUIET)
         table.add_section()
         for row in rows:
-            table.add_row(_name(row.name), *(column.words[row.row_id] for column in block))
+            table.add_row(_name(names[row]), *(column.words[row] for column in block))
         tables.append(table)
         done += len(block)
     units = [unit for unit in UNIT_WORDS if any(task.unit == unit for task in matrix.tasks)]
@@ -153,8 +153,8 @@ def matrix_table(
 @dataclass(frozen=True, slots=True)
 class _MatrixColumn:
     head: str
-    words: Mapping[str, Text]
-    """By row id."""
+    words: Mapping[MatrixRow, Text]
+    """By row."""
 
     @property
     def width(self) -> int:
@@ -163,22 +163,23 @@ class _MatrixColumn:
 
 
 def _matrix_words(
-    cells: Mapping[tuple[str, str], Cell],
+    cells: Mapping[tuple[MatrixRow, str], Cell],
     row: MatrixRow,
     task: TaskRecord,
+    adapter: AdapterRecord | None,
     *,
     values: MatrixValues,
     errors: bool,
 ) -> Text:
-    figure = figure_of(cells, row.row_id, task, values=values)
+    figure = figure_of(cells, row, task, values=values)
     if figure is None:
         return Text(GAP, style=_QUIET)
     write = gain_text if values == "gain" else score_text
     text = write(figure.value, task.unit)
     if errors and figure.se is not None:
         text += f" ± {score_text(figure.se, task.unit)}"
-    mark = OWN_MARK if row.adapter is not None and is_own_cell(row.adapter, task) else ""
-    gain = None if row.row_id in (BASE_ID, MAJORITY_ID) else gain_of(cells, row.row_id, task)
+    mark = OWN_MARK if adapter is not None and is_own_cell(adapter, task) else ""
+    gain = None if row.is_reference else gain_of(cells, row, task)
     if gain is None:
         return Text(text + mark)
     sure = gain.se is not None and abs(gain.gain) > 2 * gain.se

@@ -18,11 +18,13 @@ from adapt_lora.model.base import BaseIdentity, cache_dir, load_base_model
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import (
     BASE_ID,
+    BASE_ROW,
     MAJORITY_ID,
+    MAJORITY_ROW,
     AdapterRecord,
+    MatrixRow,
     Prediction,
     TransferMatrix,
-    few_shot_row,
 )
 from adapt_lora.roads.progress import Progress, of_step
 
@@ -46,7 +48,10 @@ if TYPE_CHECKING:
     from adapt_lora.report.outcomes import CellOutcomes
 
 EVERY = "*"
-"""In a failure: every row of the matrix, or every task."""
+"""In a failure: every task."""
+
+EVERY_ROW = MatrixRow("*")
+"""In a failure: every row of the matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +93,8 @@ class Evaluation:
     """Sentences about the base's weights, and about what was measured otherwise than asked."""
     code_protection: str | None = None
     """What stood between this machine and the code that was run on it; None where none was."""
-    names: Mapping[str, str] = field(default_factory=dict)
-    """What people call the rows, by their ids in cells and failures."""
+    names: Mapping[MatrixRow, str] = field(default_factory=dict)
+    """What people call the rows of cells and failures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +301,7 @@ def evaluate(
         report = replace(report, failures=(*ready.failures, *failed, *report.failures))
     matrix = registry.transfer_matrix(base.identity)
     registry.update_scores(base.identity)
-    _renew_cards(registry, matrix, {cell.adapter_id for cell in report.cells})
+    _renew_cards(registry, matrix, {cell.row.model for cell in report.cells})
     registry.ensure_views(base.identity)
     return Evaluation(
         report,
@@ -378,9 +383,9 @@ def _prepared(
     ) as scorer:
         plan = plan_matrix(
             base,
-            [(record.adapter_id, _weights_place(record)) for record in chosen],
+            [(record.row, _weights_place(record)) for record in chosen],
             made.tasks,
-            has_cell=lambda adapter_id, task, protocol: (adapter_id, task, protocol) in measured,
+            has_cell=lambda *cell: cell in measured,
             backend=scorer,
             decision=grading.decision,
             shots=examples,
@@ -467,7 +472,7 @@ def _make_tasks(
         except AdaptError as error:
             if len(sources) == 1:
                 raise
-            failures.append(CellFailure(EVERY, Path(source).name, str(error)))
+            failures.append(CellFailure(EVERY_ROW, Path(source).name, str(error)))
             last = error
     if not usable:
         raise last
@@ -507,7 +512,7 @@ def _draw_examples(
         except AdaptError as error:
             if len(tasks) == 1:
                 raise
-            failures.append(CellFailure(EVERY, name, str(error)))
+            failures.append(CellFailure(EVERY_ROW, name, str(error)))
     return examples, failures
 
 
@@ -541,7 +546,7 @@ def _describe_plan(
         base=base.identity.name,
         cells=tuple(
             PlannedCell(
-                adapter=names[unit.adapter_id],
+                adapter=names[unit.row],
                 task=unit.task.record.name,
                 n_tokens=unit.n_tokens,
                 estimated_s=unit_seconds(unit, rate),
@@ -554,15 +559,13 @@ def _describe_plan(
     )
 
 
-def _row_names(adapters: Sequence[AdapterRecord], work: _Work) -> dict[str, str]:
-    """What people call the rows of a plan, by id."""
-    names = {BASE_ID: "base model", MAJORITY_ID: MAJORITY_ID}
-    names |= {record.adapter_id: record.name for record in adapters}
-    for unit in work.plan.units:
-        shown = few_shot_row(unit.adapter_id)
-        if shown is not None:
-            names[unit.adapter_id] = f"{names[shown.adapter_id]}, {shown.words}"
-    return names
+def _row_names(adapters: Sequence[AdapterRecord], work: _Work) -> dict[MatrixRow, str]:
+    """What people call the rows of a plan."""
+    models = {BASE_ID: "base model", MAJORITY_ID: MAJORITY_ID}
+    models |= {record.adapter_id: record.name for record in adapters}
+    rows = (BASE_ROW, MAJORITY_ROW, *(record.row for record in adapters))
+    planned = (unit.row for unit in work.plan.units)
+    return {row: row.of(models[row.model]).label for row in (*rows, *planned)}
 
 
 def _describe_tasks(
@@ -585,7 +588,7 @@ def _describe_tasks(
         try:
             described[name] = _describe_task(read.task, read.rows, registry, base, progress)
         except Exception as error:  # whatever one task brings down, the others go on
-            failures.append(CellFailure(EVERY, name, failure_reason(error)))
+            failures.append(CellFailure(EVERY_ROW, name, failure_reason(error)))
             continue
         registry.add_tasks(base.identity, [described[name].record])
     units = tuple(
@@ -642,7 +645,7 @@ def _on_cluster(
     make = functools.partial(_cell_worker, base_model, dtype, dict(graders), keep_text=keep_text)
     for end in spread(units, make, address=address, key=lambda unit: unit.folder):
         unit = units[end.index]
-        lost = CellFailure(unit.adapter_id, unit.task.record.name, end.reason or "")
+        lost = CellFailure(unit.row, unit.task.record.name, end.reason or "")
         yield unit, end.result or lost
 
 
@@ -675,7 +678,7 @@ def _with_weights(
             try:
                 fetch_weights(registry, record)
             except Exception as error:  # of fifty adapters one may have lost its files
-                lost[place] = CellFailure(record.adapter_id, EVERY, failure_reason(error))
+                lost[place] = CellFailure(record.row, EVERY, failure_reason(error))
     units = tuple(unit for unit in work.plan.units if unit.folder not in lost)
     return replace(work, plan=replace(work.plan, units=units)), list(lost.values())
 
@@ -688,55 +691,52 @@ class _CellKeeper:
         identity: BaseIdentity,
         registry: Registry,
         adapters: Sequence[AdapterRecord],
-        names: Mapping[str, str],
+        names: Mapping[MatrixRow, str],
         units: "Sequence[CellUnit]",
         say: Callable[[str], None] | None,
     ) -> None:
         self.identity, self.registry, self.names, self.say = identity, registry, names, say
         self.by_id = {record.adapter_id: record for record in adapters}
         self.tasks = {unit.task.record.name: unit.task.record for unit in units}
-        self.places = [f"{names[unit.adapter_id]} on {unit.task.record.name}" for unit in units]
+        self.places = [f"{names[unit.row]} on {unit.task.record.name}" for unit in units]
         self.ends = list(accumulate(unit.n_tokens for unit in units))
-        self.left = Counter(unit.adapter_id for unit in units)
-        self.rows: dict[str, list[CellOutcomes]] = {}
+        self.left = Counter(unit.row for unit in units)
+        self.rows: dict[MatrixRow, list[CellOutcomes]] = {}
 
     def save(self, result: "CellResult") -> None:
         """File a cell, and say so."""
         from adapt_lora.report.outcomes import cell_outcomes
 
         cell = result.cell
-        shown = few_shot_row(cell.adapter_id)
-        model = cell.adapter_id if shown is None else shown.adapter_id
         task = self.tasks[cell.task]
-        self.registry.add_cells(
-            self.identity, self.by_id.get(model, model), task, [cell], result.predictions
-        )
+        model = self.by_id.get(cell.row.model, MatrixRow(cell.row.model))
+        self.registry.add_cells(self.identity, model, task, [cell], result.predictions)
         outcomes = cell_outcomes(task, result.predictions)
         if outcomes is not None:
-            self.rows.setdefault(cell.adapter_id, []).append(outcomes)
-        self.left[cell.adapter_id] -= 1
-        if not self.left[cell.adapter_id]:
-            self._draw(cell.adapter_id)
+            self.rows.setdefault(cell.row, []).append(outcomes)
+        self.left[cell.row] -= 1
+        if not self.left[cell.row]:
+            self._draw(cell.row)
         if self.say is not None:
             error = "" if cell.se is None else f" ± {cell.se:.3f}"
             self.say(
-                f"{self.names[cell.adapter_id]} on {cell.task}: {cell.metric} {cell.score:.3f}"
+                f"{self.names[cell.row]} on {cell.task}: {cell.metric} {cell.score:.3f}"
                 f"{error}, {result.seconds:.1f} s"
             )
 
     def close(self) -> None:
         """Draw the rows that lack a cell that failed."""
-        for row_id in list(self.rows):
-            self._draw(row_id)
+        for row in list(self.rows):
+            self._draw(row)
 
-    def _draw(self, row_id: str) -> None:
+    def _draw(self, row: MatrixRow) -> None:
         from adapt_lora.report.plots import plot_outcomes
 
-        outcomes = self.rows.pop(row_id, [])
+        outcomes = self.rows.pop(row, [])
         if outcomes:
             with tempfile.TemporaryDirectory(prefix="adapt-plots-") as scratch:
-                plots = plot_outcomes(outcomes, Path(scratch), title=self.names[row_id])
-                self.registry.add_evaluation_plots(self.identity, row_id, plots)
+                plots = plot_outcomes(outcomes, Path(scratch), title=self.names[row])
+                self.registry.add_evaluation_plots(self.identity, row, plots)
 
     def named(self, progress: Progress | None) -> Callable[[int, int], None] | None:
         """Progress in tokens, under the name of the cell in hand."""
@@ -758,7 +758,7 @@ def base_predictions(
     @functools.cache  # every adapter asks for the same
     def find(task: str, protocol: str) -> Sequence[Prediction]:
         try:
-            return registry.predictions(identity, BASE_ID, task, protocol=protocol)
+            return registry.predictions(identity, BASE_ROW, task, protocol=protocol)
         except NotFoundError:
             return ()
 
@@ -779,7 +779,7 @@ def _graded_tasks(made: _MadeTasks, grading: Grading) -> "tuple[_MadeTasks, dict
         except AdaptError as error:
             if len(made.usable) + len(made.failures) == 1:
                 raise
-            failures.append(CellFailure(EVERY, read.task.record.name, str(error)))
+            failures.append(CellFailure(EVERY_ROW, read.task.record.name, str(error)))
             last = error
     if not usable:
         raise last

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from adapt_lora.errors import AdaptError, ConfigError, MatrixError, NotFoundError
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry import Registry
-from adapt_lora.registry.records import BASE_ID, AdapterRecord, TransferMatrix
+from adapt_lora.registry.records import BASE_ROW, MatrixRow, TransferMatrix
 from adapt_lora.roads.bases import which_base
 from adapt_lora.roads.evaluation import fetch_weights
 from adapt_lora.roads.progress import Progress, of_step
@@ -216,18 +216,17 @@ def _import_harness(
     n_new = 0
     for (identity, row), found in zip(rows, cells, strict=True):
         registry.ensure_base(identity)
-        row_id = row.adapter_id if isinstance(row, AdapterRecord) else row
         measured = registry.measured(identity)
         for one in found:
-            if (row_id, one.cell.task, one.cell.protocol) not in measured:
-                cell = replace(one.cell, adapter_id=row_id)
+            if (row, one.cell.task, one.cell.protocol) not in measured:
+                cell = replace(one.cell, row=row)
                 registry.add_cells(identity, row, one.task, [cell], one.predictions)
                 n_new += 1
     bases = {identity.name: identity for identity, _ in rows}
     for identity in bases.values():
         registry.update_scores(identity)
         registry.ensure_views(identity)
-    known = {row.adapter_id for _, row in rows if isinstance(row, AdapterRecord)}
+    known = {row for _, row in rows if row.is_candidate}
     return Import(
         source="lm-evaluation-harness",
         bases=tuple(bases),
@@ -241,15 +240,15 @@ def _import_harness(
 
 def _harness_row(
     results: "HarnessResults", registry: Registry, adapter: str | None, base_model: str | None
-) -> tuple[BaseIdentity, AdapterRecord | str]:
-    """Whose results they are: a registered adapter, or the bare base."""
+) -> tuple[BaseIdentity, MatrixRow]:
+    """Whose results they are: a registered adapter's, or the bare base's."""
     identity = which_base(registry, base_model) if base_model else None
     if adapter is not None:
         record = registry.adapter(adapter, identity)
-        return record.base, record
+        return record.base, record.row
     if not results.peft:
         found = identity or which_base(registry, results.pretrained or None)
-        return found, BASE_ID
+        return found, BASE_ROW
     records = registry.adapters(identity)
     try:
         from adapt_lora.registry.adapter import read_adapter
@@ -265,7 +264,7 @@ def _harness_row(
             "registered by its content or name. Register it first (adapt register), or say which "
             "registered one it is: --adapter NAME."
         )
-    return fitting[0].base, fitting[0]
+    return fitting[0].base, fitting[0].row
 
 
 def _pooled(

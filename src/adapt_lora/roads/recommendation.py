@@ -269,13 +269,11 @@ class _VerificationJob:
             self.rows,
             task,
             folder_of=lambda adapter_id: fetch_weights(registry, by_id[adapter_id]),
-            has_cell=lambda adapter_id, task, protocol: (adapter_id, task, protocol) in measured,
-            find_cell=lambda adapter_id, protocol: registry.cell(
-                identity, adapter_id, name, protocol
-            ),
+            has_cell=lambda *cell: cell in measured,
+            find_cell=lambda row, protocol: registry.cell(identity, row, name, protocol),
             save_cell=lambda result, batch: registry.add_cells(
                 identity,
-                by_id.get(result.cell.adapter_id, result.cell.adapter_id),
+                by_id.get(result.cell.row.model, result.cell.row),
                 batch.record,
                 [result.cell],
                 result.predictions,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapt_lora.registry import Registry
-from adapt_lora.registry.records import BASE_ID, TransferMatrix
+from adapt_lora.registry.records import TransferMatrix
 from adapt_lora.roads.bases import which_base
 from adapt_lora.roads.progress import Progress, of_step
 
@@ -62,13 +62,12 @@ def fit_traits(
 def _keep_traits(
     registry: Registry, matrix: TransferMatrix, traits: "Traits", progress: Progress | None
 ) -> None:
-    from adapt_lora.recommender.scores import BASE_ROW, unique_names
+    from adapt_lora.recommender.scores import unique_names
     from adapt_lora.report.plots import plot_trait_profiles, plot_traits
     from adapt_lora.report.traits_page import traits_markdown
 
     content = traits.to_json()
-    rows = {BASE_ID: BASE_ROW, **unique_names(matrix.adapters)}
-    rows = {adapter_id: name for adapter_id, name in rows.items() if name in traits.scores}
+    rows = {row.id: name for row, name in unique_names(matrix).items() if name in traits.scores}
     scores = {adapter_id: _trait_figures(traits, name) for adapter_id, name in rows.items()}
     with tempfile.TemporaryDirectory(prefix="adapt-traits-") as scratch:
         drawn = of_step(progress, "draw traits")

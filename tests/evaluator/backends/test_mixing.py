@@ -9,7 +9,7 @@ import pytest
 from adapt_lora.errors import AdapterError
 from adapt_lora.evaluator import TransformersBackend, evaluate_matrix, make_task
 from adapt_lora.evaluator.backends import MixingBackend
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
+from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, MatrixRow
 
 
 class Mixer(TransformersBackend):
@@ -52,7 +52,7 @@ def tasks(make_dataset):
 def _run(backend, adapters, tasks, cells):
     return evaluate_matrix(
         backend.base,
-        adapters,
+        [(MatrixRow(name), folder) for name, folder in adapters],
         tasks,
         has_cell=lambda *_: False,
         save_cell=lambda result: cells.append(result.cell),
@@ -70,7 +70,7 @@ def test_a_backend_that_mixes_gets_all_adapters_of_a_task_at_once(tiny_base, tin
     assert backend.announced == [[None, None, a, b], [], [None, None, a, b], []]
     # Task by task, each question inside its own block; no extra probing of adapters by the runner.
     assert backend.asked == [(1, None), (1, a), (1, b), (3, None), (3, a), (3, b)]
-    assert [(c.adapter_id, c.task) for c in cells] == [
+    assert [(c.row.id, c.task) for c in cells] == [
         (row, task) for task in ("reviews", "moods") for row in (BASE_ID, MAJORITY_ID, "a", "b")
     ]
 
@@ -82,7 +82,7 @@ def test_the_cells_are_those_of_a_backend_that_does_not_mix(tiny_base, tiny_adap
     _run(TransformersBackend(tiny_base), adapters, tasks, plain)
 
     def measured(cells):
-        return {(c.adapter_id, c.task, c.protocol): (c.score, c.se, c.n) for c in cells}
+        return {(c.row.id, c.task, c.protocol): (c.score, c.se, c.n) for c in cells}
 
     assert len(mixed) == len(plain) == 8
     assert measured(mixed) == measured(plain)
@@ -95,5 +95,5 @@ def test_an_adapter_that_fails_is_named_on_every_task_and_the_others_go_on(
     backend, cells = Mixer(tiny_base), []
     backend.broken = a
     report = _run(backend, [("a", a), ("b", b)], tasks, cells)
-    assert [(f.adapter_id, f.task) for f in report.failures] == [("a", "reviews"), ("a", "moods")]
-    assert [c.task for c in cells if c.adapter_id == "b"] == ["reviews", "moods"]
+    assert [(f.row.id, f.task) for f in report.failures] == [("a", "reviews"), ("a", "moods")]
+    assert [c.task for c in cells if c.row.id == "b"] == ["reviews", "moods"]

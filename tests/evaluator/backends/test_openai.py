@@ -8,7 +8,7 @@ from adapt_lora.errors import AdapterError, ServerError
 from adapt_lora.evaluator import TransformersBackend, evaluate_matrix, make_task
 from adapt_lora.evaluator.backends.endpoint import Endpoint, Patience
 from adapt_lora.evaluator.backends.openai import OpenAIBackend
-from adapt_lora.registry.records import BASE_ID
+from adapt_lora.registry.records import BASE_ID, MatrixRow
 
 PROMPTS = ["the film was good", "the food was bad", "what is the capital of a city"] * 7
 LABELS = ["positive", "negative", "no"]
@@ -54,14 +54,14 @@ def test_a_matrix_is_measured_through_trouble(connect, tiny_server, make_dataset
     tiny_server.faults.extend([429, "cut", 503, "drop"])
     report = evaluate_matrix(
         None,
-        [("a", tiny_adapter("a")), ("b", tiny_adapter("b", seed=1))],
+        [(MatrixRow("a"), tiny_adapter("a")), (MatrixRow("b"), tiny_adapter("b", seed=1))],
         [make_task(make_dataset())],
         has_cell=lambda *_: False,
         save_cell=lambda result: cells.append(result.cell),
         backend=backend,
     )
     assert report.failures == ()
-    assert {cell.adapter_id for cell in cells} >= {BASE_ID, "a", "b"}
+    assert {cell.row.id for cell in cells} >= {BASE_ID, "a", "b"}
 
 
 def test_adapters_are_loaded_by_their_content_and_unloaded_at_the_end(

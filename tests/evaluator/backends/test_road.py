@@ -39,7 +39,7 @@ def test_cells_come_through_a_server_under_a_protocol_of_their_own(
     assert any("Backend: transformers" in sentence for sentence in said)
     by_row = [
         {
-            cell.adapter_id: (cell.metrics.get("label_cross_entropy", 0), cell.protocol)
+            cell.row.id: (cell.metrics.get("label_cross_entropy", 0), cell.protocol)
             for cell in evaluation.report.cells
         }
         for evaluation in (served, local)

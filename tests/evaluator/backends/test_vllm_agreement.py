@@ -17,7 +17,7 @@ from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import AdapterError
 from adapt_lora.evaluator import TransformersBackend, evaluate_matrix, make_task
 from adapt_lora.model.base import BaseModel, load_base_model
-from adapt_lora.registry.records import BASE_ID
+from adapt_lora.registry.records import BASE_ID, MatrixRow
 
 pytestmark = [
     pytest.mark.vllm,
@@ -242,14 +242,14 @@ def test_a_matrix_comes_out_the_same(base, engine, adapters, tasks):
     for backend in (TransformersBackend(base), engine):
         report = evaluate_matrix(
             base,
-            list(zip(ADAPTERS, adapters, strict=True)),
+            list(zip(map(MatrixRow, ADAPTERS), adapters, strict=True)),
             [task],
             has_cell=lambda *_: False,
             save_cell=lambda _: None,
             backend=backend,
         )
         assert report.failures == ()
-        scores.append({(cell.adapter_id, cell.protocol): cell.score for cell in report.cells})
+        scores.append({(cell.row.id, cell.protocol): cell.score for cell in report.cells})
     # Both stand under one protocol, so a matrix may be measured half here and half there.
     assert scores[0].keys() == scores[1].keys()
     assert {adapter for adapter, _ in scores[0]} >= {BASE_ID, *ADAPTERS}

@@ -4,7 +4,7 @@ import pytest
 
 from adapt_lora.errors import MatrixError
 from adapt_lora.registry.exchange.published import read_published
-from adapt_lora.registry.records import BASE_ID
+from adapt_lora.registry.records import BASE_ID, BASE_ROW, MatrixRow
 
 HEADER = (
     ",model_name,data_name,lora,epoch,data_size,lr_strategy,"
@@ -36,7 +36,7 @@ def write(folder, runs=RUNS, *, header=HEADER, meta=None):
 
 
 def cells_of(matrix):
-    return {(cell.adapter_id, cell.task): cell for cell in matrix.cells}
+    return {(cell.row.id, cell.task): cell for cell in matrix.cells}
 
 
 @pytest.fixture
@@ -62,13 +62,13 @@ def test_each_base_model_gets_a_matrix_of_its_runs(results):
 def test_scores_are_shares_and_their_errors_are_unknown(results):
     owl = results.matrices[0]
     first = owl.adapters[0].adapter_id
-    cell = owl.cell(first, "sums-0shot")
+    cell = owl.cell(MatrixRow(first), "sums-0shot")
     assert cell.score == pytest.approx(0.4025)
     assert (cell.se, cell.n, cell.protocol) == (None, None, "published: field-guide")
-    assert owl.cell(first, "mtbench-total").score == pytest.approx(0.4)
-    assert owl.cell(first, "Truthful_QA-0shot").score == pytest.approx(0.2)
-    assert owl.cell(first, "facts-0shot") is None
-    assert owl.cell(BASE_ID, "quiz-0shot").score == pytest.approx(0.3)
+    assert owl.cell(MatrixRow(first), "mtbench-total").score == pytest.approx(0.4)
+    assert owl.cell(MatrixRow(first), "Truthful_QA-0shot").score == pytest.approx(0.2)
+    assert owl.cell(MatrixRow(first), "facts-0shot") is None
+    assert owl.cell(BASE_ROW, "quiz-0shot").score == pytest.approx(0.3)
     assert {task.unit for task in owl.tasks} == {"points"}
 
 
@@ -95,7 +95,7 @@ def test_bare_rows_that_are_copies_are_named_and_kept(results):
     assert any("that of Elk-2B" in sentence for sentence in owl.adapters[0].warnings)
     assert any("that of Owl-1B" in sentence for sentence in elk.adapters[0].warnings)
     assert not any("published row" in sentence for sentence in fox.adapters[0].warnings)
-    assert elk.cell(BASE_ID, "sums-0shot").score == pytest.approx(0.055)
+    assert elk.cell(BASE_ROW, "sums-0shot").score == pytest.approx(0.055)
 
 
 def test_the_same_run_has_the_same_id_in_every_reading(tmp_path, results):
@@ -192,4 +192,4 @@ def test_the_published_file_is_imported_whole(shared_data, open_registry):
     again = import_results(path, registry=open_registry())
     assert (again.n_adapters, again.n_cells, again.n_known_adapters) == (0, 0, 1016)
     matrix = open_registry().transfer_matrix(next(b for b in open_registry().bases()))
-    assert matrix.cell(BASE_ID, "gsm8k-0shot") is not None
+    assert matrix.cell(BASE_ROW, "gsm8k-0shot") is not None

@@ -18,7 +18,7 @@ from adapt_lora.registry.adapter import (
     is_allowed_file,
     read_adapter,
 )
-from adapt_lora.registry.records import BASE_ID, AdapterRecord, Cell
+from adapt_lora.registry.records import BASE_ROW, AdapterRecord, Cell
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -141,8 +141,8 @@ def model_card(record: AdapterRecord, cells: Sequence[Cell] = ()) -> "ModelCard"
 
 
 def _score_table(record: AdapterRecord, cells: Sequence[Cell]) -> list[str]:
-    of_base = {cell.task: cell for cell in cells if cell.adapter_id == BASE_ID}
-    own = [cell for cell in cells if cell.adapter_id == record.adapter_id]
+    of_base = {cell.task: cell for cell in cells if cell.row == BASE_ROW}
+    own = [cell for cell in cells if cell.row == record.row]
     if not own:
         return []
     lines = ["| task | metric | rows | base | adapter | ± se |", "|---|---|---|---|---|---|"]

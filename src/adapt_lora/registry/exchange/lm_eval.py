@@ -18,6 +18,7 @@ from adapt_lora.registry.records import (
     PUBLISHED_METRIC,
     Cell,
     DatasetRecord,
+    MatrixRow,
     Prediction,
     TaskRecord,
 )
@@ -38,7 +39,7 @@ class HarnessCell:
     task: TaskRecord
     """The task, named after the harness's."""
     cell: Cell
-    """Its score; `adapter_id` is for the caller to fill in."""
+    """Its score; `row` is for the caller to fill in."""
     predictions: tuple[Prediction, ...]
     """Row by row, where samples were logged; rows go by the harness's own digests."""
 
@@ -145,7 +146,7 @@ def _read_task(
         ),
     )
     cell = Cell(
-        adapter_id="",
+        row=MatrixRow(""),
         task=task.name,
         metric=ours,
         score=measures[ruling],

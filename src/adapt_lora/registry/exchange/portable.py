@@ -182,7 +182,7 @@ def _task_plain(task: TaskRecord, arrays: dict[str, Any]) -> dict[str, Any]:
 
 def _cell_plain(cell: Cell, digests: dict[str, int]) -> dict[str, Any]:
     """A cell without what it lacks, its digests as places in a list: they are half of its text."""
-    plain = {key: value for key, value in layout.to_plain(cell).items() if value}
+    plain = {key: value for key, value in layout.cell_plain(cell).items() if value}
     plain |= {key: getattr(cell, key) for key in ("score", "se", "n")}
     for key in _DIGESTS & plain.keys():
         plain[key] = digests.setdefault(plain[key], len(digests))
@@ -190,7 +190,8 @@ def _cell_plain(cell: Cell, digests: dict[str, int]) -> dict[str, Any]:
 
 
 def _read_cell(plain: dict[str, Any], digests: Sequence[str]) -> Cell:
-    return Cell(**plain | {key: digests[plain[key]] for key in _DIGESTS & plain.keys()})
+    whole = plain | {key: digests[plain[key]] for key in _DIGESTS & plain.keys()}
+    return layout.cell_from_plain(whole)
 
 
 def _fingerprint_plain(fingerprint: Fingerprint, at: str, arrays: dict[str, Any]) -> dict[str, Any]:

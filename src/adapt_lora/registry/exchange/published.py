@@ -23,6 +23,7 @@ from adapt_lora.registry.records import (
     AdapterRecord,
     Cell,
     DatasetRecord,
+    MatrixRow,
     TaskRecord,
     TransferMatrix,
 )
@@ -234,7 +235,7 @@ def _matrix(runs: Sequence[_Run], setting: _Setting, warnings: tuple[str, ...]) 
         tasks=tuple(tasks.values()),
         cells=tuple(
             Cell(
-                adapter_id=ids.get(run.line, BASE_ID),
+                row=MatrixRow(ids.get(run.line, BASE_ID)),
                 task=name,
                 metric=PUBLISHED_METRIC,
                 score=score,
