@@ -9,17 +9,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from adapt_lora.data import (
-    Dataset,
-    Row,
-    parse_mapping,
-    read_dataset,
-    sample_rows,
-    split_rows,
-)
+from adapt_lora.data import Dataset, Row, parse_mapping, read_dataset, sample_rows
 from adapt_lora.errors import ConfigError, DatasetError
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
 
 
@@ -800,32 +793,6 @@ def test_a_sample_is_drawn_without_replacement_in_order():
     assert sample == sample_rows(rows, 30, seed=1)
     assert sample != sample_rows(rows, 30, seed=2)
     assert sample_rows(rows, 100, seed=1) == tuple(rows)
-
-
-def test_a_split_keeps_duplicates_on_one_side():
-    rows = [Row(f"p{i % 50}", "r", None, i) for i in range(100)]
-    split = split_rows(rows, 0.2, seed=0)
-    assert (len(split.train), len(split.held_out)) == (80, 20)
-    assert not {row.prompt for row in split.train} & {row.prompt for row in split.held_out}
-    assert [row.line for row in split.train] == sorted(row.line for row in split.train)
-
-
-def test_a_split_holds_out_at_least_one_row_and_keeps_one():
-    rows = [Row("a", "r", None, 1), Row("b", "r", None, 2)]
-    for share in (0.01, 0.99):
-        split = split_rows(rows, share, seed=0)
-        assert (len(split.train), len(split.held_out)) == (1, 1)
-
-
-def test_a_split_of_one_repeated_row_is_refused():
-    with pytest.raises(DatasetError, match="fewer than two different rows"):
-        split_rows([Row("a", "r", None, 1)] * 9, 0.5, seed=0)
-
-
-@pytest.mark.parametrize("share", [0, 1, -0.5, 3])
-def test_a_held_out_share_outside_its_range_is_refused(share):
-    with pytest.raises(ConfigError, match="between 0 and 1"):
-        split_rows([], share, seed=0)
 
 
 def test_importing_the_reader_imports_nothing_heavy():

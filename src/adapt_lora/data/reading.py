@@ -232,16 +232,6 @@ class Dataset:
         return ", ".join(parts) + (", …" if len(counts) > shown else "")
 
 
-@dataclass(frozen=True, slots=True)
-class RowSplit:
-    """Rows in two parts that share no row, not even a duplicate."""
-
-    train: tuple[Row, ...]
-    """Rows to learn from, order kept."""
-    held_out: tuple[Row, ...]
-    """Rows to judge on, order kept."""
-
-
 def read_dataset(
     source: str | Path,
     *,
@@ -316,25 +306,6 @@ def sample_rows(rows: Sequence[Row], n: int, *, seed: int) -> tuple[Row, ...]:
         return tuple(rows)
     chosen = random.Random(seed).sample(range(len(rows)), n)
     return tuple(rows[index] for index in sorted(chosen))
-
-
-def split_rows(rows: Sequence[Row], held_out: float, *, seed: int) -> RowSplit:
-    """Hold out about that share of the rows (in (0, 1), at least one); duplicates stay together.
-
-    Raises:
-        DatasetError: Fewer than two different rows.
-    """
-    if not 0 < held_out < 1:
-        raise ConfigError(f"The held-out share must lie between 0 and 1, not {held_out}.")
-    digests = [row.digest for row in rows]
-    distinct = list(dict.fromkeys(digests))
-    if len(distinct) < 2:
-        raise DatasetError("Can't hold rows out: there are fewer than two different rows.")
-    n_held_out = min(max(1, round(held_out * len(distinct))), len(distinct) - 1)
-    chosen = set(random.Random(seed).sample(distinct, n_held_out))
-    kept = tuple(row for row, digest in zip(rows, digests, strict=True) if digest not in chosen)
-    out = tuple(row for row, digest in zip(rows, digests, strict=True) if digest in chosen)
-    return RowSplit(train=kept, held_out=out)
 
 
 # ---- Where the data is ---------------------------------------------------------------------------
