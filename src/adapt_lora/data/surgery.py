@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from adapt_lora.data import Dataset, Row, sample_rows
+from adapt_lora.data.dataset import Dataset, Row, sample_rows
 from adapt_lora.errors import ConfigError, DatasetError
 
 RowsToKeep = Literal["random", "shortest", "longest"]
@@ -108,7 +108,7 @@ def subsample_rows(
             f"{dataset.name} has {len(dataset.rows):,} usable rows, so {n_rows:,} can't be drawn."
         )
     if keep == "random":
-        rows = tuple(sample_rows(dataset.rows, n_rows, seed=seed))
+        rows = sample_rows(dataset.rows, n_rows, seed=seed)
         drawn = {"rows": n_rows, "seed": seed}
         return DerivedRows(rows, (dataset,), "subsample", drawn, dataset.labels)
     if not dataset.has_responses:

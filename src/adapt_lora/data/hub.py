@@ -1,0 +1,95 @@
+"""Datasets of the Hub, through the `datasets` library where people have installed it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from adapt_lora.data.table import Table
+from adapt_lora.errors import DatasetError
+
+_HUB_ID = re.compile(
+    r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.+-]+))?(@(?P<revision>[\w./-]+))?"
+    r"(#(?P<split>[\w.-]+))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HubId:
+    """`org/name[:config][@revision][#split]` in its parts."""
+
+    repo: str
+    """The dataset: "org/name"."""
+    config: str | None
+    """Which of its configurations."""
+    revision: str | None
+    """Branch, tag or commit."""
+    split: str | None
+    """The split that is asked for by name."""
+
+    @property
+    def name(self) -> str:
+        """Short name for people."""
+        repo = self.repo.partition("/")[2]
+        return f"{repo}-{self.config}" if self.config else repo
+
+
+def parse_hub_id(text: str) -> HubId | None:
+    """The parts of a Hub id; None where the text is none."""
+    match = _HUB_ID.fullmatch(text)
+    return HubId(**match.groupdict()) if match else None
+
+
+def read_hub(hub: HubId, split: str) -> Table:
+    """Rows of a Hub dataset.
+
+    Args:
+        hub: What to load.
+        split: The split to take where the id names none; for a task the nearest to it will do.
+
+    Raises:
+        DatasetError: The library is missing, the dataset can't be loaded, or has no rows.
+    """
+    try:
+        datasets = import_module("datasets")
+    except ImportError as error:
+        raise DatasetError(
+            f"{hub.repo} is not an existing path; as a Hub dataset id it needs the `datasets` "
+            "library. Run `pip install datasets`, or download the file and pass its path."
+        ) from error
+    where = {"path": hub.repo, "revision": hub.revision}
+    try:
+        wanted = hub.split or _nearest_split(
+            split, datasets.get_dataset_split_names(config_name=hub.config, **where)
+        )
+        loaded = datasets.load_dataset(name=hub.config, split=wanted, **where)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first = str(error).partition("\n")[0] or type(error).__name__
+        raise DatasetError(
+            f"{hub.repo} is not an existing path, and the Hub dataset can't be loaded: {first} "
+            "Check the id org/name[:config][@revision][#split] and the network, or pass a file."
+        ) from error
+    names = {field: getattr(kind, "names", None) for field, kind in loaded.features.items()}
+    records = [
+        (number, {field: _class_name(value, names[field]) for field, value in record.items()})
+        for number, record in enumerate(loaded, start=1)
+    ]
+    if not records:
+        raise DatasetError(f"{hub.repo}: split {wanted!r} has no rows. Name another: #train.")
+    return Table("Hub", records)
+
+
+def _nearest_split(wanted: str, there: Sequence[str]) -> str:
+    """The wanted split; for a task without one, what is nearest to a test split."""
+    choices = (wanted,) if wanted == "train" else (wanted, "test", "validation", "dev", "train")
+    found = next((choice for choice in choices if choice in there), None)
+    if found is None:
+        raise ValueError(f"there is no split {wanted!r} (found: {', '.join(there)}).")
+    return found
+
+
+def _class_name(value: object, names: Sequence[str] | None) -> object:
+    """A class number's name; the Hub writes -1 where a test set hides its labels."""
+    if names is None or not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None

@@ -1,0 +1,82 @@
+"""Where data lies: a file, a folder with a file for each split, or a Hub dataset."""
+
+import re
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from adapt_lora.data.files import SUFFIXES
+from adapt_lora.data.hub import HubId, parse_hub_id
+from adapt_lora.errors import DatasetError
+
+_SPLITS = (
+    *("train", "training", "test", "testing"),
+    *("dev", "devel", "valid", "validation", "val", "eval"),
+)
+_STEMS_WITHOUT_NAME = (*_SPLITS, "data", "dataset")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the rows of a source lie, and how to speak of it."""
+
+    at: Path | HubId
+    """The file that holds them, or the Hub dataset."""
+    name: str
+    """What people call it, unless they say otherwise."""
+    source: str
+    """For the record: the file's name (never a path) or the Hub id."""
+    shown: str
+    """For messages: as people can open it."""
+
+
+def find_place(source: str | Path, split: str) -> Place:
+    """What a path or Hub id leads to.
+
+    Raises:
+        DatasetError: There is nothing, or a folder without the split.
+    """
+    path = Path(source).expanduser()
+    # A `Path`, or the name of a file, is never meant for a Hub id.
+    is_name = isinstance(source, Path) or source.endswith((*SUFFIXES, ".gz", ".txt"))
+    hub = None if is_name or path.exists() else parse_hub_id(str(source))
+    if hub is not None:
+        return Place(hub, hub.name, str(source), str(source))
+    path = _data_file(path, split)
+    name = path.resolve().parent.name if is_bare_split(path) else ""
+    return Place(path, name or _stem(path), path.name, str(path))
+
+
+def _data_file(path: Path, split: str) -> Path:
+    """The file itself, or the split's file inside a folder."""
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise DatasetError(
+            f"{path} does not exist. Check the path; a Hub dataset is written org/name[#split]."
+        )
+    if not path.is_dir():
+        raise DatasetError(f"{path} is neither a file nor a folder; save the data to a file first.")
+    names = [f"{split}{suffix}{gz}" for suffix in SUFFIXES for gz in ("", ".gz")]
+    found = next((path / name for name in names if (path / name).is_file()), None)
+    if found is None:
+        there = ", ".join(sorted(entry.name for entry in islice(path.iterdir(), 8))) or "nothing"
+        raise DatasetError(
+            f"{path} is a folder without {split}.jsonl (found: {there}). "
+            "Pass the data file itself, or name it so."
+        )
+    return found
+
+
+def is_bare_split(path: Path) -> bool:
+    """Whether a file's name only says which split it is: train.jsonl, but not sst2_train.jsonl."""
+    return _stem(path).lower() in _STEMS_WITHOUT_NAME
+
+
+def group_of(name: str) -> str:
+    """The name without a split at its end, so that "sst2_train" and "sst2-test" are twins."""
+    return re.sub(rf"(?i)[-_. ]({'|'.join(_SPLITS)})$", "", name) or name
+
+
+def _stem(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).stem
