@@ -201,7 +201,8 @@ def _meta(derived: DerivedRows, name: str) -> dict[str, object]:
     first = derived.parents[0]
     # A copy and its parent are twins; a mixture is the twin of none of its parts.
     alone = len(derived.parents) == 1
-    meta: dict[str, object] = {
+    inherited = {"metric": first.metric, "family": first.family} if alone else {}
+    return {
         "name": name,
         "group": first.group if alone else name,
         "labels": list(derived.labels) or None,
@@ -213,12 +214,8 @@ def _meta(derived: DerivedRows, name: str) -> dict[str, object]:
             ],
             **derived.options,
         },
+        **{key: value for key, value in inherited.items() if value},
     }
-    if alone and first.metric is not None:
-        meta["metric"] = first.metric
-    if alone and first.family:
-        meta["family"] = first.family
-    return meta
 
 
 def _check_labelled(dataset: Dataset, operation: str) -> None:
