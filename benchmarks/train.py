@@ -73,7 +73,7 @@ def main() -> None:
 def write_job(arguments: argparse.Namespace, scratch: Path) -> Path:
     """Read rows once, for all sides, and say what everyone gets."""
     from adapt_lora.data import read_dataset
-    from adapt_lora.model.base import find_base_folder
+    from adapt_lora.model.base import load_base_model
 
     found = arguments.data or [str(SHARED / name) for name in ("sst2", "gsm8k")]
     train, test = [], []
@@ -83,7 +83,7 @@ def write_job(arguments: argparse.Namespace, scratch: Path) -> Path:
         train += [[r.prompt, r.response] for r in rows[: arguments.rows]]
         test += [[r.prompt, r.response] for r in held_out[: arguments.test_rows]]
     job = {
-        "base": str(find_base_folder(arguments.base_model)),
+        "base": str(load_base_model(arguments.base_model).folder),
         "dtype": chosen_dtype(),
         "batch_size": arguments.batch_size,
         "packing": arguments.packing,

@@ -96,14 +96,14 @@ from adapt_lora.data import Row
 from adapt_lora.trainer import Recipe, join_processes, train_adapter
 base = load_base_model(sys.argv[1], dtype="float32", device="cpu")
 rows, recipe, last_step = eval(sys.argv[3]), eval(sys.argv[4]), int(sys.argv[5])
-def die(step):
-    if step.step == last_step:
+def die(done, total):
+    if done == last_step:
         os.kill(os.getpid(), signal.SIGKILL)
 home = Path(sys.argv[2])
 with join_processes() as processes:
     result = train_adapter(base, rows, recipe=recipe, out=home / "adapter",
                            checkpoint=home / "checkpoint", checkpoint_every_s=0,
-                           processes=processes, on_step=die)
+                           processes=processes, progress=die)
     if processes.is_first:
         figures = {"loss": [step.loss for step in result.history],
                    "grad_norm": [step.grad_norm for step in result.history]}

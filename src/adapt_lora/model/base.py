@@ -298,11 +298,6 @@ def find_base_model(source: str | Path | None = None) -> BaseIdentity:
     return _prepare(locate_base_model(source))[1]
 
 
-def find_base_folder(source: str | Path | None = None) -> Path:
-    """Plain transformers folder of a base model, prepared if need be."""
-    return _prepare(locate_base_model(source))[0]
-
-
 def locate_base_model(source: str | Path | None = None) -> BaseSource:
     """Say where a base model's files are, without reading them.
 

@@ -150,7 +150,6 @@ def train_adapter(
     checkpoint_every_s: float = 60.0,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] | None = None,
-    on_step: Callable[[StepMetrics], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> TrainingResult:
     """Train a LoRA adapter on the responses of these rows.
@@ -172,7 +171,6 @@ def train_adapter(
         processes: Who trains together, each making this call; None for this process alone. Only the
             first one writes, and only its `checkpoint` is read.
         progress: Told (steps done, steps in all) after each step.
-        on_step: Told the figures of each step as it ends.
         say: Told each note as it arises.
 
     Raises:
@@ -200,7 +198,7 @@ def train_adapter(
             run.before = run.held_out_loss()
         else:
             run.go_on(saved)
-        _run_epochs(run, out, checkpoint_every_s, progress, on_step)
+        _run_epochs(run, out, checkpoint_every_s, progress)
         after = run.held_out_loss()
         run.save_adapter(out)
         kept = peft_model.kept_share(recipe) if isinstance(peft_model, _WholeModel) else None
@@ -675,7 +673,6 @@ def _run_epochs(
     out: Path,
     checkpoint_every_s: float,
     progress: Callable[[int, int], None] | None,
-    on_step: Callable[[StepMetrics], None] | None,
 ) -> None:
     recipe, split = run.recipe, run.split
     for epoch in range(len(run.epochs), recipe.epochs):
@@ -685,8 +682,6 @@ def _run_epochs(
             step = _take_step(run, [split.train[i] for i in batch])
             if step.step % run.steps_per_epoch:
                 run.save(every_s=checkpoint_every_s)
-            if on_step is not None:
-                on_step(step)
             if progress is not None:
                 progress(step.step, run.n_steps)
         run.base.model.eval()
