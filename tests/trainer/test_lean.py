@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from adapt_lora.errors import TrainingError
+from adapt_lora.model.head import Head
 from adapt_lora.model.lora_linear import _LoraLinear
 from adapt_lora.model.scoring import encode_rows
 from adapt_lora.trainer import attention, loop, train_adapter
@@ -35,7 +36,7 @@ def plain_gradients(base, rows, recipe, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "speed_up_lora", lambda _: None)
         patch.setattr(loop, "row_attention", lambda _: contextlib.nullcontext(True))
-        patch.setattr(loop, "_is_frozen_line", lambda _: False)
+        patch.setattr(Head, "is_frozen_linear", False)
         return gradients(base, rows, recipe)
 
 
@@ -72,7 +73,7 @@ def test_long_answers_go_through_the_frozen_head_in_pieces(
     tiny_base, sentiment_rows, fast_recipe, monkeypatch
 ):
     expected = gradients(tiny_base, sentiment_rows[:7], fast_recipe)
-    monkeypatch.setattr(loop, "_HEAD_ROWS", 3)
+    monkeypatch.setattr(loop, "POSITIONS_AT_ONCE", 3)
     assert_near(gradients(tiny_base, sentiment_rows[:7], fast_recipe), expected, 1e-5)
 
 

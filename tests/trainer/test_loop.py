@@ -126,7 +126,7 @@ def test_long_answers_in_pieces_give_the_same_training(
 ):
     recipe = replace(fast_recipe, epochs=1)
     whole = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "whole")
-    monkeypatch.setattr(loop, "_HEAD_ROWS", 3)
+    monkeypatch.setattr(loop, "POSITIONS_AT_ONCE", 3)
     pieces = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "pieces")
     assert [s.loss for s in pieces.history] == pytest.approx(
         [s.loss for s in whole.history], rel=1e-4

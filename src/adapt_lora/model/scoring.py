@@ -15,12 +15,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 from transformers import Cache, DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from adapt_lora.errors import ScoringError
 from adapt_lora.model.base import BaseModel
+from adapt_lora.model.head import POSITIONS_AT_ONCE, Head
 
 if TYPE_CHECKING:
     from adapt_lora.data import Row
@@ -31,10 +31,6 @@ PROTOCOL_VERSION = "2"
 MID_DEPTH = 0.6
 """Relative depth of the "mid" hidden states (massive-sft, RQ3: mid-layers change what matters)."""
 
-# Logits of this many positions at a time: 512 × 49,152 × 4 bytes is 100 MB.
-_HEAD_ROWS = 512
-# Up to this size an fp32 copy of the head is kept: bf16 logits of size 20 are rounded to 1/8 nat.
-_HEAD_COPY_BYTES = 512 * 2**20
 # A beginning that rows share is read apart from this length on; a shorter one is not worth a pass.
 _MIN_PREFIX = 8
 _SENTINEL = "\u241fprompt\u241f"
@@ -47,8 +43,8 @@ TemplateName = Literal["base", "plain", "question-answer"]
 prompt and answer; massive-sft's "###Question: …" and "###Answer: …" (its App. D)."""
 
 FloatArray = NDArray[np.float32]
-Progress = Callable[[int, int], None]
-"""Called with (rows done, rows in all) after each batch."""
+Steps = Callable[[int, int], None]
+"""Told (done, in all) now and then; the unit is the step's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +159,7 @@ def read_pass(
     hidden: bool = True,
     prompt_nll_rows: Collection[int] = (),
     max_batch_tokens: int = 2048,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> PassResult:
     """Read all rows once and return everything that a fingerprint or a score needs.
 
@@ -174,7 +170,7 @@ def read_pass(
         hidden: Whether to average hidden states.
         prompt_nll_rows: Rows whose prompt tokens are scored too; each costs one head row per token.
         max_batch_tokens: Bound on padded tokens of a batch.
-        progress: Called after each batch.
+        progress: Told (rows done, rows in all) after each batch.
 
     Raises:
         ScoringError: A row is longer than the model can read.
@@ -204,7 +200,7 @@ def score_labels(
     labels: Sequence[str],
     *,
     max_batch_tokens: int = 2048,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> LabelScores:
     """Log-likelihood of every label as the whole answer to every prompt."""
     encoded = [encode_row(base, prompt, None) for prompt in prompts]
@@ -227,7 +223,7 @@ def generate(
     *,
     max_new_tokens: int,
     max_batch_tokens: int = 4096,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> list[WrittenAnswer]:
     """Greedy answers, in the order of the prompts, without closing tokens."""
     encoded = [encode_row(base, prompt, None) for prompt in prompts]
@@ -355,7 +351,7 @@ class _Reader:
         self.base = base
         self.hidden = hidden
         self.decoder = base.model.get_decoder()
-        self.head = _Head(base.model)
+        self.head = Head(base.model, exact=True)
         self.mid_layer = base.layers[max(0, round(MID_DEPTH * base.n_layers) - 1)]
         self.n_prefix = len(prefix_ids)
         self.prefix = self._read_prefix(prefix_ids) if prefix_ids else None
@@ -365,7 +361,8 @@ class _Reader:
             last, mid = self._states(plans)
             wanted = [_predictions(plan) for plan in plans]
             # One product with the head for all rows: row by row its weights would be read anew.
-            nll = self.head.nll(
+            nll = _token_nll(
+                self.head,
                 last.flatten(0, 1),
                 [
                     row * last.shape[1] + at
@@ -466,45 +463,23 @@ def _predictions(plan: _RowPlan) -> tuple[list[int], list[int]]:
     return sources, targets
 
 
-class _Head:
-    """Next-token log-probabilities from last hidden states, in fp32."""
-
-    def __init__(self, model: Any) -> None:
-        self.layer = model.get_output_embeddings()
-        config = model.config.get_text_config()
-        self.softcap = getattr(config, "final_logit_softcapping", None)
-        self.scale = getattr(config, "logit_scale", None) or 1.0
-        self.scale /= getattr(config, "logits_scaling", None) or 1.0
-        weight = self.layer.weight
-        small = weight.numel() * 4 <= _HEAD_COPY_BYTES
-        self.weight = weight.float() if small and weight.device.type == "cpu" else weight
-        self.bias = getattr(self.layer, "bias", None)
-
-    def nll(
-        self, states: torch.Tensor, sources: Sequence[int], targets: Sequence[int]
-    ) -> FloatArray:
-        """-log p(targets[i] | what stands up to sources[i]), nats. `states`: (length, d)."""
-        # Branches that start at one position share its distribution, so it is computed once.
-        places, which = np.unique(np.array(sources, dtype=np.int64), return_inverse=True)
-        wanted = np.array(targets, dtype=np.int64)
-        nll = np.zeros(len(wanted), dtype=np.float32)
-        for at in range(0, len(places), _HEAD_ROWS):
-            logits = self._logits(states[torch.from_numpy(places[at : at + _HEAD_ROWS])])
-            here = np.flatnonzero((which >= at) & (which < at + _HEAD_ROWS))
-            rows = torch.from_numpy(which[here] - at).to(logits.device)
-            columns = torch.from_numpy(wanted[here]).to(logits.device)
-            picked = logits[rows, columns] - torch.logsumexp(logits, dim=1)[rows]
-            nll[here] = -picked.cpu().numpy()
-        return nll
-
-    def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        bias = self.bias.to(self.weight.dtype) if self.bias is not None else None
-        logits = functional.linear(states.to(self.weight.dtype), self.weight, bias).float()
-        if self.scale != 1.0:  # a product of this size would cost as much as the softmax
-            logits = logits * self.scale
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
-        return logits  # (n, vocabulary)
+def _token_nll(
+    head: Head, states: torch.Tensor, sources: Sequence[int], targets: Sequence[int]
+) -> FloatArray:
+    """-log p(targets[i] | what stands up to sources[i]), nats. `states`: (length, d)."""
+    # Branches that start at one position share its distribution, so it is computed once.
+    places, which = np.unique(np.array(sources, dtype=np.int64), return_inverse=True)
+    wanted = np.array(targets, dtype=np.int64)
+    nll = np.zeros(len(wanted), dtype=np.float32)
+    for at in range(0, len(places), POSITIONS_AT_ONCE):
+        end = at + POSITIONS_AT_ONCE
+        logits = head.logits(states[torch.from_numpy(places[at:end])])
+        here = np.flatnonzero((which >= at) & (which < end))
+        rows = torch.from_numpy(which[here] - at).to(logits.device)
+        columns = torch.from_numpy(wanted[here]).to(logits.device)
+        picked = logits[rows, columns] - torch.logsumexp(logits, dim=1)[rows]
+        nll[here] = -picked.cpu().numpy()
+    return nll
 
 
 def _layout(

@@ -27,6 +27,7 @@ from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_
 from adapt_lora.data import Row, sample_rows
 from adapt_lora.errors import TrainingError
 from adapt_lora.model.base import BaseModel
+from adapt_lora.model.head import POSITIONS_AT_ONCE, Head
 from adapt_lora.model.lora_linear import speed_up_lora
 from adapt_lora.model.scoring import Encoded, encode_rows
 from adapt_lora.trainer.attention import row_attention
@@ -41,9 +42,6 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md"
 # Widths of padded batches are multiples of this: a CPU's library compiles and keeps code for each
 # width it meets, half a megabyte for each of a dozen products: 0.8 GB over 200 widths.
 _WIDTH_STEP = 8
-# Logits of 512 positions × 49,152 tokens × 4 bytes are 100 MB. Longer answers go through the head
-# in pieces, so that one piece's logits are held.
-_HEAD_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -807,16 +805,14 @@ def _response_nll(
     states = hidden[torch.tensor(before, device=base.device)]  # (n_response_tokens, hidden)
     answers = [token for row in rows for token in row.response_ids]
     targets = torch.tensor(answers, device=base.device)
-    if _is_frozen_line(base):
-        head = base.model.get_output_embeddings()
-        nll: torch.Tensor = _FrozenHead.apply(  # type: ignore[no-untyped-call]
-            states, targets, head, _logit_scale(base)
-        )
+    head = Head(base.model)
+    if head.is_frozen_linear:
+        nll: torch.Tensor = _FrozenNll.apply(states, targets, head)  # type: ignore[no-untyped-call]
         return nll
-    if len(states) <= _HEAD_ROWS:
-        return _head_nll(base, states, targets)
-    chunks = zip(states.split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True)
-    return torch.cat([checkpoint(_head_nll, base, s, t, use_reentrant=False) for s, t in chunks])
+    if len(states) <= POSITIONS_AT_ONCE:
+        return _nll(head, states, targets)
+    pieces = zip(states.split(POSITIONS_AT_ONCE), targets.split(POSITIONS_AT_ONCE), strict=True)
+    return torch.cat([checkpoint(_nll, head, s, t, use_reentrant=False) for s, t in pieces])
 
 
 def _padded_states(base: BaseModel, rows: Sequence[Encoded]) -> torch.Tensor:
@@ -851,38 +847,11 @@ def _packed_states(base: BaseModel, rows: Sequence[Encoded]) -> torch.Tensor:
     return hidden[0]
 
 
-def _head_nll(base: BaseModel, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.cross_entropy(_logits(base, states), targets, reduction="none")
+def _nll(head: Head, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(head.logits(states), targets, reduction="none")
 
 
-def _logits(base: BaseModel, states: torch.Tensor) -> torch.Tensor:
-    """Next-token logits of some hidden states, (n, vocabulary), float32."""
-    logits: torch.Tensor = base.model.get_output_embeddings()(states).float()
-    scale = _logit_scale(base)
-    # Even a product with one is a copy of the largest tensor there is.
-    logits = logits if scale == 1 else logits * scale
-    softcap = getattr(base.model.config.get_text_config(), "final_logit_softcapping", None)
-    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
-
-
-def _logit_scale(base: BaseModel) -> float:
-    config = base.model.config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1.0
-    return float(scale / (getattr(config, "logits_scaling", None) or 1.0))
-
-
-def _is_frozen_line(base: BaseModel) -> bool:
-    """Whether the head is a linear layer that is not trained itself, and nothing after it."""
-    head = base.model.get_output_embeddings()
-    config = base.model.config.get_text_config()
-    return (
-        type(head) is torch.nn.Linear
-        and not head.weight.requires_grad
-        and getattr(config, "final_logit_softcapping", None) is None
-    )
-
-
-class _FrozenHead(torch.autograd.Function):
+class _FrozenNll(torch.autograd.Function):
     """Loss of each state under a frozen head; its gradient is made while the logits are at hand.
 
     So one piece's logits are held, in one copy, and no product with the head is made twice.
@@ -890,24 +859,19 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        context: Any,
-        states: torch.Tensor,
-        targets: torch.Tensor,
-        head: torch.nn.Linear,
-        scale: float,
+        context: Any, states: torch.Tensor, targets: torch.Tensor, head: Head
     ) -> torch.Tensor:
         losses, gradients = [], []
-        for piece, wanted in zip(states.split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True):
-            logits = head(piece).float()  # (n, vocabulary)
-            if scale != 1:
-                logits.mul_(scale)
+        pieces = zip(states.split(POSITIONS_AT_ONCE), targets.split(POSITIONS_AT_ONCE), strict=True)
+        for piece, wanted in pieces:
+            logits = head.logits(piece)  # (n, vocabulary)
             total = logits.logsumexp(1, keepdim=True)
             losses.append((total - logits.gather(1, wanted[:, None]))[:, 0])
             if context.needs_input_grad[0]:
                 # d loss / d logits: the probabilities, less one at the target.
                 slope = logits.sub_(total).exp_()
                 slope[torch.arange(len(wanted), device=wanted.device), wanted] -= 1
-                gradients.append((slope.to(piece.dtype) @ head.weight).mul_(scale))
+                gradients.append((slope.to(piece.dtype) @ head.layer.weight).mul_(head.scale))
         if gradients:
             context.save_for_backward(torch.cat(gradients))
         return torch.cat(losses)
@@ -915,7 +879,7 @@ class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
         (of_states,) = context.saved_tensors
-        return (of_states * gradients[0][:, None]).to(of_states.dtype), None, None, None
+        return (of_states * gradients[0][:, None]).to(of_states.dtype), None, None
 
 
 @torch.no_grad()
