@@ -215,11 +215,11 @@ def forward_backward_side(job: dict[str, Any]) -> None:
     import torch
 
     from adapt_lora.model.scoring import encode_rows
-    from adapt_lora.trainer.loop import epoch_batches
+    from adapt_lora.trainer.rows import epoch_batches
 
     base, rows = _base_and_rows(job, "train")
     encoded = encode_rows(base, rows)
-    lengths = [len(row.prompt_ids) + len(row.response_ids) for row in encoded]
+    lengths = [row.n_tokens for row in encoded]
     n_tokens, started, busy = 0, time.perf_counter(), time.process_time()
     for batch in epoch_batches(len(lengths), job["batch_size"], seed=0, epoch=0):
         chosen = [encoded[i] for i in batch]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from adapt_lora.data import Row
 from adapt_lora.errors import ScoringError
 from adapt_lora.model import scoring
 from adapt_lora.model.base import load_base_model
@@ -219,3 +220,18 @@ def test_constrained_choice_is_what_transformers_writes_under_the_same_constrain
             )
         written = tuple(out[0, start:].tolist())
         assert written[: len(candidates[index])] == candidates[index]
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [
+        ("base", "<|im_start|>user\nthe film<|im_end|>\n<|im_start|>assistant\ngood<|im_end|>"),
+        ("plain", "the film\ngood<|im_end|>"),
+        # massive-sft, App. D
+        ("question-answer", "###Question: the film\n###Answer: good<|im_end|>"),
+    ],
+)
+def test_a_row_is_written_as_its_template_says(tiny_base, template, wanted):
+    (row,) = scoring.encode_rows(tiny_base, [Row("the film", "good", None, 1)], template=template)
+    text = tiny_base.tokenizer.decode([*row.prompt_ids, *row.response_ids])
+    assert text == wanted

@@ -134,7 +134,7 @@ def test_kept_epochs_of_a_run_killed_before_its_first_checkpoint_are_made_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "save", lambda run, every_s=0.0: dies() if run.epochs else None)
+        patch.setattr(loop.Run, "save", lambda run, every_s=0.0: dies() if run.epochs else None)
         CliRunner().invoke(app, [str(a) for a in command])
     assert list((home / "cache" / "trainings").glob("*/adapter-epoch-1"))
     assert adapt(*command)["version"] == 2

@@ -130,6 +130,11 @@ class BaseModel:
         return int(self.model.get_decoder().config.hidden_size)
 
     @property
+    def context_length(self) -> int | None:
+        """Tokens that it reads at most; None where its config does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
     def n_layers(self) -> int:
         """Number of decoder layers."""
         return len(self.layers)

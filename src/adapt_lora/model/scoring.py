@@ -60,6 +60,11 @@ class Encoded:
     n_template_response: int
     """How many of the last response ids are closing tokens, which perplexity leaves out."""
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of prompt and response together."""
+        return len(self.prompt_ids) + len(self.response_ids)
+
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
@@ -600,13 +605,12 @@ def _ended_answer(text: str, ids: Sequence[int], stops: Collection[int]) -> Writ
 
 
 def _check_lengths(base: BaseModel, encoded: Sequence[Encoded]) -> None:
-    limit = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    limit = base.context_length
     for index, row in enumerate(encoded):
-        length = len(row.prompt_ids) + len(row.response_ids)
-        if limit is not None and length > limit:
+        if limit is not None and row.n_tokens > limit:
             raise ScoringError(
-                f"row {index + 1} has {length:,} tokens, but {base.identity.name} reads at most "
-                f"{limit:,}; shorten the row or leave it out."
+                f"row {index + 1} has {row.n_tokens:,} tokens, but {base.identity.name} reads at "
+                f"most {limit:,}; shorten the row or leave it out."
             )
 
 

@@ -1,13 +1,7 @@
 """Training: rows and a recipe in, a plain PEFT folder out."""
 
 from adapt_lora.trainer.checkpoint import read_checkpoint, remove_folder
-from adapt_lora.trainer.loop import (
-    EpochRecord,
-    StepMetrics,
-    TrainingResult,
-    train_adapter,
-    training_key,
-)
+from adapt_lora.trainer.loop import train_adapter, training_key
 from adapt_lora.trainer.processes import Processes, join_processes
 from adapt_lora.trainer.recipe import (
     RECIPES,
@@ -17,6 +11,7 @@ from adapt_lora.trainer.recipe import (
     read_recipe,
     recipe_from_params,
 )
+from adapt_lora.trainer.records import EpochRecord, StepMetrics, TrainingResult
 
 __all__ = [
     "RECIPES",
