@@ -230,3 +230,8 @@ def test_a_faint_update_is_not_rounded_into_half_precision_weights(
         assert torch.equal(layer.weight, bare) is not merged
         update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
         assert float(update.float().abs().max()) > 0
+
+
+def test_a_message_of_somebody_else_is_one_line():
+    assert base_model._first_line(ValueError("\n  what\nwhere")) == "what"
+    assert base_model._first_line(KeyError()) == "KeyError()"

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Template = Literal["chat", "plain"]
 
 _CARD = "adapt_base.json"
-_WEIGHT_FILES = ("*.safetensors",)
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 # Config fields that decide which weights and activations exist; all else (dropout, dates, dtype)
 # may differ between two copies of one architecture.
@@ -169,12 +168,19 @@ class BaseModel:
             raise AdapterError(
                 f"{adapter_dir}: another adapter is still on; leave its block first."
             )
+        folder = Path(adapter_dir)
         modules = dict(self.model.named_modules())
-        children = _child_table(self.model)
+        children = [
+            (parent, name, child)
+            for parent in modules.values()
+            for name, child in parent._modules.items()
+        ]
         parameters = [(module, dict(module._parameters)) for module in modules.values()]
         try:
-            self._merge(Path(adapter_dir), modules)
-            self.adapter_digest = _adapter_key(Path(adapter_dir))
+            self._merge(folder, modules)
+            self.adapter_digest = _files_digest(
+                [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
+            )
             yield self
         finally:
             self._restore(children, parameters)
@@ -202,9 +208,9 @@ class BaseModel:
                 )
         # PEFT raises KeyError, RuntimeError, ValueError, OSError and safetensors' own error here.
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise AdapterError(
-                f"{folder}: PEFT can't put this adapter on {self.identity.name}: {reason[:300]}"
+                f"{folder}: PEFT can't put this adapter on {self.identity.name}: "
+                f"{_first_line(error)[:300]}"
             ) from error
         stray = [key for key in loaded.missing_keys if "lora_" in key] + loaded.unexpected_keys
         if stray:
@@ -218,14 +224,13 @@ class BaseModel:
         # weight is read directly when scores are made, so its part must be inside.
         exact = self.dtype.itemsize >= 4
         ends = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
-        for name, module in modules.items():
-            if _is_wrapped(self.model, name, BaseTunerLayer):
-                layer = self.model.get_submodule(name)
-                if exact or any(layer is end for end in ends):
-                    # The update goes into a copy: the base's own tensors are never written, and a
-                    # head that shares its matrix with the embeddings does not drag them along.
-                    _swap_in_copy(module, "weight")
-                    layer.merge()
+        for name, layer in list(self.model.named_modules()):
+            wrapping = isinstance(layer, BaseTunerLayer) and name in modules
+            if wrapping and (exact or any(layer is end for end in ends)):
+                # The update goes into a copy: the base's own tensors are never written, and a
+                # head that shares its matrix with the embeddings does not drag them along.
+                _swap_in_copy(modules[name], "weight")
+                layer.merge()
         if not exact:
             speed_up_lora(wrapped)
 
@@ -273,27 +278,29 @@ def load_base_model(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    chosen_device = _pick_device(device)
-    chosen_dtype = pick_dtype(dtype, chosen_device)
+    if device == "auto":
+        on_apple = torch.backends.mps.is_available()
+        device = "cuda" if torch.cuda.is_available() else "mps" if on_apple else "cpu"
+    chosen_dtype = pick_dtype(dtype, device)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=chosen_dtype, local_files_only=True, attn_implementation="sdpa"
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise BaseModelError(
-            f"{folder}: transformers can't load a causal language model from here: {reason[:300]}"
+            f"{folder}: transformers can't load a causal language model from here: "
+            f"{_first_line(error)[:300]}"
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.to(torch.device(chosen_device)).eval().requires_grad_(False)
+    model.to(torch.device(device)).eval().requires_grad_(False)
     return BaseModel(
         model,
         tokenizer,
         identity=identity,
         folder=folder,
-        device=chosen_device,
+        device=device,
         dtype=chosen_dtype,
     )
 
@@ -401,7 +408,7 @@ def _hub_snapshot(name: str) -> Path | None:
         found = try_to_load_from_cache(name, "config.json")
     except HFValidationError as error:
         raise BaseModelError(
-            f"{name}: not a Hub id of the form org/name ({str(error).splitlines()[0][:150]}), and "
+            f"{name}: not a Hub id of the form org/name ({_first_line(error)[:150]}), and "
             "no such file or folder."
         ) from error
     if not isinstance(found, str):
@@ -438,11 +445,10 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
     # The client's own network errors are OSErrors or httpx errors, depending on its release.
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise BaseModelError(
-            f"{name}: not on this disk and not to be had from the Hub ({reason[:200]}). "
-            "Check the name and the connection, set HF_TOKEN for a gated model, or give "
-            "--base-model a local folder or .gguf file."
+            f"{name}: not on this disk and not to be had from the Hub "
+            f"({_first_line(error)[:200]}). Check the name and the connection, set HF_TOKEN for a "
+            "gated model, or give --base-model a local folder or .gguf file."
         ) from error
 
 
@@ -486,9 +492,8 @@ def _dequantise(gguf_file: Path, folder: Path) -> None:
             model: Any = AutoModelForCausalLM.from_pretrained(gguf_file.parent, **place)
             tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, **place)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise BaseModelError(
-            f"{gguf_file}: transformers can't read this GGUF file: {reason[:300]}"
+            f"{gguf_file}: transformers can't read this GGUF file: {_first_line(error)[:300]}"
         ) from error
     # save_pretrained refuses what it believes to be quantized still; the weights are plain by now.
     if hasattr(model, "hf_quantizer"):
@@ -501,7 +506,7 @@ def _dequantise(gguf_file: Path, folder: Path) -> None:
 
 
 def _identify(folder: Path, name: str) -> BaseIdentity:
-    weight_files = sorted(path for glob in _WEIGHT_FILES for path in folder.glob(glob))
+    weight_files = sorted(folder.glob("*.safetensors"))
     if not weight_files:
         raise BaseModelError(
             f"{folder}: no .safetensors weights here; convert the model with save_pretrained first."
@@ -544,16 +549,6 @@ def _files_digest(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _pick_device(device: str) -> str:
-    import torch
-
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def _faster_cpu_dtype() -> str:
     import platform
 
@@ -562,52 +557,35 @@ def _faster_cpu_dtype() -> str:
     known = cache_dir() / f"cpu-dtype-{platform.node()}-{torch.__version__}.json"
     if known.is_file():
         return str(json.loads(known.read_text())["dtype"])
-    # A small model's feed-forward shape: 256 tokens of width 576 into 1,536.
     seconds = {
-        name: _fastest(lambda dtype=dtype: _multiply(dtype))  # type: ignore[misc]
-        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+        "float32": _seconds_to_multiply(torch.float32),
+        "bfloat16": _seconds_to_multiply(torch.bfloat16),
     }
     chosen = min(seconds, key=lambda name: seconds[name])
     _write_whole(known, json.dumps({"dtype": chosen, "seconds": seconds}))
     return chosen
 
 
-def _multiply(dtype: "torch.dtype") -> None:
+def _seconds_to_multiply(dtype: "torch.dtype") -> float:
+    """The best of five tries; one before them is not counted."""
     import torch
 
+    # A small model's feed-forward shape: 256 tokens of width 576 into 1,536.
     left = torch.full((256, 576), 0.5, dtype=dtype)
     weight = torch.full((1536, 576), 0.5, dtype=dtype)
-    for _ in range(8):
-        torch.nn.functional.linear(left, weight)
-
-
-def _fastest(call: Callable[[], None], tries: int = 5) -> float:
-    call()
-    best = float("inf")
-    for _ in range(tries):
+    tries = []
+    for _ in range(6):
         started = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - started)
-    return best
+        for _ in range(8):
+            torch.nn.functional.linear(left, weight)
+        tries.append(time.perf_counter() - started)
+    return min(tries[1:])
 
 
-def _child_table(model: Any) -> list[tuple[Any, str, Any]]:
-    return [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent._modules.items()
-    ]
-
-
-def _is_wrapped(model: Any, name: str, layer_type: type) -> bool:
-    try:
-        return isinstance(model.get_submodule(name), layer_type)
-    except AttributeError:
-        return False
-
-
-def _adapter_key(folder: Path) -> str:
-    return _files_digest([folder / "adapter_config.json", folder / "adapter_model.safetensors"])
+def _first_line(error: Exception) -> str:
+    """What went wrong, in a line; other people's messages may be empty or pages long."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else repr(error)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -187,7 +187,9 @@ def read_pass(
     ]
     n_prefix = 0 if hidden or prompt_nll_rows else _shared_prefix(base, plans)
     reader = _Reader(base, hidden=hidden, prefix_ids=plans[0].ids[:n_prefix] if n_prefix else ())
-    plans = [_without_prefix(plan, n_prefix) for plan in plans]
+    plans = [
+        replace(plan, ids=plan.ids[n_prefix:], n_prompt=plan.n_prompt - n_prefix) for plan in plans
+    ]
     scored: list[_RowScores | None] = [None] * len(plans)
     done = 0
     for batch in token_batches([len(plan.ids) for plan in plans], max_batch_tokens):
@@ -293,12 +295,6 @@ def _shared_prefix(base: BaseModel, plans: Sequence[_RowPlan]) -> int:
     same = [one == other for one, other in zip(first, last, strict=False)]
     n_shared = same.index(False) if False in same else len(same)
     return n_shared if n_shared >= _MIN_PREFIX else 0
-
-
-def _without_prefix(plan: _RowPlan, n_prefix: int) -> _RowPlan:
-    if not n_prefix:
-        return plan
-    return replace(plan, ids=plan.ids[n_prefix:], n_prompt=plan.n_prompt - n_prefix)
 
 
 def _collect(
@@ -422,9 +418,12 @@ class _Reader:
     ) -> dict[str, FloatArray]:
         if mid is None:
             return {}
+        depths = (("mid", mid), ("last", last))
         # An empty prompt has no tokens of its own; the template's stand in for them.
         start, end = plan.content if plan.content[1] > plan.content[0] else (0, plan.n_prompt)
-        return {"mid": _mean_state(mid[row, start:end]), "last": _mean_state(last[row, start:end])}
+        return {
+            key: states[row, start:end].float().mean(dim=0).cpu().numpy() for key, states in depths
+        }
 
 
 def _split_row(plan: _RowPlan, nll: FloatArray) -> tuple[tuple[FloatArray, ...], FloatArray | None]:
@@ -502,9 +501,13 @@ def _layout(
     positions = torch.zeros((len(plans), longest), dtype=torch.long)
     branch_of = torch.full((len(plans), longest), -1, dtype=torch.long)  # -1 is padding
     for row, plan in enumerate(plans):
+        places, marks = list(range(plan.n_prompt)), [0] * plan.n_prompt
+        for number, branch in enumerate(plan.branches, start=1):
+            places += range(plan.n_prompt, plan.n_prompt + len(branch) - 1)
+            marks += [number] * (len(branch) - 1)
         ids[row, : len(plan.ids)] = torch.tensor(plan.ids)
-        positions[row, : len(plan.ids)] = torch.tensor(_positions(plan))
-        branch_of[row, : len(plan.ids)] = torch.tensor(_branches(plan))
+        positions[row, : len(plan.ids)] = torch.tensor(places)
+        branch_of[row, : len(plan.ids)] = torch.tensor(marks)
     device = base.model.device
     if not n_prefix and all(len(plan.branches) <= 1 for plan in plans):
         # Padding stands on the right, where a causal mask already hides it from every real token.
@@ -539,25 +542,6 @@ def _additive(base: BaseModel, allowed: torch.Tensor) -> torch.Tensor:
     blocked = torch.finfo(base.dtype).min
     mask = torch.zeros(allowed.shape, dtype=base.dtype).masked_fill_(~allowed, blocked)
     return mask[:, None].to(base.model.device)  # (rows, 1, longest, n_prefix + longest)
-
-
-def _positions(plan: _RowPlan) -> list[int]:
-    positions = list(range(plan.n_prompt))
-    for branch in plan.branches:
-        positions += range(plan.n_prompt, plan.n_prompt + len(branch) - 1)
-    return positions
-
-
-def _branches(plan: _RowPlan) -> list[int]:
-    marks = [0] * plan.n_prompt
-    for number, branch in enumerate(plan.branches, start=1):
-        marks += [number] * (len(branch) - 1)
-    return marks
-
-
-def _mean_state(states: torch.Tensor) -> FloatArray:
-    mean: FloatArray = states.float().mean(dim=0).cpu().numpy()
-    return mean
 
 
 def _generate_batch(
