@@ -9,6 +9,7 @@ import pytest
 
 from adapt_lora.data import Row
 from adapt_lora.errors import JudgeError
+from adapt_lora.evaluator.backends.endpoint import Patience
 from adapt_lora.evaluator.judge import Judge, parse_verdict
 
 ROWS = [
@@ -19,7 +20,7 @@ ROWS = [
 
 
 class JudgeServer(ThreadingHTTPServer):
-    """Right is what contains the reference; `replies` and `troubles` change single cases."""
+    """Right is what contains the reference; the dicts by answer change single cases."""
 
     daemon_threads = True
 
@@ -27,7 +28,9 @@ class JudgeServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[dict] = []
         self.keys: list[str | None] = []
+        self.paths: list[str] = []
         self.replies: dict[str, str] = {}
+        self.bodies: dict[str, str] = {}
         self.troubles: dict[str, list[tuple[int, dict[str, str]]]] = {}
         self.lock = threading.Lock()
 
@@ -47,11 +50,13 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.requests.append(body)
             self.server.keys.append(self.headers.get("authorization"))
+            self.server.paths.append(self.path)
             troubles = self.server.troubles.get(answer, [])
             status, headers = troubles.pop(0) if troubles else (200, {})
         reply = self.server.replies.get(answer, str(int(reference in answer)))
         content = {"choices": [{"message": {"role": "assistant", "content": reply}}]}
-        text = json.dumps(content if status == 200 else {"error": f"no: {answer}"}).encode()
+        text = json.dumps(content if status == 200 else {"error": f"no: {answer}"})
+        text = self.server.bodies.get(answer, text).encode()
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -81,7 +86,11 @@ def waits() -> list[float]:
 @pytest.fixture
 def judge(server, waits, tmp_path):
     return Judge(
-        server.url, "big-model", tmp_path / "judge" / "v.sqlite", sleep=waits.append, timeout_s=5
+        server.url,
+        "big-model",
+        tmp_path / "judge" / "v.sqlite",
+        patience=Patience(timeout_s=5, first_wait_s=1, longest_wait_s=60),
+        sleep=waits.append,
     )
 
 
@@ -154,11 +163,11 @@ def test_a_busy_server_is_asked_again_after_a_growing_wait(judge, server, waits)
 def test_a_server_that_never_recovers_is_an_error_and_keeps_what_came_before(judge, server, waits):
     server.troubles["Paris"] = [(503, {})] * 9
     one_by_one = replace(judge, concurrency=1)
-    with pytest.raises(JudgeError, match=r"5 attempts \(last: status 503\).*--judge-url"):
+    with pytest.raises(JudgeError, match=r"5 tries \(last: status 503: no: Paris\).*--judge-url"):
         one_by_one.grade(ROWS, ["4", "Paris", "blue"])
-    n_before = len(server.requests)
     assert judge.grade(ROWS[:1], ["4"]) == [1.0]
-    assert len(server.requests) == n_before
+    asked = [request["messages"][-1]["content"] for request in server.requests]
+    assert sum("<candidate_answer>\n4\n" in case for case in asked) == 1
 
 
 def test_a_refusal_is_not_repeated(judge, server, waits):
@@ -169,9 +178,9 @@ def test_a_refusal_is_not_repeated(judge, server, waits):
 
 
 def test_no_server_is_an_error_that_says_where_it_was_sought(judge, waits):
-    with pytest.raises(JudgeError, match=r"http://127\.0\.0\.1:9/v1 gave no reply.*ConnectError"):
+    with pytest.raises(JudgeError, match=r"http://127\.0\.0\.1:9 gave no answer.*refused"):
         replace(judge, url="http://127.0.0.1:9/v1").grade(ROWS[:1], ["4"])
-    with pytest.raises(JudgeError, match="not an address"):
+    with pytest.raises(JudgeError, match="--judge-url ftp://somewhere: not an address"):
         replace(judge, url="ftp://somewhere").grade(ROWS[:1], ["4"])
 
 
@@ -188,13 +197,21 @@ def test_the_key_is_sent_and_shown_nowhere(judge, server):
         assert "secret" not in str(caught.value)
 
 
-def test_something_else_than_a_chat_completion_is_an_error(judge):
-    import httpx2
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("[1]", "answered with list, not an object"),
+        ('{"choices": []}', "something else than a chat completion"),
+        ('{"choices": [', r"5 tries \(last: the reply is not whole JSON"),
+    ],
+)
+def test_something_else_than_a_chat_completion_is_an_error(judge, server, body, words):
+    server.bodies["4"] = body
+    with pytest.raises(JudgeError, match=words):
+        judge.grade(ROWS[:1], ["4"])
 
-    with (
-        httpx2.Client(
-            transport=httpx2.MockTransport(lambda _: httpx2.Response(200, text="[1]"))
-        ) as client,
-        pytest.raises(JudgeError, match="something else"),
-    ):
-        judge._reply(client, {"messages": []})
+
+def test_an_address_that_ends_otherwise_is_called_as_it_is(judge, server):
+    replace(judge, url=server.url.removesuffix("v1") + "v1beta/openai/").grade(ROWS[:1], ["4"])
+    judge.grade(ROWS[1:2], ["London"])
+    assert server.paths == ["/v1beta/openai/chat/completions", "/v1/chat/completions"]

@@ -6,11 +6,9 @@ question too. Any server that speaks OpenAI's chat completions will do.
 """
 
 import json
-import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -18,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt_lora.data import Row
-from adapt_lora.errors import JudgeError
-from adapt_lora.evaluator.backends.endpoint import Patience
+from adapt_lora.errors import JudgeError, ServerError
+from adapt_lora.evaluator.backends.endpoint import Endpoint, Patience
 
 if TYPE_CHECKING:
-    import httpx2
+    from adapt_lora.model.scoring import Steps
 
 RUBRIC_VERSION = "1"
 """Goes into the protocol and the cache's keys; raise it with every change of the words below."""
@@ -49,8 +47,7 @@ Grade (0 or 1):"""
 
 # A verdict is one token; room for a few shows a judge that chats, whose verdict does not count.
 _MAX_TOKENS = 8
-_RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_PATIENCE = Patience(first_wait_s=1.0, longest_wait_s=60.0)
+_PATIENCE = Patience(timeout_s=60.0, first_wait_s=1.0, longest_wait_s=60.0)
 
 
 @dataclass(frozen=True)
@@ -65,10 +62,8 @@ class Judge:
     """SQLite file of verdicts by digest; made when it is not there."""
     api_key: str | None = field(default=None, repr=False)
     """Sent as bearer token; shown nowhere."""
-    timeout_s: float = 60.0
-    """Time for one reply."""
-    max_attempts: int = 5
-    """Requests for one verdict, until the server gives up on it."""
+    patience: Patience = _PATIENCE
+    """Time for one reply, and how often it is asked for."""
     concurrency: int = 8
     """Requests under way at once."""
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
@@ -83,7 +78,7 @@ class Judge:
         rows: Sequence[Row],
         answers: Sequence[str],
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: "Steps | None" = None,
     ) -> list[float | None]:
         """1.0 or 0.0 per answer; None where the judge's reply was neither "1" nor "0".
 
@@ -93,44 +88,29 @@ class Judge:
         Raises:
             JudgeError: The server can't be reached, refuses, or fails time after time.
         """
-        import httpx2
-
         grades: dict[int, float | None] = {i: 0.0 for i, a in enumerate(answers) if not a.strip()}
         keys = [self._key(row, answer) for row, answer in zip(rows, answers, strict=True)]
-        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        with (
-            closing(_Verdicts(self.cache)) as verdicts,
-            httpx2.Client(headers=headers, timeout=self.timeout_s) as client,
-            ThreadPoolExecutor(self.concurrency) as pool,
-        ):
+        with closing(_Verdicts(self.cache)) as verdicts:
             known = verdicts.known(keys)
             grades |= {i: known[key] for i, key in enumerate(keys) if key in known}
             # The same question, reference and answer are asked about once.
-            asked = {key: i for i, key in enumerate(keys) if i not in grades}
-            waiting = {
-                pool.submit(self._ask, client, rows[i], answers[i]): key for key, i in asked.items()
-            }
-            try:
-                for done, future in enumerate(as_completed(waiting), start=1):
-                    key, verdict = waiting[future], future.result()
-                    if verdict is not None:
-                        verdicts.keep(key, verdict)
-                    grades |= {i: verdict for i, k in enumerate(keys) if k == key}
-                    if progress is not None:
-                        progress(len(rows) - len(waiting) + done, len(rows))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            cases = {key: i for i, key in enumerate(keys) if i not in grades}
+            bodies = {key: self._body(rows[i], answers[i]) for key, i in cases.items()}
+            for done, (key, verdict) in enumerate(self._ask(bodies), start=1):
+                if verdict is not None:
+                    verdicts.keep(key, verdict)
+                grades |= {i: verdict for i, k in enumerate(keys) if k == key}
+                if progress is not None:
+                    progress(len(rows) - len(bodies) + done, len(rows))
         return [grades[i] for i in range(len(rows))]
 
     def _key(self, row: Row, answer: str) -> str:
         parts = [self.model, RUBRIC_VERSION, row.prompt, row.response, answer]
         return sha256(json.dumps(parts).encode()).hexdigest()
 
-    def _ask(self, client: "httpx2.Client", row: Row, answer: str) -> float | None:
-        """The verdict on one answer; None where the reply is none."""
+    def _body(self, row: Row, answer: str) -> dict[str, Any]:
         case = _CASE.format(question=row.prompt, reference=row.response or "", answer=answer)
-        body = {
+        return {
             "model": self.model,
             "messages": [
                 {"role": "system", "content": _RUBRIC},
@@ -139,56 +119,45 @@ class Judge:
             "temperature": 0,
             "max_tokens": _MAX_TOKENS,
         }
-        return parse_verdict(self._reply(client, body))
 
-    def _reply(self, client: "httpx2.Client", body: dict[str, Any]) -> str:
-        import httpx2
+    def _ask(self, bodies: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, float | None]]:
+        """The verdict on each case, by its key, as they come; None for a reply that is none."""
+        keys = list(bodies)
+        # An address that ends otherwise ("…/v1beta/openai") is taken as it is.
+        version = "/v1" if self.url.rstrip("/").endswith("/v1") else ""
+        try:
+            endpoint = Endpoint(
+                self.url,
+                api_key=self.api_key,
+                concurrency=self.concurrency,
+                patience=self.patience,
+                sleep=self.sleep,
+                option="--judge-url",
+            )
+            with closing(endpoint):
+                path = f"{version}/chat/completions"
+                for place, reply in endpoint.post_each(path, list(bodies.values())):
+                    yield keys[place], parse_verdict(self._content(reply))
+        except ServerError as error:
+            raise self._error(f"can't grade. {error}") from error
 
-        problem = ""
-        for attempt in range(self.max_attempts):
-            try:
-                response = client.post(f"{self.url.rstrip('/')}/chat/completions", json=body)
-            except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
-                raise self._error(f"is not an address that can be called ({error})") from error
-            except httpx2.TransportError as error:
-                problem = f"{type(error).__name__} {error}".strip()
-                self._wait(attempt, None)
-                continue
-            if response.status_code in _RETRIED_STATUS:
-                problem = f"status {response.status_code}"
-                self._wait(attempt, response.headers.get("retry-after"))
-                continue
-            if response.status_code != 200:
-                raise self._error(f"refused with status {response.status_code}{_hint(response)}")
-            try:
-                return str(response.json()["choices"][0]["message"]["content"] or "")
-            except (ValueError, LookupError, TypeError) as error:
-                raise self._error("replied with something else than a chat completion") from error
-        raise self._error(f"gave no reply in {self.max_attempts} attempts (last: {problem})")
-
-    def _wait(self, attempt: int, asked_for: str | None) -> None:
-        """Wait twice as long each time, and as long as the server asks for; not after the last."""
-        if attempt + 1 == self.max_attempts:
-            return
-        self.sleep(_PATIENCE.wait_s(attempt + 1, asked_for, random.uniform(0.5, 1.0)))
+    def _content(self, reply: Mapping[str, Any]) -> str:
+        try:
+            return str(reply["choices"][0]["message"]["content"] or "")
+        except (LookupError, TypeError) as error:
+            what = f"at {self.url} replied with something else than a chat completion."
+            raise self._error(what) from error
 
     def _error(self, what: str) -> JudgeError:
-        text = f"The judge {self.model} at {self.url} {what}. Check --judge-url, --judge-model and "
-        text += "the key in ADAPT_JUDGE_API_KEY; verdicts so far are kept."
-        return JudgeError(text.replace(self.api_key, "…") if self.api_key else text)
+        return JudgeError(
+            f"The judge {self.model} {what} Check --judge-url, --judge-model and the key in "
+            "ADAPT_JUDGE_API_KEY; verdicts so far are kept."
+        )
 
 
 def parse_verdict(reply: str) -> float | None:
     """1.0 or 0.0 where the reply is that digit alone, white space aside; else None."""
     return {"0": 0.0, "1": 1.0}.get(reply.strip())
-
-
-def _hint(response: "httpx2.Response") -> str:
-    """What the server says about an error; nothing where it may repeat the key."""
-    if response.status_code in (401, 403):
-        return ""
-    said = " ".join(response.text.split())[:200]
-    return f": {said}" if said else ""
 
 
 class _Verdicts:

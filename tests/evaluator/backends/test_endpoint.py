@@ -17,7 +17,7 @@ def endpoint(tiny_server, waits):
     made.close()
 
 
-@pytest.mark.parametrize("fault", [408, 429, 500, 502, 503, 504, "cut", "drop", "slow"])
+@pytest.mark.parametrize("fault", [408, 409, 429, 500, 502, 503, 504, "cut", "drop", "slow"])
 def test_what_may_pass_is_asked_again(endpoint, tiny_server, fault):
     tiny_server.faults.extend([fault, fault])
     assert endpoint.get("/v1/models")["data"][0]["id"] == "tiny/llama"
@@ -87,7 +87,8 @@ def test_the_key_is_sent_and_never_shown(tiny_server):
     assert Endpoint(tiny_server.url, api_key="right").get("/v1/models")
     with pytest.raises(ServerError, match="status 401") as refused:
         Endpoint(tiny_server.url, api_key="s3cret").get("/v1/models")
-    assert "s3cret" not in str(refused.value)
+    # A server that masks a key shows a part of it: nothing that it says about keys is passed on.
+    assert str(refused.value).endswith("refused with status 401 (asked for /v1/models).")
 
 
 def test_no_more_requests_are_under_way_than_allowed(tiny_server):

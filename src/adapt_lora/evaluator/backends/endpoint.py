@@ -3,15 +3,19 @@
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 from adapt_lora.errors import ServerError
 
-# Too many requests, a server's own failures, and what proxies say while a server restarts.
-_RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+# Too many requests, one that met another (409), a server's own failures, and what proxies say while
+# a server restarts.
+_RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+# What is said about a key may repeat a part of it.
+_ABOUT_KEYS = frozenset({401, 403})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Endpoint:
         patience: Patience | None = None,
         sleep: Callable[[float], None] = time.sleep,
         seed: int = 0,
+        option: str = "--server",
     ) -> None:
         """Prepare, without calling the server.
 
@@ -69,6 +74,7 @@ class Endpoint:
             patience: Tries and waits.
             sleep: Waits that many seconds.
             seed: Of the jitter in the waits.
+            option: What the address came by, for errors.
 
         Raises:
             ServerError: Not an http(s) address.
@@ -77,7 +83,7 @@ class Endpoint:
 
         if not url.startswith(("http://", "https://")):
             raise ServerError(
-                f"--server {url}: not an address; give it as http://HOST:PORT or https://HOST."
+                f"{option} {url}: not an address; give it as http://HOST:PORT or https://HOST."
             )
         self.url = url.rstrip("/").removesuffix("/v1")
         self.concurrency = concurrency
@@ -128,20 +134,32 @@ class Endpoint:
         Raises:
             ServerError: One of them got no usable answer; the others are given up.
         """
-        with self._pool() as pool:
-            waiting = [pool.submit(self.post, path, body) for body in bodies]
-            answers = []
-            for number, answer in enumerate(waiting, start=1):
-                answers.append(answer.result())
-                if done is not None:
-                    done(number)
-            return answers
+        answers: dict[int, dict[str, Any]] = {}
+        for place, answer in self.post_each(path, bodies):
+            answers[place] = answer
+            if done is not None:
+                done(len(answers))
+        return [answers[place] for place in range(len(bodies))]
 
-    @contextmanager
-    def _pool(self) -> Iterator[ThreadPoolExecutor]:
+    def post_each(
+        self, path: str, bodies: Sequence[Mapping[str, Any]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The place of a body and what the server answers to it, in the order of the answers.
+
+        Up to `concurrency` are under way at once; errors as for `post_all`, after all answers that
+        came before.
+        """
+        arrived: SimpleQueue[Future[dict[str, Any]]] = SimpleQueue()
         pool = ThreadPoolExecutor(self.concurrency)
         try:
-            yield pool
+            places: dict[Future[dict[str, Any]], int] = {}
+            for place, body in enumerate(bodies):
+                waiting = pool.submit(self.post, path, body)
+                places[waiting] = place
+                waiting.add_done_callback(arrived.put)
+            for _ in bodies:
+                answer = arrived.get()
+                yield places[answer], answer.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -198,10 +216,12 @@ class Endpoint:
 
 def _said(response: Any) -> str:
     """The server's own words, from the shapes that servers give errors in."""
+    if response.status_code in _ABOUT_KEYS:
+        return ""
     try:
         content = response.json()
     except ValueError:
-        return ""
-    found = content.get("error", content) if isinstance(content, dict) else None
+        content = None if "html" in response.headers.get("content-type", "") else response.text
+    found = content.get("error", content) if isinstance(content, dict) else content
     text = found.get("message") if isinstance(found, dict) else found
     return f": {' '.join(str(text).split())[:200]}" if text else ""
