@@ -14,7 +14,7 @@ from adapt_lora.errors import ConfigError
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
 from adapt_lora.sweep import plan_sweep, spread_sweep
-from adapt_lora.trainer import find_recipe
+from adapt_lora.trainer import TrainRequest, find_recipe
 from tests.cluster_visitor import Visitor
 from tests.roads.test_roads import write_rows
 
@@ -94,13 +94,9 @@ def test_cells_measured_on_a_cluster_are_those_measured_here(
     registry = Registry(fresh_store, cache_folder=tmp_path / "cache")
     recipe = find_recipe("quick", {"learning_rate": 0.02, "held_out_rows": 2})
     for name, kind in (("moods", "mood"), ("choices", "choice")):
-        roads.train(
-            write_rows(tmp_path / f"{name}.jsonl", kind),
-            name=name,
-            registry=registry,
-            recipe=recipe,
-            base_model=str(tiny_base_dir),
-        )
+        rows = write_rows(tmp_path / f"{name}.jsonl", kind)
+        request = TrainRequest(rows, name, recipe, base_model=str(tiny_base_dir))
+        roads.train(request, registry=registry)
     tasks = [write_rows(tmp_path / f"{kind}_task.jsonl", kind, 20) for kind in ("mood", "choice")]
     spread_out = roads.evaluate(
         tasks, registry=registry, base_model=str(tiny_base_dir), ray_address=address

@@ -55,8 +55,9 @@ def test_a_plan_crosses_everything_and_trains_nothing(home, registry):
         for recipe in ("quick", "gentle")
         for seed in (0, 1)
     ]
-    assert {run.recipe.learning_rate for run in plan.runs} == {5e-4, 0.003}
-    assert all(run.recipe.held_out_rows == 2 and run.n_tokens > 50 for run in plan.runs)
+    assert {run.request.recipe.learning_rate for run in plan.runs} == {5e-4, 0.003}
+    assert all(run.request.recipe.held_out_rows == 2 for run in plan.runs)
+    assert all(run.n_tokens > 50 for run in plan.runs)
     assert plan.remaining_s is None
     assert plan.describe() == "8 runs: 8 to train, how long is known after the first."
     assert registry.adapters() == []
@@ -77,10 +78,10 @@ def test_a_failure_never_stops_the_rest_and_a_second_call_trains_what_is_missing
     manifest = small(home, 'datasets = ["moods.jsonl", "missing.jsonl", "choices.jsonl"]')
     real = roads.train
 
-    def breaks_once(file, **options):
-        if "choices" in file:
+    def breaks_once(request, **options):
+        if "choices" in request.dataset:
             raise ZeroDivisionError("a bug of somebody else's")
-        return real(file, **options)
+        return real(request, **options)
 
     monkeypatch.setattr(roads, "train", breaks_once)
     said = []

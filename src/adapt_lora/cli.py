@@ -379,7 +379,7 @@ def train(
     is_first = os.environ.get("RANK", "0") == "0"
     quiet = quiet or not is_first
     from adapt_lora import roads
-    from adapt_lora.trainer import find_recipe, override_recipe, read_recipe
+    from adapt_lora.trainer import TrainRequest, find_recipe, override_recipe, read_recipe
 
     if from_adapter is not None:
         if recipe is not None or config is not None:
@@ -393,19 +393,18 @@ def train(
     chosen = override_recipe(chosen, _pairs(override or [], "--set"))
     no_registry = no_register or not is_first
     registry = None if no_registry else _registry(tracking_uri, quiet=quiet or as_json)
+    request = TrainRequest(
+        dataset=file,
+        name=name,
+        recipe=chosen,
+        base_model=base_model,
+        output=output or (Path(name) if no_register else None),
+        mapping=_mapping(mapping),
+        group=group,
+    )
     with _progress(hidden=as_json or quiet) as progress:
-        training = roads.train(
-            file,
-            name=name,
-            registry=registry,
-            recipe=chosen,
-            base_model=base_model,
-            output=output or (Path(name) if no_register else None),
-            mapping=_mapping(mapping),
-            group=group,
-            progress=progress,
-            say=None if quiet or as_json else _say,
-        )
+        say = None if quiet or as_json else _say
+        training = roads.train(request, registry=registry, progress=progress, say=say)
     if not is_first:
         return
     content: dict[str, Any] = {"name": name, "rows": len(training.dataset.rows)}

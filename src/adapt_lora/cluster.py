@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from adapt_lora.errors import AdaptError, ConfigError
+from adapt_lora.errors import ConfigError, failure_reason
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -114,11 +114,7 @@ class _Worker(Generic[Unit, Result]):
                 self._work = self._make()
             return self._work(unit), None
         except Exception as error:
-            return None, _sentence(error)
-
-
-def _sentence(error: BaseException) -> str:
-    return str(error) if isinstance(error, AdaptError) else f"{type(error).__name__}: {error}"
+            return None, failure_reason(error)
 
 
 def _spread(

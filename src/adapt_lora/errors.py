@@ -5,6 +5,14 @@ class AdaptError(Exception):
     """Root of all errors raised on purpose; the command line prints it as one line, exit code 1."""
 
 
+def failure_reason(error: BaseException) -> str:
+    """One sentence about an error, with its type where it is not one of ours."""
+    reason = str(error).strip() or repr(error)
+    if isinstance(error, AdaptError):
+        return reason
+    return f"{type(error).__name__}: {reason.splitlines()[0]}"
+
+
 class DatasetError(AdaptError, ValueError):
     """A user's data file can't be read, or lacks what the call needs."""
 

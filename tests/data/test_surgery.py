@@ -21,7 +21,7 @@ from adapt_lora.data.surgery import (
 from adapt_lora.errors import ConfigError, DatasetError
 from adapt_lora.registry import Registry
 from adapt_lora.report.card import adapter_card_html, adapter_card_markdown
-from adapt_lora.trainer import find_recipe
+from adapt_lora.trainer import TrainRequest, find_recipe
 from tests.roads.test_roads import write_rows
 
 
@@ -163,13 +163,9 @@ def test_the_registry_and_the_card_name_the_parent(choices, tiny_base_dir, fresh
         balance_labels(choices, seed=1), tmp_path / "balanced", name="balanced", split="train"
     )
     registry = Registry(fresh_store, cache_folder=tmp_path / "cache")
-    roads.train(
-        folder,
-        name="balanced",
-        registry=registry,
-        recipe=find_recipe("quick", {"learning_rate": 0.02}),
-        base_model=str(tiny_base_dir),
-    )
+    recipe = find_recipe("quick", {"learning_rate": 0.02})
+    request = TrainRequest(folder, "balanced", recipe, base_model=str(tiny_base_dir))
+    roads.train(request, registry=registry)
     record = Registry(fresh_store, cache_folder=tmp_path / "fresh").adapter("balanced")
     assert record.dataset is not None
     assert record.dataset.parent == f"choices {choices.digest[:12]} (balance, seed 1)"

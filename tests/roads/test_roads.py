@@ -20,7 +20,7 @@ from adapt_lora.errors import (
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, BASE_ROW, MAJORITY_ID, MatrixRow
-from adapt_lora.trainer import find_recipe
+from adapt_lora.trainer import TrainRequest, find_recipe
 
 MOODS = ("good", "bad", "fine", "poor", "like", "dull")
 CITIES = ("a city", "the film", "the food", "this review", "the capital", "question one")
@@ -53,13 +53,9 @@ def shelf(tiny_base_dir, tmp_path_factory):
     registry = Registry(home / "registry", cache_folder=home / "cache")
     recipe = find_recipe("quick", {"learning_rate": 0.02, "held_out_rows": 2})
     for name, kind in (("moods", "mood"), ("choices", "choice"), ("sums", "sum")):
-        roads.train(
-            write_rows(home / f"{name}.jsonl", kind),
-            name=name,
-            registry=registry,
-            recipe=recipe,
-            base_model=str(tiny_base_dir),
-        )
+        rows = write_rows(home / f"{name}.jsonl", kind)
+        request = TrainRequest(rows, name, recipe, base_model=str(tiny_base_dir))
+        roads.train(request, registry=registry)
     tasks = [
         write_rows(home / f"{task}.jsonl", kind, 20)
         for task, kind in (
@@ -89,13 +85,9 @@ def test_trained_adapters_carry_every_fingerprint(shelf):
 
 def test_training_the_same_again_trains_nothing(shelf, tiny_base_dir):
     home, registry, _ = shelf
-    again = roads.train(
-        home / "moods.jsonl",
-        name="moods",
-        registry=registry,
-        recipe=find_recipe("quick", {"learning_rate": 0.02, "held_out_rows": 2}),
-        base_model=str(tiny_base_dir),
-    )
+    recipe = find_recipe("quick", {"learning_rate": 0.02, "held_out_rows": 2})
+    request = TrainRequest(home / "moods.jsonl", "moods", recipe, base_model=str(tiny_base_dir))
+    again = roads.train(request, registry=registry)
     assert again.result is None
     assert again.record == registry.adapter("moods")
 
@@ -227,14 +219,14 @@ def test_no_register_leaves_a_folder_that_peft_loads(shelf, tiny_base_dir, tmp_p
     from transformers import AutoModelForCausalLM
 
     home, _, _ = shelf
-    training = roads.train(
+    request = TrainRequest(
         home / "moods.jsonl",
-        name="plain",
-        registry=None,
-        recipe=find_recipe("quick", {"max_rows": 16}),
+        "plain",
+        find_recipe("quick", {"max_rows": 16}),
         base_model=str(tiny_base_dir),
         output=tmp_path / "plain",
     )
+    training = roads.train(request, registry=None)
     assert training.record is None
     model = AutoModelForCausalLM.from_pretrained(tiny_base_dir)
     loaded = PeftModel.from_pretrained(model, training.folder)
@@ -252,13 +244,8 @@ def test_an_unknown_adapter_name_is_listed_against_the_known_ones(shelf, tiny_ba
 def test_another_setting_of_the_recipe_is_another_training(shelf, tiny_base_dir):
     home, registry, _ = shelf
     recipe = find_recipe("quick", {"learning_rate": 0.02, "held_out_rows": 2, "max_tokens": None})
-    again = roads.train(
-        home / "moods.jsonl",
-        name="moods",
-        registry=registry,
-        recipe=recipe,
-        base_model=str(tiny_base_dir),
-    )
+    request = TrainRequest(home / "moods.jsonl", "moods", recipe, base_model=str(tiny_base_dir))
+    again = roads.train(request, registry=registry)
     assert again.result is not None
     assert again.record == registry.adapter("moods")  # the same weights came out: one entry
 
@@ -278,7 +265,7 @@ def test_a_bad_name_is_refused_before_any_work(shelf, tiny_base_dir, tiny_adapte
     home, registry, _ = shelf
     missing = tmp_path / "never-read.jsonl"
     with pytest.raises(ConfigError, match="base"):
-        roads.train(missing, name="base", registry=registry, recipe=find_recipe("quick"))
+        roads.train(TrainRequest(missing, "base", find_recipe("quick")), registry=registry)
     record = roads.register(
         tiny_adapter("org.name", seed=6),
         registry=Registry(home / "names", cache_folder=home / "names-cache"),

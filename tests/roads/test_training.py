@@ -14,7 +14,7 @@ from adapt_lora import roads
 from adapt_lora.cli import app
 from adapt_lora.errors import ConfigError
 from adapt_lora.registry import Registry
-from adapt_lora.trainer import find_recipe
+from adapt_lora.trainer import TrainRequest, find_recipe
 from tests.roads.test_roads import write_rows
 
 KILLED_COMMAND = """
@@ -68,13 +68,13 @@ def test_the_same_command_after_a_kill_ends_with_the_same_loss(home, monkeypatch
 def test_a_recipe_that_keeps_epochs_registers_a_version_for_each(home, tiny_base):
     registry = Registry(home / "registry", cache_folder=home / "registry-cache")
     settings = {"epochs": 3, "learning_rate": 0.01, "batch_size": 8, "target_modules": "q_proj"}
-    training = roads.train(
+    request = TrainRequest(
         home / "moods.jsonl",
-        name="moods",
-        registry=registry,
-        recipe=find_recipe("massive-sft", settings),
+        "moods",
+        find_recipe("massive-sft", settings),
         base_model=os.environ["ADAPT_BASE_MODEL"],
     )
+    training = roads.train(request, registry=registry)
     records = registry.adapters(tiny_base.identity)
     assert [record.version for record in records] == [1, 2, 3]
     assert [record.params["train/epoch"] for record in records] == ["1", "2", "3"]
@@ -86,13 +86,7 @@ def test_a_recipe_that_keeps_epochs_registers_a_version_for_each(home, tiny_base
     assert training.record.params["environment/torch"]
     assert training.record.params["environment/dtype"] in ("float32", "bfloat16")
     assert training.record.params["recipe/template"] == "question-answer"
-    again = roads.train(
-        home / "moods.jsonl",
-        name="moods",
-        registry=registry,
-        recipe=find_recipe("massive-sft", settings),
-        base_model=os.environ["ADAPT_BASE_MODEL"],
-    )
+    again = roads.train(request, registry=registry)
     assert again.result is None
     assert again.record == training.record
 

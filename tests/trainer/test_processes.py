@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from adapt_lora import roads
 from adapt_lora.registry import Registry
-from adapt_lora.trainer import find_recipe, train_adapter
+from adapt_lora.trainer import TrainRequest, find_recipe, train_adapter
 from tests.roads.test_roads import write_rows
 
 SETTINGS = ("held_out_rows=4", "batch_size=5", "epochs=3", "learning_rate=0.002", "max_rows=33")
@@ -66,14 +66,14 @@ def _train(home, base, name, *more):
 def test_two_processes_train_what_one_trains_and_register_it_once(home, tiny_base_dir):
     together = _train(home, tiny_base_dir, "together", "--output", str(home / "together"))
     recipe = find_recipe("quick", dict(setting.split("=") for setting in SETTINGS))
-    alone = roads.train(
+    request = TrainRequest(
         home / "moods.jsonl",
-        name="alone",
-        registry=None,
-        recipe=recipe,
+        "alone",
+        recipe,
         base_model=str(tiny_base_dir),
         output=home / "alone",
-    ).result
+    )
+    alone = roads.train(request, registry=None).result
     assert together["train_loss"] == pytest.approx(alone.train_loss, rel=1e-3)
     assert together["held_out_loss"] == pytest.approx(alone.held_out_loss, rel=3e-3)
     weights = [

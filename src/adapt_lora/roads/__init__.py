@@ -17,7 +17,8 @@ from adapt_lora.roads.evaluation import (
 from adapt_lora.roads.exchange import Import, export_registry, import_results
 from adapt_lora.roads.progress import Progress
 from adapt_lora.roads.recommendation import TargetRanking, keep_recommendation, recommend
-from adapt_lora.roads.training import Training, find_training, register, stored_recipe, train
+from adapt_lora.roads.registration import register
+from adapt_lora.roads.training import Training, find_training, stored_recipe, train
 from adapt_lora.roads.traits import fit_traits
 
 __all__ = [

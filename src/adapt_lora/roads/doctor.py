@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from adapt_lora.errors import AdaptError
+from adapt_lora.errors import failure_reason
 from adapt_lora.model.base import MODEL_WHEELS, cache_dir, locate_base_model, pick_dtype
 from adapt_lora.registry import Registry
 
@@ -70,8 +70,7 @@ def _guarded(name: str, look: Callable[[], Check], mend: str = "") -> Check:
         return look()
     # Whatever is broken on this machine, the other lines are still worth having.
     except Exception as error:
-        said = str(error) if isinstance(error, AdaptError) else f"{type(error).__name__}: {error}"
-        return Check(name, "missing", said, mend)
+        return Check(name, "missing", failure_reason(error), mend)
 
 
 def _device() -> Check:

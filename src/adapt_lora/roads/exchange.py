@@ -13,7 +13,7 @@ from adapt_lora.registry.records import BASE_ROW, MatrixRow, TransferMatrix
 from adapt_lora.roads.bases import which_base
 from adapt_lora.roads.evaluation import fetch_weights
 from adapt_lora.roads.progress import Progress, of_step
-from adapt_lora.roads.training import entry_name
+from adapt_lora.roads.registration import entry_name
 
 if TYPE_CHECKING:
     from adapt_lora.registry.exchange.lm_eval import HarnessCell, HarnessResults

