@@ -24,21 +24,28 @@ from adapt_lora.evaluator.sandbox import Limits, Protection, extract_code, open_
 pytestmark = pytest.mark.skipif(platform.system() != "Linux", reason="the walls are Linux's")
 
 LIMITS = Limits(cpu_s=1, wall_s=1.5)
+BUBBLEWRAP = "bubblewrap"
 WALLS = {
     "all layers": (),
     "without namespaces": ("namespaces",),  # what a container usually leaves
     "namespaces alone": ("landlock", "seccomp"),
+    f"{BUBBLEWRAP} and all layers": (),
+    f"{BUBBLEWRAP} alone": ("landlock", "seccomp"),
 }
 
 
 @pytest.fixture(scope="module", params=WALLS, ids=str)
 def runner(request):
+    left_out, in_bubble = WALLS[request.param], request.param.startswith(BUBBLEWRAP)
+    if in_bubble and shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
     try:
-        runner = open_runner(limits=LIMITS, without=WALLS[request.param])
+        runner = open_runner(limits=LIMITS, without=left_out, own_walls=not in_bubble)
     except CodeExecutionError as error:
         pytest.skip(str(error))
-    lost = set(runner.protection.missing) - set(WALLS[request.param])
-    if lost and request.param == "all layers":
+    if in_bubble and runner.protection.bubblewrap is None:
+        pytest.skip("bubblewrap is installed, but does not work on this machine")
+    if set(runner.protection.missing) - set(left_out) and not left_out:
         pytest.skip(runner.protection.describe())
     return runner
 
@@ -147,6 +154,19 @@ def test_nothing_outside_can_be_written(runner, open_door, tmp_path):
     assert planted.exists()
 
 
+def test_what_is_written_has_bounds_and_devices_stay_as_they_are(runner):
+    if "namespaces" not in runner.protection.in_force:
+        pytest.skip("held in namespaces only")
+    many = "for i in range(5000):\n    open(f'f{i}', 'w').close()"
+    assert (runner.run(many, []).status, runner.run(many, []).error) == ("broken", "OSError")
+    much = "for i in range(9):\n    open(f'f{i}', 'wb').write(bytes(2**23))"
+    assert runner.run(much, []).error == "OSError"
+    before = os.stat("/dev/null").st_mode
+    # The mode that it has: were it let through, nothing would be lost.
+    assert runner.run(f"import os\nos.chmod('/dev/null', {before & 0o777})", []).error == "OSError"
+    assert runner.run("open('/dev/null', 'w').write('x')", []).passed
+
+
 def test_no_socket_leads_out(runner, open_door, server):
     call = (
         "import socket\n"
@@ -195,10 +215,36 @@ def test_a_runner_never_goes_on_behind_less_than_it_found(runner):
         fallen.run("pass", [])
 
 
+@pytest.mark.parametrize("ending", ["exit 1", "exec sleep 60"], ids=["refuses", "never answers"])
+def test_a_bubblewrap_that_does_not_work_is_done_without(tmp_path, monkeypatch, ending):
+    (tmp_path / "bwrap").write_text(f"#!/bin/sh\n{ending}\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(sandbox, "_GRACE_S", 0.5)
+    try:
+        runner = open_runner(limits=LIMITS)
+    except CodeExecutionError as error:
+        pytest.skip(str(error))
+    assert runner.protection.bubblewrap is None
+    assert runner.run("x = 1", []).passed
+
+
 def test_protection_says_what_holds_and_what_does_not():
     whole = Protection({})
     assert whole.is_enough
-    assert "namespaces + landlock + seccomp + limits." in whole.describe()
+    assert "behind namespaces + landlock + seccomp + limits, which shield the" in whole.describe()
+    for held in (
+        "the network (namespaces, seccomp)",
+        "your files (namespaces, landlock)",
+        "other processes (namespaces, seccomp)",
+        "memory (limits)",
+        "processor time (limits).",
+    ):
+        assert held in whole.describe()
+    assert "namespaces (laid by bubblewrap) + " in Protection({}, "/usr/bin/bwrap").describe()
+    no_limits = Protection({"limits": "not here"})
+    assert not no_limits.is_enough
+    assert "all memory was open to it; all processor time was open to it" in no_limits.describe()
     no_walls = dict.fromkeys(("namespaces", "landlock"), "the kernel says no")
     files_open = Protection(no_walls)
     assert files_open.shields_network
@@ -267,12 +313,15 @@ def _running(name: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("without", WALLS.values(), ids=WALLS)
-def test_an_ordinary_user_has_the_same_walls(without):
+@pytest.mark.parametrize("walls", WALLS)
+def test_an_ordinary_user_has_the_same_walls(walls):
     """The other cases show it where the tests are run by one; root becomes one here."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
     if os.geteuid() != 0 or python is None:
         pytest.skip("not root, or no interpreter that another user can reach")
+    bubblewrap = shutil.which("bwrap") if walls.startswith(BUBBLEWRAP) else None
+    if bubblewrap is None and walls.startswith(BUBBLEWRAP):
+        pytest.skip("bubblewrap is not installed")
     with tempfile.TemporaryDirectory() as place:
         os.chown(place, 65534, 65534)
         script = shutil.copy(Path(confined.__file__), place)
@@ -281,15 +330,22 @@ def test_an_ordinary_user_has_the_same_walls(without):
         job = {
             **asdict(LIMITS),
             "tests": [],
-            "without": dict.fromkeys(without, "left out"),
+            "without": dict.fromkeys(WALLS[walls], "left out"),
+            "bubble": bubblewrap is not None,
             "weak": False,
             "folder": place,
             "readable": sorted({done.stdout.strip(), *sandbox._SYSTEM_FILES}),
         }
 
+        command = [python, "-B", "-S", "-s", script]
+        if bubblewrap is not None:
+            command = sandbox._in_bubble(bubblewrap, command, job["readable"])
+            if subprocess.run([bubblewrap, "--ro-bind", "/", "/", "true"], user=65534).returncode:
+                pytest.skip("bubblewrap is installed, but does not work on this machine")
+
         def status(answer: str) -> str:
             done = subprocess.run(
-                [python, "-B", "-S", "-s", script],
+                command,
                 input=json.dumps({**job, "answer": answer}),
                 capture_output=True,
                 text=True,

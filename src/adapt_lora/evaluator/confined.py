@@ -6,7 +6,8 @@ work: the *keeper* lays the walls, keeps the time and reports; its child, the *c
 last rights and runs the program.
 
 Input: one JSON object on stdin, as `sandbox.CodeRunner` writes it: the limits, the answer and its
-tests, the files to be seen, and the layers of protection to leave out, with reasons. Output: one
+tests, the files to be seen, whether bubblewrap started this process behind walls of its own, and
+the layers of protection to leave out, with reasons. Output: one
 JSON object on stdout: "status", "error" (an exception's name), "layers" (name to why it is not
 there, "" where it is).
 """
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 CLONE_THREAD = 0x10000
-MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
+MS_NOSUID, MS_NODEV, MS_REMOUNT = 0x2, 0x4, 0x20
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 0x1, 0x2, 0x4
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
@@ -105,7 +107,8 @@ def main() -> None:
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     layers: dict[str, str] = dict(job["without"])
     if "namespaces" not in layers:
-        layers["namespaces"] = _tried(lambda: _enter_namespaces(libc, job))
+        lay = _finish_bubble if job["bubble"] else _enter_namespaces
+        layers["namespaces"] = _tried(lambda: lay(libc, job))
         if layers["namespaces"]:
             # Half-built walls can't be taken down here: whoever called starts anew without them.
             json.dump({"status": "no namespaces", "layers": layers}, sys.stdout)
@@ -228,17 +231,34 @@ def _enter_namespaces(libc: ctypes.CDLL, job: "Job") -> None:
     _check(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mount /")
     _mount_tmpfs(libc, root, "size=1m,nr_inodes=1024,mode=755")
     os.mkdir(f"{root}/tmp")
-    # The only place to write to; its size bounds all that a program writes. An interpreter that
-    # lives below /tmp is shown in there.
-    _mount_tmpfs(libc, f"{root}/tmp", f"size={job['disk_bytes']},nr_inodes=4096,mode=700")
+    # An interpreter that lives below /tmp is shown in there.
+    _mount_tmpfs(libc, f"{root}/tmp", f"{_bounds(job)},mode=700")
     for path in job["readable"]:
         _show_inside(libc, path, root)
     os.chdir(root)
     _check(libc.pivot_root(b".", b"."), "pivot_root")
     _check(libc.umount2(b".", MNT_DETACH), "umount2")
     os.chdir("/tmp")
-    sealed = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, 0, 0, 0)
-    _check(libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", 0, sealed, len(sealed)), "seal /")
+    _seal(libc, "/", 0)
+
+
+def _finish_bubble(libc: ctypes.CDLL, job: "Job") -> None:
+    """What bubblewrap has no options for, with the rights that it left the keeper for this."""
+    for path in job["readable"]:
+        # It shows a device so that its owner, who may be root outside too, could change its rights.
+        if os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode):
+            _seal(libc, path)
+    _check(
+        libc.mount(None, b"/tmp", None, MS_REMOUNT | MS_NOSUID | MS_NODEV, _bounds(job).encode()),
+        "bound /tmp",
+    )
+    # The keeper stays outside of what the cell sees, and so can't be stopped from there.
+    _check(libc.unshare(CLONE_NEWPID), "unshare")
+
+
+def _bounds(job: "Job") -> str:
+    """Of /tmp, the only place to write to: the size and number of all files of a program."""
+    return f"size={job['disk_bytes']},nr_inodes=4096"
 
 
 def _mount_tmpfs(libc: ctypes.CDLL, place: str, options: str) -> None:
@@ -264,13 +284,18 @@ def _show_inside(libc: ctypes.CDLL, path: str, root: str) -> None:
         os.close(os.open(inside, os.O_CREAT | os.O_WRONLY, 0o444))
     source, target = os.fsencode(path), os.fsencode(inside)
     _check(libc.mount(source, target, None, MS_BIND | MS_REC, None), f"mount {path}")
+    _seal(libc, inside)
+
+
+def _seal(libc: ctypes.CDLL, place: str, reach: int = AT_RECURSIVE) -> None:
+    """Let nothing be changed in a mounted place, nor in what is mounted below it."""
     attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID
-    if not stat.S_ISCHR(os.stat(path).st_mode):
+    if not stat.S_ISCHR(os.stat(place).st_mode):
         attributes |= MOUNT_ATTR_NODEV
     sealed = struct.pack("=QQQQ", attributes, 0, 0, 0)
     _check(
-        libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, target, AT_RECURSIVE, sealed, len(sealed)),
-        f"seal {path}",
+        libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(place), reach, sealed, len(sealed)),
+        f"seal {place}",
     )
 
 

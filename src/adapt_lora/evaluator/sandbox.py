@@ -4,7 +4,8 @@ Such code is a stranger's. It is run only on request, each answer in a process o
 (`confined.py`) behind as many layers as the machine allows:
 
 - *namespaces*: another root folder that holds the interpreter's files, read-only, and an empty
-  /tmp of bounded size; no network, no other processes, no rights;
+  /tmp of bounded size; no network, no other processes, no rights. bubblewrap lays them where it is
+  installed and works, we do where it isn't;
 - *landlock*: the same file rules, asked of the kernel by the process itself;
 - *seccomp*: no sockets, no new processes, no signals to others, no way into other processes;
 - *limits*: processor time, memory, file size, open files.
@@ -16,21 +17,26 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from adapt_lora.data import Row
 from adapt_lora.errors import CodeExecutionError
+
+if TYPE_CHECKING:
+    from adapt_lora.model.scoring import Steps
 
 Layer = Literal["namespaces", "landlock", "seccomp", "limits"]
 Status = Literal["passed", "failed", "broken", "out of time", "ended early"]
@@ -39,6 +45,15 @@ Status = Literal["passed", "failed", "broken", "out of time", "ended early"]
 RUNNER_VERSION = "1"
 """Goes into the protocol; raise it when an answer could fare otherwise."""
 
+# Each of the layers named keeps code from the thing alone; what is said where none of them holds.
+_GUARDS: Mapping[str, tuple[tuple[Layer, ...], str]] = {
+    "the network": (("namespaces", "seccomp"), "the network was"),
+    "your files": (("namespaces", "landlock"), "your files were"),
+    "other processes": (("namespaces", "seccomp"), "other processes were"),
+    "memory": (("limits",), "all memory was"),
+    "processor time": (("limits",), "all processor time was"),
+}
+_SCRIPT = Path(__file__).with_name("confined.py")
 _GRACE_S = 10.0
 _SYSTEM_FILES = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"),
@@ -71,6 +86,8 @@ class Protection:
 
     missing: Mapping[str, str]
     """Layers that could not be laid, each with the reason."""
+    bubblewrap: str | None = None
+    """The program that lays the namespaces; None where we do, or nobody can."""
 
     @property
     def in_force(self) -> tuple[str, ...]:
@@ -80,12 +97,12 @@ class Protection:
     @property
     def shields_network(self) -> bool:
         """Whether code can't reach any network."""
-        return bool({"namespaces", "seccomp"} & set(self.in_force))
+        return bool(self._guards("the network"))
 
     @property
     def shields_files(self) -> bool:
         """Whether code sees no file but the interpreter's, and writes to its own folder alone."""
-        return bool({"namespaces", "landlock"} & set(self.in_force))
+        return bool(self._guards("your files"))
 
     @property
     def is_enough(self) -> bool:
@@ -93,14 +110,23 @@ class Protection:
         return self.shields_network and self.shields_files and "limits" in self.in_force
 
     def describe(self) -> str:
-        """One sentence for people: what holds and what does not."""
+        """One sentence for people: what holds, what it shields, and what does not."""
         text = f"Code ran in a process of its own behind {' + '.join(self.in_force) or 'nothing'}"
-        if not self.shields_network:
-            text += "; the network was open to it"
-        if not self.shields_files:
-            text += "; your files were open to it"
+        if self.bubblewrap is not None:
+            text = text.replace("namespaces", "namespaces (laid by bubblewrap)")
+        shields = {what: self._guards(what) for what in _GUARDS}
+        held = [f"{what} ({', '.join(by)})" for what, by in shields.items() if by]
+        if held:
+            text += f", which shield {', '.join(held)}"
+        for what, by in shields.items():
+            if not by:
+                text += f"; {_GUARDS[what][1]} open to it"
         reasons = "; ".join(f"no {name}: {why}" for name, why in self.missing.items())
         return f"{text} ({reasons})." if reasons else f"{text}."
+
+    def _guards(self, what: str) -> list[str]:
+        """The layers in force that shield a thing."""
+        return [layer for layer in _GUARDS[what][0] if layer in self.in_force]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +174,7 @@ class CodeRunner:
         rows: Sequence[Row],
         answers: Sequence[str],
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: "Steps | None" = None,
     ) -> list[float | None]:
         """1.0 for each answer that meets all tests of its row, else 0.0."""
         outcomes: list[float | None] = []
@@ -169,7 +195,7 @@ class CodeRunner:
             CodeExecutionError: The protection that was found at first does not hold any more.
         """
         verdict = _start(
-            extract_code(answer), tests, self.limits, self.protection.missing, weak=self.accept_weak
+            extract_code(answer), tests, self.limits, self.protection, weak=self.accept_weak
         )
         if verdict["status"] not in get_args(Status):
             raise CodeExecutionError(
@@ -183,6 +209,7 @@ def open_runner(
     limits: Limits | None = None,
     accept_weak: bool = False,
     without: Sequence[Layer] = (),
+    own_walls: bool = False,
     n_workers: int | None = None,
 ) -> CodeRunner:
     """A runner that knows what protection this machine gives.
@@ -191,6 +218,7 @@ def open_runner(
         limits: What one answer may use.
         accept_weak: Run code even where network or files can't be shielded.
         without: Layers to leave out, to see what the others do alone.
+        own_walls: Lay the namespaces ourselves, even where bubblewrap is installed.
         n_workers: Answers that are run at once; all processors by default.
 
     Raises:
@@ -199,16 +227,22 @@ def open_runner(
     """
     limits = limits or Limits()
     missing: dict[str, str] = {name: "left out" for name in without}
-    verdict = _start("", (), limits, missing, weak=True)
+    bubblewrap = None if own_walls or "namespaces" in missing else shutil.which("bwrap")
+    verdict = _start("", (), limits, Protection(missing, bubblewrap), weak=True)
+    # It may be too old, or the machine may not let it: only a program that ran behind it tells.
+    if bubblewrap is not None and verdict.get("layers", {}).get("namespaces") != "":
+        bubblewrap = None
+        verdict = _start("", (), limits, Protection(missing), weak=True)
     if verdict["status"] == "no namespaces":
         missing["namespaces"] = verdict["layers"]["namespaces"]
-        verdict = _start("", (), limits, missing, weak=True)
+        verdict = _start("", (), limits, Protection(missing), weak=True)
     if "layers" not in verdict:
         raise CodeExecutionError(
             f"Code can't be run on this machine ({verdict['status']}), so it can't be scored by "
             "pass@1. Choose another metric."
         )
-    found = Protection({name: why for name, why in verdict["layers"].items() if why})
+    layers = {name: why for name, why in verdict["layers"].items() if why}
+    found = Protection(layers, bubblewrap)
     if not (found.is_enough or accept_weak):
         open_to = [
             what
@@ -237,35 +271,62 @@ def extract_code(answer: str) -> str:
 
 
 def _start(
-    answer: str,
-    tests: Sequence[str],
-    limits: Limits,
-    missing: Mapping[str, str],
-    *,
-    weak: bool,
+    answer: str, tests: Sequence[str], limits: Limits, protection: Protection, *, weak: bool
 ) -> dict[str, Any]:
     """What `confined.py` reports about one program."""
     if platform.system() == "Windows":
         return {"status": "Windows has none of the protections; use WSL"}
+    bubblewrap = protection.bubblewrap
     with tempfile.TemporaryDirectory(prefix="adapt-code-", ignore_cleanup_errors=True) as folder:
         job = {
             **asdict(limits),
             "answer": answer,
             "tests": list(tests),
-            "without": dict(missing),
+            "without": dict(protection.missing),
+            "bubble": bubblewrap is not None,
             "weak": weak,
             "folder": os.path.realpath(folder),
             "readable": _readable(),
         }
-        return _report(job, folder, limits.wall_s + _GRACE_S)
+        # -P and -S: neither this package's folder nor installed packages can be imported there.
+        command = [sys.executable, "-B", "-P", "-S", "-s", str(_SCRIPT)]
+        if bubblewrap is not None:
+            command = _in_bubble(bubblewrap, command, job["readable"])
+        return _report(command, job, folder, limits.wall_s + _GRACE_S)
 
 
-def _report(job: Mapping[str, Any], folder: str, timeout_s: float) -> dict[str, Any]:
-    script = Path(__file__).with_name("confined.py")
-    # -P and -S: neither this package's folder nor installed packages can be imported there. The
-    # hash seed makes the order of sets, and so a verdict, the same in every run.
+def _in_bubble(bubblewrap: str, command: Sequence[str], readable: Sequence[str]) -> list[str]:
+    """The command line that runs an interpreter on `confined.py` behind bubblewrap's walls.
+
+    No new session is asked for: the process is given one of its own, without a terminal.
+    """
+    python = os.path.realpath(command[0])
+    walls = [bubblewrap, "--die-with-parent", "--unshare-user", "--unshare-ipc", "--unshare-pid"]
+    walls += ["--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    # Rights inside the walls alone, with which the keeper finishes them; the program has none.
+    walls += ["--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_SETPCAP"]
+    walls += ["--tmpfs", "/tmp"]
+    shown: list[str] = []
+    for path in [*readable, python]:
+        if not os.path.lexists(path) or any(path.startswith(f"{place}/") for place in shown):
+            continue
+        if os.path.islink(path):
+            walls += ["--symlink", os.readlink(path), path]
+            continue
+        is_device = stat.S_ISCHR(os.stat(path).st_mode)
+        walls += ["--dev-bind" if is_device else "--ro-bind", path, path]
+        shown.append(path)
+    inside = f"/{_SCRIPT.name}"
+    walls += ["--ro-bind", command[-1], inside, "--remount-ro", "/", "--chdir", "/tmp"]
+    return [*walls, "--", python, *command[1:-1], inside]
+
+
+def _report(
+    command: Sequence[str], job: Mapping[str, Any], folder: str, timeout_s: float
+) -> dict[str, Any]:
+    # The hash seed makes the order of sets, and so a verdict, the same in every run.
     process = subprocess.Popen(
-        [sys.executable, "-B", "-P", "-S", "-s", str(script)],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
