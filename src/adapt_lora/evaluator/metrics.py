@@ -226,7 +226,7 @@ def rouge_l(answer: str, gold: str) -> float:
 
     ROUGE-L over the whole text with recall and precision weighed alike (Lin 2004, W04-1013, §3).
     Words are runs of letters and digits, in lower case, not stemmed; for ASCII texts these are the
-    figures of Google's `rouge-score`, which drops all other letters.
+    figures of Google's `rouge-score`. Kept by hand, since that one drops all other letters.
     """
     said, wanted = _words(answer), _words(gold)
     if not said or not wanted:

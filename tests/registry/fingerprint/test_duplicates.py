@@ -1,7 +1,9 @@
 import random
 
+import numpy as np
 import pytest
 
+from adapt_lora.registry.fingerprint import duplicates
 from adapt_lora.registry.fingerprint.duplicates import (
     SKETCH_SIZE,
     duplicate_part,
@@ -73,6 +75,33 @@ def test_near_duplicates_are_nearly_all_found():
     found = near_duplicates([*rows, *twins])
     assert not any(found[:300])
     assert sum(found[300:]) >= 297
+
+
+def test_signatures_estimate_the_likeness_that_those_of_datasketch_do():
+    minhash = pytest.importorskip("datasketch").MinHash
+    texts = []
+    for number, row in enumerate(sentences(40, seed=3, length=300)):
+        n_kept = 7 * (number + 1)  # of 300 words: pairs from strangers to near twins
+        other = sentences(1, seed=100 + number, length=300)[0].split()
+        texts += [row, " ".join([*row.split()[:n_kept], *other[n_kept:]])]
+    shingles, owner = duplicates._shingles(texts)
+    ours = duplicates._signatures(shingles, owner, len(texts))
+    sets = [np.unique(shingles[owner == index]) for index in range(len(texts))]
+    theirs = [minhash(num_perm=ours.shape[1], seed=5) for _ in texts]
+    for sketch, members in zip(theirs, sets, strict=True):
+        sketch.update_batch([member.tobytes() for member in members])
+    gaps, errors = [], []
+    for left, right in zip(range(0, len(texts), 2), range(1, len(texts), 2), strict=True):
+        n_shared = len(np.intersect1d(sets[left], sets[right]))
+        likeness = n_shared / (len(sets[left]) + len(sets[right]) - n_shared)
+        # Each estimate is a mean of 128 draws that are 1 with the probability of the likeness.
+        variance = likeness * (1 - likeness) / ours.shape[1]
+        estimate = (ours[left] == ours[right]).mean()
+        assert estimate == pytest.approx(likeness, abs=4 * variance**0.5)
+        gaps.append(estimate - theirs[left].jaccard(theirs[right]))
+        errors.append((2 * variance) ** 0.5)
+    assert (np.abs(gaps) < 4 * np.array(errors)).all()
+    assert abs(np.mean(gaps)) < 3 * np.linalg.norm(errors) / len(errors)
 
 
 def test_small_datasets_are_compared_exactly():
