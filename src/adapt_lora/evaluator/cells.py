@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from adapt_lora.errors import ScoringError, TaskError
-from adapt_lora.evaluator.backends import Backend, Progress
+from adapt_lora.evaluator.backends import Backend
 from adapt_lora.evaluator.fewshot import Shots
 from adapt_lora.evaluator.metrics import (
     Estimate,
@@ -23,7 +23,7 @@ from adapt_lora.evaluator.metrics import (
 )
 from adapt_lora.evaluator.protocol import Protocol
 from adapt_lora.evaluator.tasks import TEXT_METRICS, Grader, Task
-from adapt_lora.model.scoring import LabelScores
+from adapt_lora.model.scoring import LabelScores, Steps
 from adapt_lora.registry.records import MAJORITY_ROW, Cell, MatrixRow, Prediction
 
 
@@ -73,7 +73,7 @@ def measure_cell(
     *,
     selected: bool,
     grader: Grader | None = None,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> CellResult:
     """Score one unit under its protocol, with its adapter on already; written answers are kept.
 
@@ -118,7 +118,7 @@ def measure_cell(
 
 
 def _score_label_task(
-    backend: Backend, unit: CellUnit, progress: Progress | None
+    backend: Backend, unit: CellUnit, progress: Steps | None
 ) -> tuple[dict[str, Estimate], dict[str, float], list[Prediction]]:
     task, gold = unit.task, unit.task.gold
     scores = backend.score_labels(
@@ -160,7 +160,7 @@ def _score_answers(
     backend: Backend,
     unit: CellUnit,
     grader: Grader | None,
-    progress: Progress | None,
+    progress: Steps | None,
 ) -> tuple[dict[str, Estimate], dict[str, float], list[Prediction]]:
     """Estimates, figures beside them, predictions."""
     task, limit = unit.task, unit.protocol.max_new_tokens
@@ -200,7 +200,7 @@ def _score_answers(
 
 
 def _read_references(
-    backend: Backend, task: Task, progress: Progress | None
+    backend: Backend, task: Task, progress: Steps | None
 ) -> tuple[list[float], list[int]]:
     """Nats and tokens of each reference response; nothing where rows have none (pass@1)."""
     if any(not row.response for row in task.rows):
@@ -214,7 +214,7 @@ def _read_references(
 
 
 def _grade_answers(
-    task: Task, answers: Sequence[str], grader: Grader | None, progress: Progress | None
+    task: Task, answers: Sequence[str], grader: Grader | None, progress: Steps | None
 ) -> list[float | None]:
     if grader is not None:
         return grader.grade(task.rows, answers, progress=progress)

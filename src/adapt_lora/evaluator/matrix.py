@@ -14,7 +14,6 @@ from adapt_lora.errors import AdapterError, AdaptError, TaskError
 from adapt_lora.evaluator.backends import (
     Backend,
     MixingBackend,
-    Progress,
     TransformersBackend,
 )
 from adapt_lora.evaluator.cells import CellResult, CellUnit, measure_cell
@@ -25,7 +24,7 @@ from adapt_lora.evaluator.outcomes import with_outcomes
 from adapt_lora.evaluator.protocol import Protocol
 from adapt_lora.evaluator.tasks import Grader, Task, needed_grader
 from adapt_lora.model.base import BaseModel
-from adapt_lora.model.scoring import PROTOCOL_VERSION
+from adapt_lora.model.scoring import PROTOCOL_VERSION, Steps
 from adapt_lora.registry.records import BASE_ROW, MAJORITY_ROW, Cell, MatrixRow, Prediction
 
 HasCell = Callable[[MatrixRow, str, str], bool]
@@ -202,7 +201,7 @@ def evaluate_matrix(
     *,
     has_cell: HasCell,
     save_cell: Callable[[CellResult], None],
-    progress: Progress | None = None,
+    progress: Steps | None = None,
     backend: Backend | None = None,
     decision: LabelDecision = "sum",
     keep_text: bool = False,
@@ -268,7 +267,7 @@ def run_plan(
     plan: MatrixPlan,
     *,
     save_cell: Callable[[CellResult], None],
-    progress: Progress | None = None,
+    progress: Steps | None = None,
     keep_text: bool = False,
     selected: bool = False,
     graders: Mapping[str, Grader] | None = None,
@@ -327,7 +326,7 @@ def measure_units(
     *,
     keep_text: bool = False,
     selected: bool = False,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
     graders: Mapping[str, Grader] | None = None,
     base_predictions: FindPredictions | None = None,
 ) -> Iterator[CellResult | CellFailure]:
@@ -390,7 +389,7 @@ def _measure_unit(
     *,
     keep_text: bool,
     selected: bool,
-    progress: Progress | None,
+    progress: Steps | None,
     grader: Grader | None,
     of_base: Sequence[Prediction],
 ) -> CellResult:
@@ -617,7 +616,7 @@ def failure_reason(error: Exception) -> str:
 
 def _told(
     outcomes: Iterable[tuple[CellUnit, CellResult | CellFailure]],
-    progress: Progress | None,
+    progress: Steps | None,
     n_tokens: int,
 ) -> Iterator[tuple[CellUnit, CellResult | CellFailure]]:
     done = 0
@@ -628,7 +627,7 @@ def _told(
             progress(done, n_tokens)
 
 
-def _scaled(progress: Progress | None, at: int, n_tokens: int, total: int) -> Progress | None:
+def _scaled(progress: Steps | None, at: int, n_tokens: int, total: int) -> Steps | None:
     """A callback for one cell's rows that reports on the whole matrix in tokens."""
     if progress is None:
         return None

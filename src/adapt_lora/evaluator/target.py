@@ -8,7 +8,7 @@ from random import Random
 
 from adapt_lora.data import Dataset, Row
 from adapt_lora.errors import TaskError
-from adapt_lora.evaluator.backends import Backend, Progress, TransformersBackend
+from adapt_lora.evaluator.backends import Backend, TransformersBackend
 from adapt_lora.evaluator.cells import CellResult
 from adapt_lora.evaluator.matrix import (
     FindPredictions,
@@ -22,6 +22,7 @@ from adapt_lora.evaluator.matrix import (
 from adapt_lora.evaluator.metrics import LabelDecision
 from adapt_lora.evaluator.tasks import Grader, Task
 from adapt_lora.model.base import BaseModel
+from adapt_lora.model.scoring import Steps
 from adapt_lora.registry.records import BASE_ROW, Cell, MatrixRow
 
 _SWITCH_S = 1.0  # putting a 135M model's adapter on and checking that it is: .6-1.2 s on two cores
@@ -84,7 +85,7 @@ class TargetMeter:
         decision: LabelDecision = "sum",
         graders: Mapping[str, Grader] | None = None,
         base_predictions: FindPredictions | None = None,
-        progress: Progress | None = None,
+        progress: Steps | None = None,
     ) -> None:
         self._base, self._dataset, self._task = base, dataset, task
         self._folder_of, self._has_cell = folder_of, has_cell

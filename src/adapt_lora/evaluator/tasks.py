@@ -7,6 +7,7 @@ from typing import Protocol
 from adapt_lora.data import Dataset, Row, sample_rows
 from adapt_lora.errors import TaskError
 from adapt_lora.evaluator.metrics import is_exact_match, is_numeric_match, rouge_l, token_f1
+from adapt_lora.model.scoring import Steps
 from adapt_lora.registry.records import METRIC_UNITS, PUBLISHED_METRIC, DatasetRecord, TaskRecord
 
 LABEL_METRICS = frozenset({"balanced_accuracy", "accuracy", "macro_f1"})
@@ -41,7 +42,7 @@ class Grader(Protocol):
         rows: Sequence[Row],
         answers: Sequence[str],
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Steps | None = None,
     ) -> list[float | None]:
         """A grade in [0, 1] per answer; None for an answer that could not be graded."""
         ...

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from adapt_lora.errors import ConfigError
-from adapt_lora.evaluator.backends.protocol import Backend
+from adapt_lora.evaluator.backends.interface import Backend
 from adapt_lora.evaluator.backends.transformers import TransformersBackend
 from adapt_lora.model.base import BaseModel
 

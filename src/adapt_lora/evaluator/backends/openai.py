@@ -14,13 +14,12 @@ import numpy as np
 from adapt_lora.data import Row
 from adapt_lora.errors import AdapterError, ScoringError, ServerError
 from adapt_lora.evaluator.backends.endpoint import Endpoint
-from adapt_lora.evaluator.backends.protocol import Progress
 from adapt_lora.evaluator.backends.served import describe_served
 from adapt_lora.evaluator.backends.tokens import TokenTree, score_paths, stop_ids
 from adapt_lora.evaluator.backends.transformers import TransformersBackend
 from adapt_lora.model import scoring
 from adapt_lora.model.base import BaseModel
-from adapt_lora.model.scoring import FloatArray, LabelScores
+from adapt_lora.model.scoring import FloatArray, LabelScores, Steps
 
 Road = Literal["asked", "echo"]
 """How log-probabilities come: "asked" names the tokens that are wanted after a prompt (vLLM's
@@ -110,7 +109,7 @@ class OpenAIBackend:
         return self._plain.count_tokens(texts)
 
     def score_labels(
-        self, prompts: Sequence[str], labels: Sequence[str], *, progress: Progress | None = None
+        self, prompts: Sequence[str], labels: Sequence[str], *, progress: Steps | None = None
     ) -> LabelScores:
         """Log-likelihood of each label as the answer to each prompt."""
         tree = TokenTree.of(scoring.label_ids(self.base, labels))
@@ -122,9 +121,7 @@ class OpenAIBackend:
         read = iter(self._read_back(texts, lengths, progress))
         return score_paths(tree.labels, [[next(read) for _ in tree.labels] for _ in encoded])
 
-    def answer_nll(
-        self, rows: Sequence[Row], *, progress: Progress | None = None
-    ) -> list[FloatArray]:
+    def answer_nll(self, rows: Sequence[Row], *, progress: Steps | None = None) -> list[FloatArray]:
         """Per row, nats per token of the reference response, without the template's tokens."""
         encoded = scoring.encode_rows(self.base, rows)
         texts = [(*row.prompt_ids, *row.response_ids) for row in encoded]
@@ -136,7 +133,7 @@ class OpenAIBackend:
         ]
 
     def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None
+        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Steps | None = None
     ) -> list[str]:
         """Greedy answers, in the order of the prompts."""
         encoded = [scoring.encode_row(self.base, prompt, None).prompt_ids for prompt in prompts]
@@ -150,7 +147,7 @@ class OpenAIBackend:
         return [str(choice.get("text", "")).strip() for choice in choices]
 
     def _read_forks(
-        self, encoded: Sequence[tuple[int, ...]], tree: TokenTree, progress: Progress | None
+        self, encoded: Sequence[tuple[int, ...]], tree: TokenTree, progress: Steps | None
     ) -> list[dict[tuple[int, ...], dict[int, float]]]:
         """Per prompt, log-probability of every token that may follow at every fork."""
         rows: list[dict[tuple[int, ...], dict[int, float]]] = [{} for _ in encoded]
@@ -173,7 +170,7 @@ class OpenAIBackend:
         return rows
 
     def _read_back(
-        self, texts: Sequence[tuple[int, ...]], lengths: Sequence[int], progress: Progress | None
+        self, texts: Sequence[tuple[int, ...]], lengths: Sequence[int], progress: Steps | None
     ) -> list[FloatArray]:
         """Log-probabilities (nats) of the last `lengths` tokens of each text."""
         wanted = {"max_tokens": 1, "echo": True, "logprobs": 1}
@@ -187,7 +184,7 @@ class OpenAIBackend:
         self,
         prompts: Sequence[tuple[int, ...]],
         wanted: Mapping[str, Any],
-        progress: Progress | None,
+        progress: Steps | None,
     ) -> list[dict[str, Any]]:
         """The server's choice for each prompt."""
         portions = [

@@ -6,10 +6,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from adapt_lora.data import Row
-from adapt_lora.evaluator.backends.protocol import Progress
 from adapt_lora.model import scoring
 from adapt_lora.model.base import BaseModel
-from adapt_lora.model.scoring import FloatArray, LabelScores
+from adapt_lora.model.scoring import FloatArray, LabelScores, Steps
 
 
 class TransformersBackend:
@@ -48,14 +47,12 @@ class TransformersBackend:
         return [self._n_tokens[text] for text in texts]
 
     def score_labels(
-        self, prompts: Sequence[str], labels: Sequence[str], *, progress: Progress | None = None
+        self, prompts: Sequence[str], labels: Sequence[str], *, progress: Steps | None = None
     ) -> LabelScores:
         """Log-likelihood of each label as the answer to each prompt, from one pass per prompt."""
         return scoring.score_labels(self.base, prompts, labels, progress=progress)
 
-    def answer_nll(
-        self, rows: Sequence[Row], *, progress: Progress | None = None
-    ) -> list[FloatArray]:
+    def answer_nll(self, rows: Sequence[Row], *, progress: Steps | None = None) -> list[FloatArray]:
         """Per row, nats per token of the reference response, without the template's tokens."""
         encoded = scoring.encode_rows(self.base, rows)
         read = scoring.read_pass(self.base, encoded, hidden=False, progress=progress)
@@ -65,7 +62,7 @@ class TransformersBackend:
         ]
 
     def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None
+        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Steps | None = None
     ) -> Sequence[str]:
         """Greedy answers, in the order of the prompts."""
         return scoring.generate(

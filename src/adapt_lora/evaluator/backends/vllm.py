@@ -12,7 +12,6 @@ import numpy as np
 
 from adapt_lora.data import Row
 from adapt_lora.errors import AdapterError, AdaptError, ConfigError, ScoringError
-from adapt_lora.evaluator.backends.protocol import Progress
 from adapt_lora.evaluator.backends.served import (
     ServedAdapter,
     describe_served,
@@ -24,7 +23,7 @@ from adapt_lora.evaluator.backends.tokens import TokenTree, decode_answers, stop
 from adapt_lora.evaluator.backends.transformers import TransformersBackend
 from adapt_lora.model import scoring
 from adapt_lora.model.base import BaseModel
-from adapt_lora.model.scoring import FloatArray, LabelScores
+from adapt_lora.model.scoring import FloatArray, LabelScores, Steps
 
 Answer = TypeVar("Answer")
 
@@ -191,7 +190,7 @@ class VllmBackend:
         return self._plain.count_tokens(texts)
 
     def score_labels(
-        self, prompts: Sequence[str], labels: Sequence[str], *, progress: Progress | None = None
+        self, prompts: Sequence[str], labels: Sequence[str], *, progress: Steps | None = None
     ) -> LabelScores:
         """Log-likelihood of each label as the answer to each prompt.
 
@@ -226,9 +225,7 @@ class VllmBackend:
 
         return self._ask(("labels", tuple(prompts), tuple(labels)), requests, read, progress)
 
-    def answer_nll(
-        self, rows: Sequence[Row], *, progress: Progress | None = None
-    ) -> list[FloatArray]:
+    def answer_nll(self, rows: Sequence[Row], *, progress: Steps | None = None) -> list[FloatArray]:
         """Per row, nats per token of the reference response, without the template's tokens."""
         if self._delegated:
             return self._plain.answer_nll(rows, progress=progress)
@@ -250,7 +247,7 @@ class VllmBackend:
         return self._ask(("nll", *(row.digest for row in rows)), requests, read, progress)
 
     def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None
+        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Steps | None = None
     ) -> Sequence[str]:
         """Greedy answers, in the order of the prompts."""
         if self._delegated:
@@ -274,7 +271,7 @@ class VllmBackend:
         key: object,
         requests: Sequence[_Request],
         read: Callable[[Sequence[Any]], Answer],
-        progress: Progress | None,
+        progress: Steps | None,
     ) -> Answer:
         """The answer under the adapter that is on, from this batch or from an earlier one."""
         kept = self._answers.get(key, {})

@@ -1,15 +1,12 @@
-"""What the matrix runner asks of a backend."""
+"""What measuring asks of a backend."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from adapt_lora.data import Row
-from adapt_lora.model.scoring import FloatArray, LabelScores
-
-Progress = Callable[[int, int], None]
-"""Told (rows done, rows in all) now and then."""
+from adapt_lora.model.scoring import FloatArray, LabelScores, Steps
 
 
 class Backend(Protocol):
@@ -37,19 +34,17 @@ class Backend(Protocol):
         ...
 
     def score_labels(
-        self, prompts: Sequence[str], labels: Sequence[str], *, progress: Progress | None = None
+        self, prompts: Sequence[str], labels: Sequence[str], *, progress: Steps | None = None
     ) -> LabelScores:
         """Log-likelihood of each label, end of turn included, as the answer to each prompt."""
         ...
 
-    def answer_nll(
-        self, rows: Sequence[Row], *, progress: Progress | None = None
-    ) -> list[FloatArray]:
+    def answer_nll(self, rows: Sequence[Row], *, progress: Steps | None = None) -> list[FloatArray]:
         """Per row, nats per token of the reference response, without the template's tokens."""
         ...
 
     def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None
+        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Steps | None = None
     ) -> Sequence[str]:
         """Greedy answers, in the order of the prompts; `WrittenAnswer`s where it knows the end."""
         ...
