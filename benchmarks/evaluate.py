@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def prepare(home: Path, sources: Sequence[Path], n_rows: int, n_adapters: int) -
 def score_matrix(home: Path) -> dict[str, Any]:
     """Our side: load the base, score every cell, write it into a registry."""
     from adapt_lora.data import read_dataset
-    from adapt_lora.evaluator import TransformersBackend, evaluate_matrix, make_task
+    from adapt_lora.evaluator import Measuring, TransformersBackend, make_task
     from adapt_lora.model.base import load_base_model
     from adapt_lora.registry import Registry
     from adapt_lora.registry.adapter import read_adapter
@@ -211,14 +212,11 @@ def score_matrix(home: Path) -> dict[str, Any]:
         right.setdefault(cell.task, []).append(cell.metrics["accuracy"])
 
     started = time.perf_counter()
-    report = evaluate_matrix(
-        base,
-        [(record.row, folder) for record, folder in zip(by_id.values(), adapters, strict=True)],
-        tasks,
-        has_cell=lambda row, _task, _protocol: row.is_reference,
-        save_cell=keep,
-        backend=Timed(base),
-    )
+    measuring = Measuring(Timed(base))
+    rows = [(record.row, folder) for record, folder in zip(by_id.values(), adapters, strict=True)]
+    plan = measuring.plan(rows, tasks)
+    of_adapters = tuple(unit for unit in plan.units if unit.row.is_candidate)
+    report = measuring.run(replace(plan, units=of_adapters), keep)
     matrix_s = time.perf_counter() - started
     if report.failures:
         raise SystemExit(f"{report.failures[0].task}: {report.failures[0].reason}")

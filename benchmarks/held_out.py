@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from adapt_lora import roads
+from adapt_lora import EvaluationRequest, roads
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, TransferMatrix
 from adapt_lora.report.plots import PredictedMeasured, plot_predicted_vs_measured
@@ -33,10 +33,10 @@ def main() -> None:
     for target in arguments.target:
         answer = roads.recommend(target, registry=registry, base_model=arguments.base_model)
         matrix = roads.evaluate(
-            [target],
+            EvaluationRequest(
+                [target], base_model=arguments.base_model, max_rows=arguments.max_rows
+            ),
             registry=registry,
-            base_model=arguments.base_model,
-            max_rows=arguments.max_rows,
         ).matrix
         found = compare(answer, matrix)
         show(answer, matrix, found)

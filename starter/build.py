@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from adapt_lora import roads
+from adapt_lora import EvaluationRequest, roads
 from adapt_lora.data import read_dataset
 from adapt_lora.data.surgery import (
     DerivedRows,
@@ -209,13 +209,15 @@ def measure(
     """Score these adapters, or the bare base, on every task."""
     for group in plan.groups:
         done = roads.evaluate(
-            [HOME / "data" / task for task in group.tasks],
+            EvaluationRequest(
+                [HOME / "data" / task for task in group.tasks],
+                adapters=adapters,
+                base_model=plan.base_model,
+                metric=group.metric,
+                max_rows=group.max_rows,
+                shots=shots,
+            ),
             registry=registry,
-            adapters=adapters,
-            base_model=plan.base_model,
-            metric=group.metric,
-            max_rows=group.max_rows,
-            shots=shots,
             say=say,
         )
         for failure in done.report.failures:

@@ -11,6 +11,7 @@ import pytest
 from adapt_lora import roads
 from adapt_lora.cluster import spread
 from adapt_lora.errors import ConfigError
+from adapt_lora.evaluator import EvaluationRequest
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
 from adapt_lora.sweep import plan_sweep, spread_sweep
@@ -99,7 +100,8 @@ def test_cells_measured_on_a_cluster_are_those_measured_here(
         roads.train(request, registry=registry)
     tasks = [write_rows(tmp_path / f"{kind}_task.jsonl", kind, 20) for kind in ("mood", "choice")]
     spread_out = roads.evaluate(
-        tasks, registry=registry, base_model=str(tiny_base_dir), ray_address=address
+        EvaluationRequest(tasks, base_model=str(tiny_base_dir), ray_address=address),
+        registry=registry,
     )
     assert not spread_out.report.failures
     assert len(spread_out.report.cells) == 8  # base, majority label and two adapters on two tasks
@@ -111,15 +113,9 @@ def test_cells_measured_on_a_cluster_are_those_measured_here(
         json.dumps(json.loads((tmp_path / "export" / "registry.json").read_text()) | {"cells": []})
     )
     roads.import_results(tmp_path / "export", registry=here)
-    local = roads.evaluate(tasks, registry=here, base_model=str(tiny_base_dir))
+    local = roads.evaluate(EvaluationRequest(tasks, base_model=str(tiny_base_dir)), registry=here)
     scores = {(cell.row.id, cell.task): cell.score for cell in local.report.cells}
     assert scores == {(c.row.id, c.task): c.score for c in spread_out.report.cells}
-
-
-def test_a_cluster_and_a_backend_that_mixes_adapters_do_not_go_together(tmp_path, fresh_store):
-    registry = Registry(fresh_store, cache_folder=tmp_path / "cache")
-    with pytest.raises(ConfigError, match="--ray spreads what transformers measures"):
-        roads.evaluate(["x.jsonl"], registry=registry, backend="vllm", ray_address="auto")
 
 
 @pytest.mark.parametrize(

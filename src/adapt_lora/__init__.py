@@ -7,11 +7,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from adapt_lora.data import read_dataset
+    from adapt_lora.evaluator import EvaluationRequest
     from adapt_lora.registry import Registry
     from adapt_lora.roads import evaluate, recommend, register, train
 
 # Resolved on first use, so that `import adapt_lora` stays as cheap as an empty module.
 _HOMES = {
+    "EvaluationRequest": "adapt_lora.evaluator",
     "Registry": "adapt_lora.registry",
     "evaluate": "adapt_lora.roads",
     "read_dataset": "adapt_lora.data",
@@ -21,6 +23,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "EvaluationRequest",
     "Registry",
     "__version__",
     "evaluate",

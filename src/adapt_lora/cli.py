@@ -226,6 +226,7 @@ def recommend(
 ) -> None:
     """Rank the registry's adapters for an unseen dataset, the base model competing."""
     from adapt_lora import roads
+    from adapt_lora.evaluator import Grading
 
     registry = _registry(tracking_uri, quiet=quiet or as_json)
     with _progress(hidden=as_json or quiet) as progress:
@@ -241,7 +242,7 @@ def recommend(
             budget_s=budget,
             max_rows=max_rows,
             seed=seed,
-            grading=roads.Grading(
+            grading=Grading(
                 decision,
                 allow_code_execution,
                 accept_weak_sandbox,
@@ -637,27 +638,29 @@ def evaluate(
     exit code is 1 then.
     """
     from adapt_lora import roads
+    from adapt_lora.evaluator import EvaluationRequest, Grading
 
-    chosen = _backend(backend)
-    registry = _registry(tracking_uri, quiet=quiet or as_json)
-    asked: dict[str, Any] = {
-        "adapters": adapter,
-        "base_model": base_model,
-        "metric": metric,
-        "max_rows": max_rows,
-        "shots": shots,
-        "shots_from": shots_from or (),
-        "seed": seed,
-        "mapping": _mapping(mapping),
-        "grading": roads.Grading(
+    request = EvaluationRequest(
+        tasks=task,
+        adapters=adapter,
+        base_model=base_model,
+        metric=metric,
+        max_rows=max_rows,
+        seed=seed,
+        mapping=_mapping(mapping),
+        shots=shots,
+        shots_from=shots_from or (),
+        keep_text=keep_text,
+        grading=Grading(
             decision, allow_code_execution, accept_weak_sandbox, judge_url, judge_model
         ),
-        "backend": chosen,
-        "server": _server(server, server_model, concurrency, timeout),
-        "ray_address": ray,
-    }
+        backend=_backend(backend),
+        server=_server(server, server_model, concurrency, timeout),
+        ray_address=ray,
+    )
+    registry = _registry(tracking_uri, quiet=quiet or as_json)
     if dry_run:
-        plan = roads.plan_evaluation(task, registry=registry, **asked)
+        plan = roads.plan_evaluation(request, registry=registry)
         if as_json:
             _print_json(plan.to_json())
         else:
@@ -670,12 +673,10 @@ def evaluate(
         return
     with _progress(hidden=as_json or quiet) as progress:
         evaluation = roads.evaluate(
-            task,
+            request,
             registry=registry,
-            keep_text=keep_text,
             progress=progress,
             say=None if as_json or quiet else _say,
-            **asked,
         )
     report, names = evaluation.report, evaluation.names
     protection = evaluation.code_protection

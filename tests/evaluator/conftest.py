@@ -1,10 +1,12 @@
-"""Tiny datasets to make tasks of."""
+"""Tiny datasets and tasks made of them."""
 
 from collections.abc import Callable
 
 import pytest
 
 from adapt_lora.data import Dataset, Row
+from adapt_lora.evaluator import Task, make_task
+from tests.evaluator.scripted import Shelf
 
 TEXTS = ["the film was good", "the food was bad", "I like the city", "what is the film"]
 
@@ -39,3 +41,31 @@ def make_dataset() -> Callable[..., Dataset]:
         )
 
     return make
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    """An empty one."""
+    return Shelf()
+
+
+@pytest.fixture
+def reviews(make_dataset) -> Task:
+    """A label task of twelve rows, every third "negative"."""
+    return make_task(make_dataset())
+
+
+@pytest.fixture
+def sums(make_dataset) -> Task:
+    """A task whose answers are numbers."""
+    return make_task(make_dataset("sums", ["12", "7"], labels=()))
+
+
+@pytest.fixture
+def model_tasks(make_dataset) -> list[Task]:
+    """A label task, one of matched answers and one of free ones."""
+    return [
+        make_task(make_dataset()),
+        make_task(make_dataset("capitals", ["city", "a city"], labels=(), n=4)),
+        make_task(make_dataset("essays", ["the film was good and the food was bad"], labels=())),
+    ]

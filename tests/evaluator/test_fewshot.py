@@ -7,9 +7,9 @@ import pytest
 
 from adapt_lora.data import Row
 from adapt_lora.errors import TaskError
-from adapt_lora.evaluator import draw_shots, evaluate_matrix, make_task, plan_matrix
+from adapt_lora.evaluator import Measuring, draw_shots, make_task
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, MatrixRow
-from tests.evaluator.test_matrix import A, ScriptedBackend, Shelf
+from tests.evaluator.scripted import A, ScriptedBackend, Shelf, measure
 
 
 @pytest.fixture
@@ -84,15 +84,7 @@ class Remembers(ScriptedBackend):
 
 
 def _measure(backend, adapters, task, shelf, shots):
-    return evaluate_matrix(
-        None,
-        [(MatrixRow(name), folder) for name, folder in adapters],
-        [task],
-        has_cell=shelf.has,
-        save_cell=shelf.save,
-        backend=backend,
-        shots={task.record.name: shots},
-    )
+    return measure(backend, adapters, [task], shelf, shots={task.record.name: shots})
 
 
 def test_a_few_shot_row_stands_in_the_column_of_the_bare_base(task, pool):
@@ -131,14 +123,7 @@ def test_other_examples_are_another_protocol(task, pool):
 
 def test_examples_cost_tokens_in_the_plan(task, pool):
     backend, shots = ScriptedBackend({None: 0}), draw_shots(pool, task, 2)
-    plan = plan_matrix(
-        None,
-        [],
-        [task],
-        has_cell=lambda *_: False,
-        backend=backend,
-        shots={task.record.name: shots},
-    )
+    plan = Measuring(backend).plan([], [task], shots={task.record.name: shots})
     bare, _, shown = plan.units
     words = len(shots.preamble.split())
     assert shown.n_tokens == bare.n_tokens + len(task.rows) * words

@@ -1,4 +1,6 @@
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from hashlib import sha256
 
 import pytest
 
@@ -38,3 +40,9 @@ def test_equal_protocols_have_equal_digests_on_every_machine():
     assert replace(PROTOCOL).digest == PROTOCOL.digest
     # Stored cells are found by this digest: if it changes, all of them are measured again.
     assert PROTOCOL.digest.startswith("3dd664f789c9")
+
+
+def test_protocols_without_examples_have_the_digest_they_always_had():
+    fields = {k: v for k, v in asdict(PROTOCOL).items() if not k.startswith(("grader", "shots"))}
+    text = json.dumps(fields, sort_keys=True, ensure_ascii=True)
+    assert PROTOCOL.digest == sha256(text.encode()).hexdigest()

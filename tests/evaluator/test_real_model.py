@@ -4,9 +4,10 @@ import pytest
 
 from adapt_lora.data import read_dataset
 from adapt_lora.errors import BaseModelError
-from adapt_lora.evaluator import evaluate_matrix, make_task
-from adapt_lora.registry.records import BASE_ID, MatrixRow
+from adapt_lora.evaluator import TransformersBackend, make_task
+from adapt_lora.registry.records import BASE_ID
 from adapt_lora.trainer import find_recipe, train_adapter
+from tests.evaluator.scripted import Shelf, measure
 
 
 @pytest.mark.slow
@@ -23,13 +24,7 @@ def test_quick_teaches_smollm2_sentiment(shared_data, tmp_path):
     )
     assert trained.held_out_loss < 0.5 * trained.held_out_loss_base
     task = make_task(read_dataset(shared_data / "data" / "sst2"), max_rows=60)
-    report = evaluate_matrix(
-        base,
-        [(MatrixRow("sst2"), trained.folder)],
-        [task],
-        has_cell=lambda *_: False,
-        save_cell=lambda _: None,
-    )
+    report = measure(TransformersBackend(base), [("sst2", trained.folder)], [task], Shelf())
     assert report.failures == ()
     scores = {cell.row.id: cell.score for cell in report.cells}
     # The base answers "positive" to nearly everything.

@@ -6,12 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adapt_lora import roads
-from adapt_lora.errors import ConfigError, DatasetError, MatrixError, NotFoundError
+from adapt_lora.errors import ConfigError, DatasetError, MatrixError, NotFoundError, RegistryError
+from adapt_lora.evaluator import EVERY, EvaluationRequest
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, BASE_ROW, MAJORITY_ID, MAJORITY_ROW
 from adapt_lora.report.outcomes import cell_outcomes
@@ -60,7 +62,7 @@ def test_a_cell_keeps_its_predictions_and_pictures_of_its_row(
         write_rows(tmp_path / "moods.jsonl", "mood"),
         write_rows(tmp_path / "sums.jsonl", "sum"),
     ]
-    report = roads.evaluate(tasks, registry=shelf, base_model=base_model).report
+    report = roads.evaluate(EvaluationRequest(tasks, base_model=base_model), registry=shelf).report
     assert not report.failures
     base, again = tiny_base.identity, Registry(shelf.tracking_uri, cache_folder=tmp_path / "other")
     predictions = again.predictions(base, BASE_ROW, "moods")
@@ -85,7 +87,7 @@ def test_a_cell_keeps_its_predictions_and_pictures_of_its_row(
 
 def test_text_is_kept_only_when_asked_for(shelf, base_model, tiny_base, tmp_path):
     task = write_rows(tmp_path / "sums.jsonl", "sum", 6)
-    roads.evaluate([task], registry=shelf, base_model=base_model, keep_text=True)
+    roads.evaluate(EvaluationRequest([task], base_model=base_model, keep_text=True), registry=shelf)
     kept = shelf.predictions(tiny_base.identity, BASE_ROW, "sums")
     assert all(isinstance(p.answer, str) for p in kept)
 
@@ -95,14 +97,14 @@ def test_a_few_shot_row_is_shown_but_never_recommended(
 ):
     task = folder_task(tmp_path, "reviews")
     record = roads.register(tiny_adapter("one"), registry=shelf, base_model=base_model)
-    asked = {"registry": shelf, "base_model": base_model, "shots": 2}
-    done = roads.evaluate([task], **asked)
-    assert [done.names[c.row.id] for c in done.report.cells] == [
+    request = EvaluationRequest([task], base_model=base_model, shots=2)
+    done = roads.evaluate(request, registry=shelf)
+    assert [done.names[c.row] for c in done.report.cells] == [
         "base model",
         MAJORITY_ID,
         "base model, 2 shots",
     ]
-    of_adapter = roads.evaluate([task], adapters=["one"], **asked).report
+    of_adapter = roads.evaluate(replace(request, adapters=["one"]), registry=shelf).report
     row_id = f"{record.adapter_id}+2shot"
     assert [c.row.id for c in of_adapter.cells] == [row_id]
     # One column holds the bare base and both few-shot rows.
@@ -117,7 +119,7 @@ def test_a_few_shot_row_is_shown_but_never_recommended(
     assert not table.warnings
     assert "reviews" not in {t for t in table.targets if table.gains[0, 0] == table.gains[0, 0]}
     # A second look measures nothing, and what goes with the adapter goes.
-    assert not roads.evaluate([task], **asked).report.cells
+    assert not roads.evaluate(request, registry=shelf).report.cells
     shelf.remove("one")
     left = shelf.transfer_matrix(tiny_base.identity)
     assert {cell.row.id for cell in left.cells} == rows
@@ -125,15 +127,13 @@ def test_a_few_shot_row_is_shown_but_never_recommended(
 
 def test_a_file_needs_rows_to_show(shelf, base_model, tmp_path):
     task = write_rows(tmp_path / "moods.jsonl", "mood", 12)
-    asked = {"registry": shelf, "base_model": base_model}
+    request = EvaluationRequest([task], base_model=base_model, shots=2)
     with pytest.raises(ConfigError, match=r"one --shots-from for each .*moods.jsonl"):
-        roads.evaluate([task], shots=2, **asked)
-    with pytest.raises(ConfigError, match="say how many: --shots"):
-        roads.evaluate([task], shots_from=[task], **asked)
+        roads.evaluate(request, registry=shelf)
     with pytest.raises(Exception, match="0 of 12 training rows may be shown"):
-        roads.evaluate([task], shots=2, shots_from=[task], **asked)
+        roads.evaluate(replace(request, shots_from=[task]), registry=shelf)
     others = write_rows(tmp_path / "train.jsonl", "mood", 40)
-    report = roads.evaluate([task], shots=2, shots_from=[others], **asked).report
+    report = roads.evaluate(replace(request, shots_from=[others]), registry=shelf).report
     assert report.cells[-1].row.id == "base+2shot"
 
 
@@ -141,7 +141,7 @@ def test_a_plan_says_what_would_be_measured_and_writes_nothing(
     shelf, base_model, tiny_base, tiny_adapter, tmp_path
 ):
     task = write_rows(tmp_path / "moods.jsonl", "mood", 12)
-    plan = roads.plan_evaluation([task], registry=shelf, base_model=base_model)
+    plan = roads.plan_evaluation(EvaluationRequest([task], base_model=base_model), registry=shelf)
     assert shelf.bases() == []
     assert [(c.adapter, c.task) for c in plan.cells] == [
         ("base model", "moods"),
@@ -151,11 +151,13 @@ def test_a_plan_says_what_would_be_measured_and_writes_nothing(
     assert plan.estimated_s > 0
     assert "2 cells (2 rows, 1 task) to measure, 0 there already" in plan.describe()
     said = []
-    roads.evaluate([task], registry=shelf, base_model=base_model, say=said.append)
+    roads.evaluate(
+        EvaluationRequest([task], base_model=base_model), registry=shelf, say=said.append
+    )
     assert said[0].startswith("Backend: ")
     assert said[1].startswith("Plan: 2 cells")
     assert said[2].startswith("base model on moods: balanced_accuracy 0.")
-    after = roads.plan_evaluation([task], registry=shelf, base_model=base_model)
+    after = roads.plan_evaluation(EvaluationRequest([task], base_model=base_model), registry=shelf)
     assert after.describe() == "Plan: all 2 cells are measured already."
     assert "tokens_per_s" not in after.to_json()
 
@@ -173,15 +175,40 @@ def test_broken_tasks_and_lost_files_are_named_and_the_others_go_on(
     # Weights of its own: those that another test has used may lie in the cache.
     lost = roads.register(tiny_adapter("lost", seed=4711), registry=shelf, base_model=base_model)
     shutil.rmtree(next(Path(fresh(shelf)).rglob(f"*{lost.model_id}*")))
-    done = roads.evaluate([bad, far, good], registry=shelf, base_model=base_model)
+    done = roads.evaluate(
+        EvaluationRequest([bad, far, good], base_model=base_model), registry=shelf
+    )
     measured = {(c.row.id, c.task) for c in done.report.cells}
     assert {(BASE_ID, "moods"), (kept.adapter_id, "moods")} <= measured
     failures = {(f.row.id, f.task) for f in done.report.failures}
-    assert (roads.EVERY, "bad.jsonl") in failures
-    assert (lost.adapter_id, roads.EVERY) in failures
+    assert (EVERY, "bad.jsonl") in failures
+    assert (lost.adapter_id, EVERY) in failures
     assert any(f.task == "far" for f in done.report.failures)
     with pytest.raises(DatasetError, match=r"bad\.jsonl"):
-        roads.evaluate([bad], registry=shelf, base_model=base_model)
+        roads.evaluate(EvaluationRequest([bad], base_model=base_model), registry=shelf)
+
+
+def test_a_base_whose_answers_cant_be_read_costs_a_test_and_not_the_cell(
+    shelf, base_model, tiny_base, tiny_adapter, tmp_path, monkeypatch
+):
+    task = write_rows(tmp_path / "moods.jsonl", "mood", 12)
+    request = EvaluationRequest([task], base_model=base_model)
+    assert not roads.evaluate(request, registry=shelf).warnings
+    record = roads.register(tiny_adapter("late", seed=3), registry=shelf, base_model=base_model)
+
+    def predictions(self, *_, **__):
+        raise RegistryError("the registry does not answer")
+
+    monkeypatch.setattr(Registry, "predictions", predictions)
+    done = roads.evaluate(request, registry=shelf)
+    (cell,) = done.report.cells
+    assert (cell.row, done.report.failures) == (record.row, ())
+    assert "gain_vs_base" not in cell.metrics
+    (warning,) = [w for w in done.warnings if "moods" in w]
+    assert warning == (
+        "What the base answered on moods can't be read, so gains over it are not tested row by "
+        "row there: the registry does not answer"
+    )
 
 
 def fresh(registry: Registry) -> Path:
@@ -192,7 +219,7 @@ def fresh(registry: Registry) -> Path:
 SLOW_RUN = """
 import sys, time
 from adapt_lora import roads
-from adapt_lora.evaluator import TransformersBackend
+from adapt_lora.evaluator import EvaluationRequest, TransformersBackend
 from adapt_lora.registry import Registry
 
 plain, said = TransformersBackend.score_labels, []
@@ -207,9 +234,8 @@ def say(line):
 
 store, cache, base, *tasks = sys.argv[1:]
 roads.evaluate(
-    tasks,
+    EvaluationRequest(tasks, base_model=base),
     registry=Registry(store, cache_folder=cache),
-    base_model=base,
     say=say,
 )
 """
@@ -242,10 +268,12 @@ def test_a_killed_run_loses_the_cell_in_hand_and_goes_on_from_there(
     assert running.returncode == -signal.SIGKILL
     said = {line.partition(":")[0] for line in done[2:]}
     assert {"base model on moods", "lora on moods"} <= said
-    left = roads.plan_evaluation(tasks, registry=registry, base_model=base_model)
+    left = roads.plan_evaluation(EvaluationRequest(tasks, base_model=base_model), registry=registry)
     assert (left.n_cells, len(left.cells)) == (6, 1)
     assert not said & {f"{c.adapter} on {c.task}" for c in left.cells}
-    report = roads.evaluate(tasks, registry=registry, base_model=base_model).report
+    report = roads.evaluate(
+        EvaluationRequest(tasks, base_model=base_model), registry=registry
+    ).report
     assert (len(report.cells), report.n_skipped, report.failures) == (1, 5, ())
     # What was there before the kill has its predictions, too.
     assert len(registry.predictions(tiny_base.identity, BASE_ROW, "moods")) == 12
@@ -341,8 +369,8 @@ def test_harness_scores_share_our_column_only_when_told_to(
 ):
     roads.register(tiny_adapter("known"), registry=shelf, base_model=base_model)
     task = write_rows(tmp_path / "quiz.jsonl", "choice", 12)
-    asked = {"registry": shelf, "base_model": base_model, "adapters": []}
-    roads.evaluate([task], metric="accuracy", **asked)
+    request = EvaluationRequest([task], adapters=[], base_model=base_model, metric="accuracy")
+    roads.evaluate(request, registry=shelf)
     file = harness_file(tmp_path / "out")
     own = {"adapter": "known", "registry": shelf}
     roads.import_results(file, **own)

@@ -17,6 +17,7 @@ from adapt_lora.errors import (
     RegistryError,
     TaskError,
 )
+from adapt_lora.evaluator import EvaluationRequest
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, BASE_ROW, MAJORITY_ID, MatrixRow
@@ -65,7 +66,9 @@ def shelf(tiny_base_dir, tmp_path_factory):
             ("task_d", "choice"),
         )
     ]
-    evaluation = roads.evaluate(tasks, registry=registry, base_model=str(tiny_base_dir))
+    evaluation = roads.evaluate(
+        EvaluationRequest(tasks, base_model=str(tiny_base_dir)), registry=registry
+    )
     assert not evaluation.report.failures
     return home, registry, tasks
 
@@ -104,7 +107,9 @@ def test_the_matrix_has_base_majority_and_adapter_rows(shelf, tiny_base):
 
 def test_evaluating_again_measures_nothing(shelf, tiny_base_dir):
     _, registry, tasks = shelf
-    again = roads.evaluate(tasks, registry=registry, base_model=str(tiny_base_dir))
+    again = roads.evaluate(
+        EvaluationRequest(tasks, base_model=str(tiny_base_dir)), registry=registry
+    )
     assert again.report.cells == ()
     assert again.report.n_skipped == 20
 
@@ -237,7 +242,8 @@ def test_an_unknown_adapter_name_is_listed_against_the_known_ones(shelf, tiny_ba
     _, registry, tasks = shelf
     with pytest.raises(NotFoundError, match=r"No adapter named 'nobody'.*choices, moods, sums"):
         roads.evaluate(
-            tasks[:1], registry=registry, adapters=["nobody"], base_model=str(tiny_base_dir)
+            EvaluationRequest(tasks[:1], adapters=["nobody"], base_model=str(tiny_base_dir)),
+            registry=registry,
         )
 
 
@@ -253,7 +259,9 @@ def test_another_setting_of_the_recipe_is_another_training(shelf, tiny_base_dir)
 def test_verification_reads_its_own_protocol_not_an_older_column(shelf, tiny_base_dir, tiny_base):
     home, registry, _ = shelf
     target = write_rows(home / "twice.jsonl", "choice", 30)
-    roads.evaluate([target], registry=registry, base_model=str(tiny_base_dir), max_rows=10)
+    roads.evaluate(
+        EvaluationRequest([target], base_model=str(tiny_base_dir), max_rows=10), registry=registry
+    )
     answer = roads.recommend(
         target, registry=registry, base_model=str(tiny_base_dir), verify=1
     ).to_json()
@@ -318,12 +326,14 @@ def test_few_shot_rows_of_the_base_and_of_an_adapter_are_passed_on_too(
     roads.import_results(tmp_path / "first", registry=other)
     for adapters in ([], ["moods"]):
         roads.evaluate(
-            tasks[:1],
+            EvaluationRequest(
+                tasks[:1],
+                adapters=adapters,
+                base_model=str(tiny_base_dir),
+                shots=2,
+                shots_from=[home / "moods.jsonl"],
+            ),
             registry=other,
-            adapters=adapters,
-            base_model=str(tiny_base_dir),
-            shots=2,
-            shots_from=[home / "moods.jsonl"],
         )
     written = roads.export_registry(tmp_path / "second", registry=other)
     third = Registry(tmp_path / "third", cache_folder=tmp_path / "cache")
@@ -428,7 +438,9 @@ def test_a_kept_recommendation_is_judged_once_its_target_is_measured(
     assert kept.content == json.loads(json.dumps(answer.to_json()))
     assert "was good" not in json.dumps(kept.content)  # no row of the target
     assert judge_past([kept], registry.transfer_matrix(tiny_base.identity)) == ()
-    matrix = roads.evaluate([target], **ask).matrix
+    matrix = roads.evaluate(
+        EvaluationRequest([target], base_model=str(tiny_base_dir)), registry=registry
+    ).matrix
     (past,) = judge_past([kept], matrix)
     entries = {entry.adapter_id: entry for entry in answer.recommendation.ranking}
     gains = {

@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from adapt_lora.errors import ScoringError, TaskError
+from adapt_lora.errors import AdaptError, ScoringError, TaskError
 from adapt_lora.evaluator.backends import Backend
 from adapt_lora.evaluator.fewshot import Shots
+from adapt_lora.evaluator.grading import Grader
 from adapt_lora.evaluator.metrics import (
     Estimate,
     FloatArray,
@@ -22,23 +23,15 @@ from adapt_lora.evaluator.metrics import (
     mean_grade,
 )
 from adapt_lora.evaluator.protocol import Protocol
-from adapt_lora.evaluator.tasks import TEXT_METRICS, Grader, Task
-from adapt_lora.model.scoring import LabelScores, Steps
+from adapt_lora.evaluator.tasks import TEXT_METRICS, Task
+from adapt_lora.model.scoring import LabelScores, Steps, WrittenAnswer
 from adapt_lora.registry.records import MAJORITY_ROW, Cell, MatrixRow, Prediction
 
+EVERY = "*"
+"""In a failure: every task."""
 
-@dataclass(frozen=True, slots=True)
-class CellResult:
-    """A measured cell and what it rests on."""
-
-    cell: Cell
-    """The scores."""
-    protocol: Protocol
-    """What the cell's protocol digest stands for."""
-    predictions: tuple[Prediction, ...]
-    """One per row, in the task's order; empty for the majority row."""
-    seconds: float
-    """Time it took."""
+EVERY_ROW = MatrixRow("*")
+"""In a failure: every row of the matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +53,45 @@ class CellUnit:
     shots: Shots | None = None
     """Examples that the prompts show."""
 
+    @property
+    def asked(self) -> Task:
+        """The task as the model is asked it: with the examples in its prompts."""
+        return self.task if self.shots is None else self.shots.shown(self.task)
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult:
+    """A measured cell and what it rests on."""
+
+    cell: Cell
+    """The scores."""
+    protocol: Protocol
+    """What the cell's protocol digest stands for."""
+    predictions: tuple[Prediction, ...]
+    """One per row, in the task's order; empty for the majority row."""
+    seconds: float
+    """Time it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellFailure:
+    """A cell that could not be measured."""
+
+    row: MatrixRow
+    """The row of the matrix that it belongs to."""
+    task: str
+    """Name of the task."""
+    reason: str
+    """What went wrong, one sentence."""
+
+
+def failure_reason(error: Exception) -> str:
+    """One sentence about an error, with its type where it is not one of ours."""
+    reason = str(error).strip() or repr(error)
+    if isinstance(error, AdaptError):
+        return reason
+    return f"{type(error).__name__}: {reason.splitlines()[0]}"
+
 
 def majority_label(task: Task) -> str:
     """The commonest gold label of a task's rows; of equals, the first of the label set."""
@@ -71,17 +103,19 @@ def measure_cell(
     backend: Backend,
     unit: CellUnit,
     *,
-    selected: bool,
     grader: Grader | None = None,
+    selected: bool = False,
+    keep_text: bool = False,
     progress: Steps | None = None,
 ) -> CellResult:
-    """Score one unit under its protocol, with its adapter on already; written answers are kept.
+    """Score one unit under its protocol, with its adapter on already.
 
     Args:
         backend: Scores and writes.
         unit: What is measured.
-        selected: Marks the cell as chosen by a ranking (verification).
         grader: Grades written answers where the metric needs one.
+        selected: Marks the cell as chosen by a ranking (verification).
+        keep_text: Whether predictions keep written answers.
         progress: Told (rows done, rows in all).
 
     Raises:
@@ -102,6 +136,10 @@ def measure_cell(
     ruling = estimates.pop(task.record.metric)
     beside |= {name: estimate.value for name, estimate in estimates.items()}
     beside |= {f"{name}_se": estimate.se for name, estimate in estimates.items()}
+    beside["seconds"] = seconds = time.perf_counter() - started
+    if predictions:
+        predictions = _with_lengths(backend, task, predictions)
+        beside |= _length_metrics(predictions)
     cell = Cell(
         row=unit.row,
         task=task.record.name,
@@ -113,14 +151,22 @@ def measure_cell(
         metrics=beside,
         predicted_shares=shares,
         selected=selected,
+        zero_shot=None if unit.shots is None else unit.protocol.zero_shot.digest,
     )
-    return CellResult(cell, unit.protocol, tuple(predictions), time.perf_counter() - started)
+    # Texts go here, now that their lengths are counted; what stays of one is a plain string.
+    kept = (
+        prediction
+        if task.is_label_task or prediction.answer is None
+        else replace(prediction, answer=str(prediction.answer) if keep_text else None)
+        for prediction in predictions
+    )
+    return CellResult(cell, unit.protocol, tuple(kept), seconds)
 
 
 def _score_label_task(
     backend: Backend, unit: CellUnit, progress: Steps | None
 ) -> tuple[dict[str, Estimate], dict[str, float], list[Prediction]]:
-    task, gold = unit.task, unit.task.gold
+    task, gold = unit.asked, unit.task.gold
     scores = backend.score_labels(
         [row.prompt for row in task.rows], task.record.labels, progress=progress
     )
@@ -163,7 +209,7 @@ def _score_answers(
     progress: Steps | None,
 ) -> tuple[dict[str, Estimate], dict[str, float], list[Prediction]]:
     """Estimates, figures beside them, predictions."""
-    task, limit = unit.task, unit.protocol.max_new_tokens
+    task, limit = unit.asked, unit.protocol.max_new_tokens
     estimates, beside = dict[str, Estimate](), dict[str, float]()
     sums, lengths = _read_references(backend, task, progress)
     if sums:
@@ -239,6 +285,46 @@ def _shares(task: Task, chosen: Sequence[int]) -> dict[str, float]:
         label: float(count / len(chosen))
         for label, count in zip(task.record.labels, counts, strict=True)
     }
+
+
+def _with_lengths(
+    backend: Backend, task: Task, predictions: Sequence[Prediction]
+) -> list[Prediction]:
+    """Predictions that name lengths, and how answers ended where the backend says so.
+
+    The rows of the task as it was read name them, also where the prompts held examples.
+    """
+    asked = backend.count_tokens([row.prompt for row in task.rows])
+    found = [
+        replace(prediction, row=row.digest, prompt_tokens=length)
+        for prediction, row, length in zip(predictions, task.rows, asked, strict=True)
+    ]
+    if task.is_label_task or all(one.answer is None for one in found):
+        return found
+    counted = backend.count_tokens([one.answer or "" for one in found])
+    return [
+        _ended(prediction, length) if prediction.answer is not None else prediction
+        for prediction, length in zip(found, counted, strict=True)
+    ]
+
+
+def _ended(prediction: Prediction, counted: int) -> Prediction:
+    answer = prediction.answer
+    if isinstance(answer, WrittenAnswer):
+        return replace(prediction, answer_tokens=answer.n_tokens, finish=answer.finish)
+    return replace(prediction, answer_tokens=counted)
+
+
+def _length_metrics(predictions: Sequence[Prediction]) -> dict[str, float]:
+    lengths = [one.answer_tokens for one in predictions if one.answer_tokens is not None]
+    ends = [one.finish for one in predictions if one.finish is not None]
+    found: dict[str, float] = {}
+    if lengths:
+        found["answer_tokens_mean"] = float(np.mean(lengths))
+        found["answer_tokens_q95"] = float(np.quantile(lengths, 0.95))
+    if ends:
+        found["answers_cut_share"] = ends.count("length") / len(ends)
+    return found
 
 
 def check_numbers(values: FloatArray, task: Task) -> None:

@@ -1,6 +1,6 @@
 """Measuring a few adapters against their base on an unseen target, batch of rows by batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
@@ -8,20 +8,10 @@ from random import Random
 
 from adapt_lora.data import Dataset, Row
 from adapt_lora.errors import TaskError
-from adapt_lora.evaluator.backends import Backend, TransformersBackend
 from adapt_lora.evaluator.cells import CellResult
-from adapt_lora.evaluator.matrix import (
-    FindPredictions,
-    HasCell,
-    MatrixPlan,
-    evaluate_matrix,
-    measure_pace,
-    plan_matrix,
-    unit_seconds,
-)
-from adapt_lora.evaluator.metrics import LabelDecision
-from adapt_lora.evaluator.tasks import Grader, Task
-from adapt_lora.model.base import BaseModel
+from adapt_lora.evaluator.measuring import Measuring
+from adapt_lora.evaluator.plan import MatrixPlan, measure_pace
+from adapt_lora.evaluator.tasks import Task
 from adapt_lora.model.scoring import Steps
 from adapt_lora.registry.records import BASE_ROW, Cell, MatrixRow
 
@@ -54,45 +44,36 @@ class TargetMeter:
     """Measures adapters on a target's rows; what it measured before it only looks up.
 
     Args:
-        base: The base model, loaded.
+        measuring: What measures; the cells bear the mark `selected`, whatever it says.
         dataset: The target's data, for the digests of its batches.
         task: The target with all its rows. They are taken in an order drawn by `seed`, in which
             every stretch holds the labels in about their shares.
         folder_of: Where an adapter's files are; asked only for those that are run.
-        has_cell: As for `evaluate_matrix`.
+        measured: (row, task, protocol digest) of the cells that there are.
         find_cell: (row, protocol digest) to a stored cell, or None.
-        save_cell: Keeps a cell; it bears the mark `selected`.
+        save_cell: Keeps a cell.
         seed: Decides the order of the rows.
-        backend: As for `evaluate_matrix`.
-        decision: As for `evaluate_matrix`.
-        graders: As for `evaluate_matrix`.
-        base_predictions: As for `evaluate_matrix`.
         progress: Told (tokens done, tokens in all) within a batch.
     """
 
     def __init__(
         self,
-        base: BaseModel,
+        measuring: Measuring,
         dataset: Dataset,
         task: Task,
         *,
         folder_of: Callable[[str], Path],
-        has_cell: HasCell,
+        measured: Collection[tuple[MatrixRow, str, str]],
         find_cell: Callable[[MatrixRow, str], Cell | None],
         save_cell: Callable[[CellResult, Task], None],
         seed: int = 0,
-        backend: Backend | None = None,
-        decision: LabelDecision = "sum",
-        graders: Mapping[str, Grader] | None = None,
-        base_predictions: FindPredictions | None = None,
         progress: Steps | None = None,
     ) -> None:
-        self._base, self._dataset, self._task = base, dataset, task
-        self._folder_of, self._has_cell = folder_of, has_cell
+        self._measuring = replace(measuring, selected=True)
+        self._dataset, self._task = dataset, task
+        self._folder_of, self._measured = folder_of, measured
         self._find_cell, self._save_cell = find_cell, save_cell
-        self._backend = backend or TransformersBackend(base)
-        self._decision, self._graders, self._progress = decision, graders, progress
-        self._base_predictions = base_predictions
+        self._progress = progress
         self._rows = spread_rows(task, seed=seed)
         self._base_cells: list[Cell] = []
 
@@ -106,17 +87,18 @@ class TargetMeter:
 
     def estimated_s(self, rounds: Sequence[tuple[Sequence[str], range]]) -> float:
         """Seconds that these (adapters, rows) would take, from a few rows read by the base now."""
-        plans = [self._plan(names, rows, has_cell=self._has_cell) for names, rows in rounds]
+        plans = [
+            self._plan([(name, Path(name)) for name in names], self._batch(rows))
+            for names, rows in rounds
+        ]
         if not any(plan.n_tokens for plan in plans):
             return 0.0
-        everything = self._plan((), range(len(self._rows)), has_cell=lambda *_: False)
-        pace = measure_pace(self._backend, everything)
+        everything = self._measuring.plan((), [self._batch(range(len(self._rows)))])
+        pace = measure_pace(self._measuring.backend, everything)
         if pace is None:
             return 0.0
-        read = sum(unit_seconds(unit, pace) for plan in plans for unit in plan.units)
-        return read + _SWITCH_S * sum(
-            unit.folder is not None for plan in plans for unit in plan.units
-        )
+        switches = sum(unit.folder is not None for plan in plans for unit in plan.units)
+        return sum(plan.estimated_s(pace) for plan in plans) + _SWITCH_S * switches
 
     def measure(self, adapter_ids: Sequence[str], rows: range) -> TargetBatch:
         """Gains of these adapters on rows `rows` of the shuffled target.
@@ -131,19 +113,8 @@ class TargetMeter:
             fresh[result.cell.row] = result
             self._save_cell(result, batch)
 
-        report = evaluate_matrix(
-            self._base,
-            [(MatrixRow(name), self._folder_of(name)) for name in adapter_ids],
-            [batch],
-            has_cell=self._has_cell,
-            save_cell=keep,
-            backend=self._backend,
-            decision=self._decision,
-            graders=self._graders,
-            base_predictions=self._base_predictions,
-            progress=self._progress,
-            selected=True,
-        )
+        plan = self._plan([(name, self._folder_of(name)) for name in adapter_ids], batch)
+        report = self._measuring.run(plan, keep, progress=self._progress)
         why = {failure.row: failure.reason for failure in report.failures}
         protocol = report.protocols[batch.record.name]
 
@@ -174,16 +145,9 @@ class TargetMeter:
         dataset = replace(record.dataset, digest=digest, n_rows=len(chosen))
         return Task(replace(record, dataset=dataset), chosen)
 
-    def _plan(self, names: Sequence[str], rows: range, *, has_cell: HasCell) -> MatrixPlan:
-        return plan_matrix(
-            self._base,
-            [(MatrixRow(name), Path(name)) for name in names],
-            [self._batch(rows)],
-            has_cell=has_cell,
-            backend=self._backend,
-            decision=self._decision,
-            graders=self._graders,
-        )
+    def _plan(self, adapters: Sequence[tuple[str, Path]], batch: Task) -> MatrixPlan:
+        rows = [(MatrixRow(name), folder) for name, folder in adapters]
+        return self._measuring.plan(rows, [batch], measured=self._measured)
 
 
 def spread_rows(task: Task, *, seed: int) -> tuple[Row, ...]:

@@ -1,13 +1,11 @@
 """Tasks: rows to score on and the metric that rules, with the choice of metric in one place."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from adapt_lora.data import Dataset, Row, sample_rows
 from adapt_lora.errors import TaskError
 from adapt_lora.evaluator.metrics import is_exact_match, is_numeric_match, rouge_l, token_f1
-from adapt_lora.model.scoring import Steps
 from adapt_lora.registry.records import METRIC_UNITS, PUBLISHED_METRIC, DatasetRecord, TaskRecord
 
 LABEL_METRICS = frozenset({"balanced_accuracy", "accuracy", "macro_f1"})
@@ -28,24 +26,6 @@ GENERATION_METRICS = frozenset({*TEXT_METRICS, *GRADED_METRICS})
 """Metrics of a generated text; the model writes, greedily."""
 
 _METRIC_ALIASES = {"pass@1": "pass_at_1"}
-
-
-class Grader(Protocol):
-    """What grades written answers where a reference alone can't."""
-
-    def protocol_key(self, rows: Sequence[Row]) -> str:
-        """All that decides a grade besides the answer; part of the protocol's digest."""
-        ...
-
-    def grade(
-        self,
-        rows: Sequence[Row],
-        answers: Sequence[str],
-        *,
-        progress: Steps | None = None,
-    ) -> list[float | None]:
-        """A grade in [0, 1] per answer; None for an answer that could not be graded."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,28 +105,6 @@ def make_task(
 def metric_key(name: str) -> str:
     """A metric's key in METRIC_UNITS, from the name that people use ("pass@1")."""
     return _METRIC_ALIASES.get(name, name)
-
-
-def needed_grader(task: Task, graders: Mapping[str, Grader]) -> Grader | None:
-    """What grades the task's answers; None where their references do.
-
-    Raises:
-        TaskError: The metric needs a grader and there is none.
-    """
-    metric = task.record.metric
-    if metric not in GRADED_METRICS:
-        return None
-    if metric not in graders:
-        how = (
-            "runs code that the model writes, which is off; allow it with --allow-code-execution"
-            if metric == "pass_at_1"
-            else "asks a judging model; name it with --judge-url and --judge-model"
-        )
-        named = "pass@1" if metric == "pass_at_1" else metric
-        raise TaskError(
-            f"{task.record.name}: {named} {how}, or choose another metric with --metric."
-        )
-    return graders[metric]
 
 
 def choose_metric(dataset: Dataset) -> str:

@@ -6,10 +6,8 @@ is trained gets registered, what is registered gets measured, what is measured r
 
 from adapt_lora.roads.bases import other_matrices, which_base
 from adapt_lora.roads.evaluation import (
-    EVERY,
     Evaluation,
     EvaluationPlan,
-    Grading,
     PlannedCell,
     evaluate,
     plan_evaluation,
@@ -22,10 +20,8 @@ from adapt_lora.roads.training import Training, find_training, stored_recipe, tr
 from adapt_lora.roads.traits import fit_traits
 
 __all__ = [
-    "EVERY",
     "Evaluation",
     "EvaluationPlan",
-    "Grading",
     "Import",
     "PlannedCell",
     "Progress",

@@ -12,13 +12,13 @@ from adapt_lora.model.base import BaseIdentity, cache_dir, load_base_model
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import Fingerprint, TransferMatrix
 from adapt_lora.roads.bases import other_matrices
-from adapt_lora.roads.evaluation import Grading, base_predictions, fetch_weights, make_graders
+from adapt_lora.roads.evaluation import base_predictions, fetch_weights
 from adapt_lora.roads.progress import Progress, of_step
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from adapt_lora.evaluator import TargetMeter
+    from adapt_lora.evaluator import Grading, TargetMeter
     from adapt_lora.model.base import BaseModel
     from adapt_lora.recommender import Recommendation
     from adapt_lora.recommender.ranking import FittedRanking
@@ -118,7 +118,7 @@ def recommend(
     budget_s: float = 60.0,
     max_rows: int = 100,
     seed: int = 0,
-    grading: Grading | None = None,
+    grading: "Grading | None" = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> TargetRanking:
@@ -155,6 +155,7 @@ def recommend(
             "rows have none. Add a response or label to each row, or use --verify 0."
         )
     base = load_base_model(base_model)
+    from adapt_lora.evaluator import Grading
     from adapt_lora.registry.fingerprint import fingerprint_dataset
 
     clock.lap("load_base")
@@ -252,24 +253,35 @@ class _VerificationJob:
     base: "BaseModel"
     registry: Registry
     seed: int
-    grading: Grading
+    grading: "Grading"
     progress: Progress | None
 
-    def meter(self) -> "TargetMeter":
+    def meter(self, say: Callable[[str], None]) -> "TargetMeter":
         """Measures adapters on the target's rows and files the cells."""
-        from adapt_lora.evaluator import TargetMeter, make_task
+        from adapt_lora.evaluator import (
+            Measuring,
+            TargetMeter,
+            TransformersBackend,
+            make_graders,
+            make_task,
+        )
 
         task = make_task(self.rows, metric=self.metric)
         task = replace(task, record=replace(task.record, fingerprint=self.fingerprint))
         identity, registry, name = self.base.identity, self.registry, task.record.name
         by_id = {record.adapter_id: record for record in registry.adapters(identity)}
-        measured = registry.measured(identity)
+        measuring = Measuring(
+            TransformersBackend(self.base),
+            decision=self.grading.decision,
+            graders=make_graders(self.grading, [task]),
+            base_predictions=base_predictions(registry, identity, warn=say),
+        )
         return TargetMeter(
-            self.base,
+            measuring,
             self.rows,
             task,
             folder_of=lambda adapter_id: fetch_weights(registry, by_id[adapter_id]),
-            has_cell=lambda *cell: cell in measured,
+            measured=registry.measured(identity),
             find_cell=lambda row, protocol: registry.cell(identity, row, name, protocol),
             save_cell=lambda result, batch: registry.add_cells(
                 identity,
@@ -279,9 +291,6 @@ class _VerificationJob:
                 result.predictions,
             ),
             seed=self.seed,
-            decision=self.grading.decision,
-            graders=make_graders(self.grading, [task]),
-            base_predictions=base_predictions(registry, identity),
             progress=of_step(self.progress, "measure the best"),
         )
 
@@ -309,7 +318,7 @@ def _verify(
     candidates = with_files[: DEFAULT_VERIFY if k is None else k]
     if not candidates:
         return None
-    meter, n_rows = job.meter(), len(job.rows.rows)
+    meter, n_rows = job.meter(say), len(job.rows.rows)
 
     def cost(rows_each: int) -> float:
         rounds = plan_rounds(len(candidates), max_rows=rows_each, n_rows=n_rows)

@@ -3,26 +3,35 @@ import importlib.util
 import pytest
 
 from adapt_lora.errors import ConfigError
-from adapt_lora.evaluator import ServerOptions, TransformersBackend, open_backend
+from adapt_lora.evaluator import (
+    EvaluationRequest,
+    ServerOptions,
+    TransformersBackend,
+    open_backend,
+)
+
+
+def asked(**options):
+    return EvaluationRequest(["moods.jsonl"], **options)
 
 
 @pytest.mark.parametrize("name", ["auto", "transformers"])
 def test_without_a_gpu_transformers_measures(tiny_base, name):
-    with open_backend(name, tiny_base) as backend:
+    with open_backend(asked(backend=name), tiny_base, {}) as backend:
         assert isinstance(backend, TransformersBackend)
 
 
 def test_auto_says_what_it_took(tiny_base):
     said: list[str] = []
-    with open_backend("auto", tiny_base, say=said.append):
+    with open_backend(asked(), tiny_base, {}, say=said.append):
         pass
     assert "Backend: transformers on cpu" in said[0]
 
 
 def test_a_server_is_asked_and_said(tiny_base, tiny_server):
     said: list[str] = []
-    options = ServerOptions(tiny_server.url)
-    with open_backend("openai", tiny_base, server=options, say=said.append) as backend:
+    request = asked(backend="openai", server=ServerOptions(tiny_server.url))
+    with open_backend(request, tiny_base, {}, say=said.append) as backend:
         assert backend.family == "openai:asked"
     assert tiny_server.url in said[0]
 
@@ -30,22 +39,8 @@ def test_a_server_is_asked_and_said(tiny_base, tiny_server):
 def test_the_key_for_the_server_comes_from_the_environment(tiny_base, tiny_server, monkeypatch):
     tiny_server.api_key = "right"
     monkeypatch.setenv("ADAPT_SERVER_API_KEY", "right")
-    with open_backend("openai", tiny_base, server=ServerOptions(tiny_server.url)):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("name", "server", "words"),
-    [
-        ("openai", None, "needs --server"),
-        ("auto", ServerOptions("http://x"), "is for --backend openai"),
-    ],
-)
-def test_name_and_server_must_go_together(tiny_base, name, server, words):
-    with (
-        pytest.raises(ConfigError, match=words),
-        open_backend(name, tiny_base, server=server),
-    ):
+    request = asked(backend="openai", server=ServerOptions(tiny_server.url))
+    with open_backend(request, tiny_base, {}):
         pass
 
 
@@ -53,6 +48,6 @@ def test_name_and_server_must_go_together(tiny_base, name, server, words):
 def test_vllm_that_is_not_there_is_one_sentence(tiny_base):
     with (
         pytest.raises(ConfigError, match=r"not installed.*adapt-lora\[vllm\]"),
-        open_backend("vllm", tiny_base),
+        open_backend(asked(backend="vllm"), tiny_base, {}),
     ):
         pass

@@ -1,4 +1,4 @@
-"""The matrix runner with a backend that answers for many adapters at once."""
+"""Measuring with a backend that answers for many adapters at once."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from adapt_lora.errors import AdapterError
-from adapt_lora.evaluator import TransformersBackend, evaluate_matrix, make_task
+from adapt_lora.evaluator import TransformersBackend, make_task
 from adapt_lora.evaluator.backends import MixingBackend
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, MatrixRow
+from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
+from tests.evaluator.scripted import Shelf, measure
 
 
 class Mixer(TransformersBackend):
@@ -50,14 +51,7 @@ def tasks(make_dataset):
 
 
 def _run(backend, adapters, tasks, cells):
-    return evaluate_matrix(
-        backend.base,
-        [(MatrixRow(name), folder) for name, folder in adapters],
-        tasks,
-        has_cell=lambda *_: False,
-        save_cell=lambda result: cells.append(result.cell),
-        backend=backend,
-    )
+    return measure(backend, adapters, tasks, Shelf(), save=lambda result: cells.append(result.cell))
 
 
 def test_a_backend_that_mixes_gets_all_adapters_of_a_task_at_once(tiny_base, tiny_adapter, tasks):

@@ -5,10 +5,11 @@ import pytest
 
 from adapt_lora.data import Row
 from adapt_lora.errors import AdapterError, ServerError
-from adapt_lora.evaluator import TransformersBackend, evaluate_matrix, make_task
+from adapt_lora.evaluator import TransformersBackend, make_task
 from adapt_lora.evaluator.backends.endpoint import Endpoint, Patience
 from adapt_lora.evaluator.backends.openai import OpenAIBackend
-from adapt_lora.registry.records import BASE_ID, MatrixRow
+from adapt_lora.registry.records import BASE_ID
+from tests.evaluator.scripted import Shelf, measure
 
 PROMPTS = ["the film was good", "the food was bad", "what is the capital of a city"] * 7
 LABELS = ["positive", "negative", "no"]
@@ -50,18 +51,12 @@ def test_scores_are_those_of_transformers(connect, tiny_server, tiny_base, tiny_
 
 
 def test_a_matrix_is_measured_through_trouble(connect, tiny_server, make_dataset, tiny_adapter):
-    backend, cells = connect(), []
+    backend = connect()
     tiny_server.faults.extend([429, "cut", 503, "drop"])
-    report = evaluate_matrix(
-        None,
-        [(MatrixRow("a"), tiny_adapter("a")), (MatrixRow("b"), tiny_adapter("b", seed=1))],
-        [make_task(make_dataset())],
-        has_cell=lambda *_: False,
-        save_cell=lambda result: cells.append(result.cell),
-        backend=backend,
-    )
+    adapters = [("a", tiny_adapter("a")), ("b", tiny_adapter("b", seed=1))]
+    report = measure(backend, adapters, [make_task(make_dataset())], Shelf())
     assert report.failures == ()
-    assert {cell.row.id for cell in cells} >= {BASE_ID, "a", "b"}
+    assert {cell.row.id for cell in report.cells} >= {BASE_ID, "a", "b"}
 
 
 def test_adapters_are_loaded_by_their_content_and_unloaded_at_the_end(

@@ -1,13 +1,16 @@
 """`adapt evaluate` through a server, as a person and as a Python caller."""
 
+from dataclasses import replace
+
 import pytest
 from typer.testing import CliRunner
 
 from adapt_lora import roads
 from adapt_lora.cli import app
-from adapt_lora.errors import ConfigError
-from adapt_lora.evaluator import ServerOptions
+from adapt_lora.errors import RegistryError
+from adapt_lora.evaluator import EVERY, EvaluationRequest, ServerOptions
 from adapt_lora.registry import Registry
+from adapt_lora.registry.records import BASE_ROW, MAJORITY_ROW
 from tests.roads.test_roads import write_rows
 
 
@@ -29,13 +32,12 @@ def test_cells_come_through_a_server_under_a_protocol_of_their_own(
 ):
     task = write_rows(tmp_path / "task.jsonl", "mood", 12)
     said: list[str] = []
-    options = {"registry": registry, "base_model": str(tiny_base_dir), "say": said.append}
-    served = roads.evaluate(
-        [task], backend="openai", server=ServerOptions(tiny_server.url), **options
-    )
+    request = EvaluationRequest([task], base_model=str(tiny_base_dir))
+    through = replace(request, backend="openai", server=ServerOptions(tiny_server.url))
+    served = roads.evaluate(through, registry=registry, say=said.append)
     assert served.report.failures == ()
     assert "tiny/llama" in said[0]
-    local = roads.evaluate([task], **options)
+    local = roads.evaluate(request, registry=registry, say=said.append)
     assert any("Backend: transformers" in sentence for sentence in said)
     by_row = [
         {
@@ -56,19 +58,14 @@ def test_a_plan_is_of_the_backend_that_would_measure(
     registry, tiny_server, tiny_base_dir, tmp_path
 ):
     task = write_rows(tmp_path / "task.jsonl", "mood", 12)
-    options = {"registry": registry, "base_model": str(tiny_base_dir)}
-    roads.evaluate([task], **options)
-    local = roads.plan_evaluation([task], **options)
+    request = EvaluationRequest([task], base_model=str(tiny_base_dir))
+    roads.evaluate(request, registry=registry)
+    local = roads.plan_evaluation(request, registry=registry)
     assert local.cells == ()
-    served = roads.plan_evaluation(
-        [task], backend="openai", server=ServerOptions(tiny_server.url), **options
-    )
+    through = replace(request, backend="openai", server=ServerOptions(tiny_server.url))
+    served = roads.plan_evaluation(through, registry=registry)
     assert len(served.cells) == served.n_cells == local.n_cells
     assert served.tokens_per_s > 0
-    with pytest.raises(ConfigError, match="needs --server"):
-        roads.plan_evaluation([task], backend="openai", **options)
-    with pytest.raises(ConfigError, match="leave out --backend vllm"):
-        roads.plan_evaluation([task], backend="vllm", ray_address="auto", **options)
 
 
 def test_an_adapter_served_under_its_registered_name_is_not_loaded_again(
@@ -76,17 +73,52 @@ def test_an_adapter_served_under_its_registered_name_is_not_loaded_again(
 ):
     tiny_server.models["moods"] = tiny_adapter("served", seed=0)
     roads.evaluate(
-        [write_rows(tmp_path / "task.jsonl", "mood", 12)],
+        EvaluationRequest(
+            [write_rows(tmp_path / "task.jsonl", "mood", 12)],
+            adapters=["moods"],
+            base_model=str(tiny_base_dir),
+            backend="openai",
+            server=ServerOptions(tiny_server.url),
+        ),
         registry=registry,
-        adapters=["moods"],
-        base_model=str(tiny_base_dir),
-        backend="openai",
-        server=ServerOptions(tiny_server.url),
     )
     assert {body.get("model") for path, body in tiny_server.requests if "completions" in path} == {
         "tiny/llama",
         "moods",
     }
+
+
+def test_files_that_an_engine_needs_at_once_are_asked_for_once_and_named_when_lost(
+    registry, tiny_server, tiny_base_dir, tmp_path, monkeypatch
+):
+    task = write_rows(tmp_path / "task.jsonl", "mood", 12)
+    monkeypatch.setenv("ADAPT_CACHE_DIR", str(tmp_path / "empty-cache"))
+    asked, plain = [], Registry.pull
+
+    def pull(self, *arguments):
+        asked.append(arguments[1].name)
+        if len(asked) % 2:
+            raise RegistryError("the registry does not answer")
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(Registry, "pull", pull)
+    request = EvaluationRequest(
+        [task],
+        adapters=["moods", "choices"],
+        base_model=str(tiny_base_dir),
+        backend="openai",
+        server=ServerOptions(tiny_server.url),
+    )
+    lost, kept = (registry.adapter(name).row for name in request.adapters)
+    expected = [(lost, EVERY, "the registry does not answer")]
+    plan = roads.plan_evaluation(request, registry=registry)
+    assert [(f.row, f.task, f.reason) for f in plan.failures] == expected
+    asked.clear()
+    report = roads.evaluate(request, registry=registry).report
+    assert [(f.row, f.task, f.reason) for f in report.failures] == expected
+    assert asked == [lost.model[:32]]
+    assert {c.row for c in report.cells} == {BASE_ROW, MAJORITY_ROW, kept}
+    assert report.n_skipped == 0  # what could not be measured was not there before
 
 
 def _adapt(registry, tiny_base_dir, *arguments):
@@ -111,15 +143,3 @@ def test_an_unknown_backend_is_wrong_usage(registry, tiny_base_dir, tmp_path):
     done = _adapt(registry, tiny_base_dir, "--task", tmp_path, "--backend", "tgi")
     assert done.exit_code == 2
     assert "auto, transformers, vllm, openai" in done.stderr
-
-
-def test_a_server_without_its_backend_is_an_error_before_anything_is_measured(
-    registry, tiny_base_dir, tmp_path
-):
-    with pytest.raises(ConfigError, match="--backend openai"):
-        roads.evaluate(
-            [write_rows(tmp_path / "task.jsonl", "mood", 12)],
-            registry=registry,
-            base_model=str(tiny_base_dir),
-            server=ServerOptions("http://127.0.0.1:9"),
-        )

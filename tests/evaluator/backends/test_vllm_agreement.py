@@ -15,9 +15,10 @@ import pytest
 
 from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import AdapterError
-from adapt_lora.evaluator import TransformersBackend, evaluate_matrix, make_task
+from adapt_lora.evaluator import TransformersBackend, make_task
 from adapt_lora.model.base import BaseModel, load_base_model
-from adapt_lora.registry.records import BASE_ID, MatrixRow
+from adapt_lora.registry.records import BASE_ID
+from tests.evaluator.scripted import Shelf, measure
 
 pytestmark = [
     pytest.mark.vllm,
@@ -240,14 +241,7 @@ def test_a_matrix_comes_out_the_same(base, engine, adapters, tasks):
     task = make_task(tasks["product_reviews"], max_rows=12)
     scores = []
     for backend in (TransformersBackend(base), engine):
-        report = evaluate_matrix(
-            base,
-            list(zip(map(MatrixRow, ADAPTERS), adapters, strict=True)),
-            [task],
-            has_cell=lambda *_: False,
-            save_cell=lambda _: None,
-            backend=backend,
-        )
+        report = measure(backend, list(zip(ADAPTERS, adapters, strict=True)), [task], Shelf())
         assert report.failures == ()
         scores.append({(cell.row.id, cell.protocol): cell.score for cell in report.cells})
     # Both stand under one protocol, so a matrix may be measured half here and half there.

@@ -3,15 +3,13 @@
 The vLLM and server backends are imported from their modules, so that nothing heavy comes along.
 """
 
-from adapt_lora.evaluator.backends.choice import BackendName, ServerOptions, open_backend
+from adapt_lora.evaluator.backends.choice import open_backend
 from adapt_lora.evaluator.backends.interface import Backend, MixingBackend
 from adapt_lora.evaluator.backends.transformers import TransformersBackend
 
 __all__ = [
     "Backend",
-    "BackendName",
     "MixingBackend",
-    "ServerOptions",
     "TransformersBackend",
     "open_backend",
 ]

@@ -1,0 +1,42 @@
+"""A request that can't be met is an error before anything is read."""
+
+import pytest
+
+from adapt_lora.errors import ConfigError
+from adapt_lora.evaluator import EvaluationRequest, Grading, ServerOptions
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tasks": []}, "no task to score on"),
+        ({"backend": "tgi"}, r"no backend 'tgi'\. Choose auto, transformers, vllm, openai\."),
+        ({"backend": "vllm", "ray_address": "auto"}, "leave out --backend vllm"),
+        ({"backend": "openai"}, "--backend openai needs --server http://HOST:PORT"),
+        ({"server": ServerOptions("http://x")}, "is for --backend openai, not for --backend auto"),
+        ({"shots_from": ["train.jsonl"]}, "say how many: --shots"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        EvaluationRequest(**{"tasks": ["moods.jsonl"], **options})
+
+
+def test_half_a_judge_and_an_unknown_decision_are_errors():
+    with pytest.raises(ConfigError, match="both --judge-url and --judge-model"):
+        Grading(judge_model="m")
+    with pytest.raises(ConfigError, match="no decision 'max'"):
+        Grading(decision="max")
+
+
+def test_plain_tasks_stand_for_a_request_with_defaults():
+    request = EvaluationRequest(("moods.jsonl",), shots=2)
+    assert EvaluationRequest.of(request) is request
+    assert EvaluationRequest.of(["moods.jsonl"]) == EvaluationRequest(("moods.jsonl",))
+
+
+def test_what_may_be_graded_follows_from_what_is_allowed():
+    assert Grading().graded_metrics == frozenset()
+    assert Grading(allow_code_execution=True).graded_metrics == {"pass_at_1"}
+    judged = Grading(judge_url="http://x", judge_model="m")
+    assert judged.graded_metrics == {"judge_accuracy"}
