@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from adapt_lora.errors import TaskError
-from adapt_lora.evaluator import choose_metric, make_task, needed_grader
+from adapt_lora.evaluator import choose_metric, make_task
+from adapt_lora.evaluator.grading import needed_grader
 
 
 @pytest.mark.parametrize(
