@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from adapt_lora import roads
 from adapt_lora.cluster import spread
@@ -21,82 +21,17 @@ from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import AdaptError, ConfigError, failure_reason
 from adapt_lora.model.base import find_base_model, load_base_model
 from adapt_lora.registry import Registry
-from adapt_lora.roads.progress import Progress, duration
+from adapt_lora.results import Run, Sweep
+from adapt_lora.roads.progress import Progress
 
 if TYPE_CHECKING:
     from adapt_lora.model.base import BaseModel
     from adapt_lora.trainer import Recipe, TrainRequest
 
-RunStatus = Literal["to train", "registered", "trained", "failed"]
-
 _KEYS = ("datasets", "recipes", "bases", "seeds", "name", "set")
 _DATASET_KEYS = ("file", "name", "group", "map")
 # English text under common tokenizers; only the estimated time depends on it.
 _CHARACTERS_PER_TOKEN = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One training of a sweep."""
-
-    request: "TrainRequest"
-    """What is to be trained; its recipe's seed is the run's."""
-    status: RunStatus = "to train"
-    """Where it stands."""
-    n_tokens: int = 0
-    """Tokens to train on over all epochs, estimated from the length of the rows."""
-    estimated_s: float | None = None
-    """Seconds it should take; None before anything was ever trained on this base model."""
-    seconds: float | None = None
-    """Seconds it took; None when nothing was trained."""
-    held_out_loss: float | None = None
-    """Loss on the rows kept aside, nats per token; None where there are none."""
-    version: int | None = None
-    """Version of the registered adapter; None without one."""
-    reason: str | None = None
-    """Why it failed; None when it did not."""
-
-    @property
-    def name(self) -> str:
-        """Name of the adapter to be."""
-        return self.request.name
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """All runs of a manifest, planned or done."""
-
-    runs: tuple[Run, ...]
-    """In the order of the manifest: base, dataset, recipe, seed."""
-    seconds: float = 0.0
-    """Wall time spent on them."""
-
-    @property
-    def n_failed(self) -> int:
-        """Runs that can't be, or could not be, trained."""
-        return sum(run.status == "failed" for run in self.runs)
-
-    @property
-    def remaining_s(self) -> float | None:
-        """Seconds that the runs to train should take; None while one of them has no estimate."""
-        estimates = [run.estimated_s for run in self.runs if run.status == "to train"]
-        known = [seconds for seconds in estimates if seconds is not None]
-        return sum(known) if len(known) == len(estimates) else None
-
-    def describe(self) -> str:
-        """A line for people: how many runs of each kind, and the time left."""
-        counts = Counter(run.status for run in self.runs)
-        parts = [f"{count} {status}" for status, count in counts.items()]
-        left = self.remaining_s
-        if "to train" in counts:
-            parts.append(
-                "how long is known after the first" if left is None else f"about {duration(left)}"
-            )
-        return f"{len(self.runs)} run{'' if len(self.runs) == 1 else 's'}: {', '.join(parts)}."
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `adapt train --manifest … --json` prints."""
-        return {"runs": [_run_json(run) for run in self.runs], "seconds": round(self.seconds, 3)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,27 +365,3 @@ def _check_names(runs: Sequence[Run], path: Path) -> None:
                 f"{path}: {count} runs would be called {name!r}. Put {{dataset}}, {{recipe}}, "
                 "{base} or {seed} into 'name', or name the datasets."
             )
-
-
-def _run_json(run: Run) -> dict[str, Any]:
-    plain = {
-        "name": run.name,
-        "recipe": run.request.recipe.name,
-        "base_model": run.request.base_model,
-        "group": run.request.group,
-        "mapping": run.request.mapping,
-        "status": run.status,
-        "n_tokens": run.n_tokens or None,
-        "estimated_s": run.estimated_s or None,
-        "seconds": run.seconds or None,
-        "held_out_loss": run.held_out_loss or None,
-        "version": run.version or None,
-        "reason": run.reason,
-        "seed": run.request.recipe.seed,
-        "dataset": str(run.request.dataset),
-    }
-    return {
-        key: round(value, 3) if isinstance(value, float) else value
-        for key, value in plain.items()
-        if value is not None
-    }

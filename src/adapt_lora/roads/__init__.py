@@ -4,19 +4,21 @@ The command line and Python callers walk the same roads. Here, and only here, th
 is trained gets registered, what is registered gets measured, what is measured ranks the next task.
 """
 
-from adapt_lora.roads.bases import other_matrices, which_base
-from adapt_lora.roads.evaluation import (
+from adapt_lora.results import (
     Evaluation,
     EvaluationPlan,
+    Import,
     PlannedCell,
-    evaluate,
-    plan_evaluation,
+    TargetRanking,
+    Training,
 )
-from adapt_lora.roads.exchange import Import, export_registry, import_results
+from adapt_lora.roads.bases import other_matrices, which_base
+from adapt_lora.roads.evaluation import evaluate, plan_evaluation
+from adapt_lora.roads.exchange import export_registry, import_results
 from adapt_lora.roads.progress import Progress
-from adapt_lora.roads.recommendation import TargetRanking, keep_recommendation, recommend
+from adapt_lora.roads.recommendation import keep_recommendation, recommend
 from adapt_lora.roads.registration import register
-from adapt_lora.roads.training import Training, find_training, stored_recipe, train
+from adapt_lora.roads.training import find_training, stored_recipe, train
 from adapt_lora.roads.traits import fit_traits
 
 __all__ = [

@@ -6,10 +6,10 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adapt_lora.errors import NotFoundError, RegistryError
 from adapt_lora.model.base import BaseIdentity, cache_dir, load_base_model
@@ -24,6 +24,7 @@ from adapt_lora.registry.records import (
     Prediction,
     TransferMatrix,
 )
+from adapt_lora.results import Evaluation, EvaluationPlan, PlannedCell
 from adapt_lora.roads.progress import Progress, of_step
 
 if TYPE_CHECKING:
@@ -41,84 +42,6 @@ if TYPE_CHECKING:
     from adapt_lora.model.base import BaseModel
     from adapt_lora.model.scoring import Steps
     from adapt_lora.report.outcomes import CellOutcomes
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What `evaluate` did."""
-
-    report: "MatrixReport"
-    """Cells measured, skipped and failed."""
-    matrix: TransferMatrix
-    """The transfer matrix as it stands now."""
-    warnings: tuple[str, ...] = ()
-    """Sentences about the base's weights, and about what was measured otherwise than asked."""
-    code_protection: str | None = None
-    """What stood between this machine and the code that was run on it; None where none was."""
-    names: Mapping[MatrixRow, str] = field(default_factory=dict)
-    """What people call the rows of cells and failures."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedCell:
-    """A cell that would be measured."""
-
-    adapter: str
-    """What people call the row."""
-    task: str
-    """Name of the task."""
-    n_tokens: int
-    """Tokens that the model reads or writes for it."""
-    estimated_s: float
-    """Seconds it takes at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationPlan:
-    """What `evaluate` is going to do."""
-
-    base: str
-    """The base model."""
-    cells: tuple[PlannedCell, ...]
-    """Cells to be measured, in order."""
-    n_cells: int
-    """Cells asked for, those among them that are measured already included."""
-    estimated_s: float
-    """Seconds the model works at most: answers may end before their limit."""
-    tokens_per_s: float | None
-    """Tokens a second that the bare base reads here; None where nothing is left to measure."""
-    failures: "tuple[CellFailure, ...]" = ()
-    """Tasks that can't be scored as asked."""
-    warnings: tuple[str, ...] = ()
-    """Sentences about the base model's weights."""
-
-    def describe(self) -> str:
-        """The plan in one line."""
-        rows = len(dict.fromkeys(cell.adapter for cell in self.cells))
-        tasks = len(dict.fromkeys(cell.task for cell in self.cells))
-        there = self.n_cells - len(self.cells)
-        if not self.cells:
-            return f"Plan: all {there:,} cells are measured already."
-        return (
-            f"Plan: {len(self.cells):,} cells ({_counted(rows, 'row')}, "
-            f"{_counted(tasks, 'task')}) to measure, {there:,} there already; "
-            f"at most about {_duration(self.estimated_s)} at {self.tokens_per_s:,.0f} tokens/s."
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `adapt evaluate --dry-run --json` prints."""
-        content: dict[str, Any] = {
-            "base_model": self.base,
-            "cells": [asdict(cell) for cell in self.cells],
-            "n_cells": self.n_cells,
-            "n_to_measure": len(self.cells),
-            "n_skipped": self.n_cells - len(self.cells),
-            "estimated_s": self.estimated_s,
-        }
-        if self.tokens_per_s is not None:
-            content["tokens_per_s"] = self.tokens_per_s
-        content["failed"] = [asdict(failure) for failure in self.failures]
-        return content
 
 
 def plan_evaluation(
@@ -503,13 +426,3 @@ def _renew_cards(registry: Registry, matrix: TransferMatrix, adapter_ids: Collec
                 markdown=adapter_card_markdown(record, gains),
                 html=adapter_card_html(record, gains),
             )
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

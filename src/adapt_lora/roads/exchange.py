@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from adapt_lora.errors import AdaptError, ConfigError, MatrixError, NotFoundErro
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ROW, MatrixRow, TransferMatrix
+from adapt_lora.results import Import
 from adapt_lora.roads.bases import which_base
 from adapt_lora.roads.evaluation import fetch_weights
 from adapt_lora.roads.progress import Progress, of_step
@@ -20,26 +21,6 @@ if TYPE_CHECKING:
 
 STARTER = "starter"
 """What `import_results` takes for the registry that comes with Adapt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Import:
-    """What `import_results` did."""
-
-    source: str
-    """Whose results they are, e.g. "massive-sft"."""
-    bases: tuple[str, ...]
-    """Base models of the file."""
-    n_adapters: int
-    """Adapters that were new."""
-    n_cells: int
-    """Cells that were new."""
-    n_known_adapters: int
-    """Adapters that were there already."""
-    warnings: tuple[str, ...]
-    """What looks wrong in the file, one sentence each; nothing of it was changed."""
-    seconds: float
-    """Wall-clock time."""
 
 
 def import_results(

@@ -15,10 +15,3 @@ def of_step(progress: Progress | None, step: str) -> "Steps | None":
     if progress is None:
         return None
     return lambda done, total: progress(step, done, total)
-
-
-def duration(seconds: float) -> str:
-    """A time for people: "40 s", "12 min", "3.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -4,20 +4,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import AdaptError, DatasetError, RecommendError
 from adapt_lora.model.base import BaseIdentity, cache_dir, load_base_model
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import Fingerprint, TransferMatrix
+from adapt_lora.results import TargetRanking, VerificationReport
 from adapt_lora.roads.bases import other_matrices
 from adapt_lora.roads.evaluation import base_predictions, fetch_weights
 from adapt_lora.roads.progress import Progress, of_step
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from adapt_lora.evaluator import Grading, TargetMeter
     from adapt_lora.model.base import BaseModel
     from adapt_lora.recommender import Recommendation
@@ -25,84 +24,6 @@ if TYPE_CHECKING:
 
 TARGET_TOKENS = 8_000
 """Tokens of a target that are read for its fingerprint."""
-
-
-@dataclass(frozen=True, slots=True)
-class VerificationReport:
-    """How the top adapters were measured on the target."""
-
-    rounds: tuple[tuple[int, int], ...]
-    """(adapters, rows that each of them was measured on) per round of successive halving."""
-    n_rows: int
-    """Rows that the longest measured adapter was measured on."""
-    estimated_s: float
-    """Seconds that it was expected to take."""
-    seconds: float
-    """Seconds that it took."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The `verification` object of `recommend --json`."""
-        return {
-            "rounds": [{"n_adapters": n, "n_rows": rows} for n, rows in self.rounds],
-            "n_rows": self.n_rows,
-            "estimated_s": round(self.estimated_s, 1),
-            "seconds": round(self.seconds, 1),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class TargetRanking:
-    """The answer of `recommend`."""
-
-    recommendation: "Recommendation"
-    """The ranking, with the base model competing."""
-    target: Dataset
-    """The rows that were read."""
-    fingerprint: Fingerprint
-    """Of the target."""
-    base: BaseIdentity
-    """The base model all of it is about."""
-    metric: str
-    """What gains are counted in."""
-    timing_s: Mapping[str, float]
-    """Seconds per step."""
-    warnings: tuple[str, ...] = ()
-    """Sentences about the registry or the base that are not about one adapter."""
-    verification: "VerificationReport | None" = None
-    """What was measured on the target; None where nothing was."""
-    figures_only: frozenset[str] = frozenset()
-    """Ids of ranked adapters whose weights the registry does not have."""
-
-    def to_pandas(self) -> "pd.DataFrame":
-        """One row per adapter, best first."""
-        return self.recommendation.to_pandas()
-
-    def _repr_html_(self) -> str:
-        """The ranking as a notebook shows it."""
-        return self.recommendation._repr_html_()
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `adapt recommend --json` prints."""
-        content = self.recommendation.to_json()
-        for entry in content["ranking"]:
-            entry["has_weights"] = entry["adapter_id"] not in self.figures_only
-        target = {
-            "name": self.target.name,
-            "n_rows": len(self.target.rows),
-            "shape": self.target.shape,
-            "labelled": self.target.is_labelled,
-            "metric": self.metric,
-            "fingerprint": dict(self.fingerprint.values),
-        }
-        answer: dict[str, Any] = {"schema_version": 1, "target": target}
-        answer["base_model"] = self.base.name
-        answer |= {key: value for key, value in content.items() if key not in answer}
-        if self.verification is not None:
-            answer["verification"] = self.verification.to_json()
-        answer["timing_s"] = {key: round(value, 3) for key, value in self.timing_s.items()}
-        if self.warnings:
-            answer["warnings"] = [*answer.get("warnings", []), *self.warnings]
-        return answer
 
 
 def recommend(
@@ -227,11 +148,14 @@ def recommend(
 def keep_recommendation(answer: TargetRanking, *, registry: Registry) -> str:
     """Store a recommendation as a run of the registry; gives the run's id.
 
-    What is kept: the figures and names of `to_json`, and the digest of the target's rows. The rows
-    themselves are not.
+    What is kept: the figures and names that are printed as JSON, and the digest of the target's
+    rows. The rows themselves are not.
     """
+    from adapt_lora.report.plain import recommendation_json, versioned
+
+    content = versioned(recommendation_json(answer))
     return registry.add_recommendation(
-        answer.base, answer.to_json(), digest=answer.target.digest, group=answer.target.group
+        answer.base, content, digest=answer.target.digest, group=answer.target.group
     )
 
 

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,28 +13,13 @@ from adapt_lora.model.base import find_base_model, load_base_model
 from adapt_lora.registry import Registry
 from adapt_lora.registry.layout import registered_name
 from adapt_lora.registry.records import AdapterRecord
+from adapt_lora.results import Training
 from adapt_lora.roads.progress import Progress, of_step
 from adapt_lora.roads.registration import Origin, file_adapter
 
 if TYPE_CHECKING:
     from adapt_lora.model.base import BaseModel
     from adapt_lora.trainer import EpochRecord, Recipe, TrainingResult, TrainRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """What `train` leaves behind."""
-
-    folder: Path | None
-    """The PEFT folder; None when an equal adapter was registered before and nothing was trained."""
-    record: AdapterRecord | None
-    """The registered adapter; None with `registry=None`."""
-    result: "TrainingResult | None"
-    """Loss curve and figures; None when nothing was trained."""
-    dataset: Dataset
-    """The rows that were read."""
-    epochs: tuple[AdapterRecord, ...] = ()
-    """Earlier epochs that were registered as versions of their own, where the recipe keeps them."""
 
 
 def train(

@@ -63,23 +63,23 @@ def _keep_traits(
     registry: Registry, matrix: TransferMatrix, traits: "Traits", progress: Progress | None
 ) -> None:
     from adapt_lora.recommender.scores import unique_names
+    from adapt_lora.report.plain import traits_json
     from adapt_lora.report.plots import plot_trait_profiles, plot_traits
     from adapt_lora.report.traits_page import traits_markdown
 
-    content = traits.to_json()
     rows = {row.id: name for row, name in unique_names(matrix).items() if name in traits.scores}
     scores = {adapter_id: _trait_figures(traits, name) for adapter_id, name in rows.items()}
     with tempfile.TemporaryDirectory(prefix="adapt-traits-") as scratch:
         drawn = of_step(progress, "draw traits")
-        profiles = plot_trait_profiles(content, Path(scratch) / "profiles", progress=drawn)
-        heat_map = plot_traits(content, Path(scratch) / "loadings.png")
+        profiles = plot_trait_profiles(traits, Path(scratch) / "profiles", progress=drawn)
+        heat_map = plot_traits(traits, Path(scratch) / "loadings.png")
         plots = {adapter_id: profiles[name] for adapter_id, name in rows.items()}
         registry.set_traits(matrix.base, scores, plots=plots)
         # The fit goes last: a later one must be matched to what the adapters' runs say.
         registry.set_trait_fit(
             matrix.base,
-            {**content, "memory": traits.memory.to_json()},
-            note=traits_markdown(content),
+            {**traits_json(traits), "memory": traits.memory.to_json()},
+            note=traits_markdown(traits),
             plots={"trait_loadings.png": heat_map},
         )
 
