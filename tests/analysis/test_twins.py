@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from adapt_lora.analysis import compare_twins, twins_json
+from adapt_lora.analysis import compare_twins
 from adapt_lora.registry.records import DatasetRecord
+from adapt_lora.report.plain import twins_json
 
 
 @pytest.fixture

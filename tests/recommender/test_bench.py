@@ -11,6 +11,7 @@ from adapt_lora.errors import MatrixError
 from adapt_lora.recommender.backtest import backtest
 from adapt_lora.recommender.bench import _paired, bench_folder, bench_registry, noise_ceiling
 from adapt_lora.recommender.table import read_matrices, read_matrix
+from adapt_lora.report.plain import bench_json
 from tests.recommender.conftest import MakeMatrix, MakeTable
 
 METHODS = ("random", "majority", "popularity_trimmed", "stack")
@@ -32,7 +33,7 @@ def test_the_report_has_the_documented_form(tmp_path: Path) -> None:
     write_matrix(tmp_path, "two", n_targets=5)
     seen: list[tuple[str, int, int]] = []
     report = bench_folder(tmp_path, methods=METHODS, progress=lambda *told: seen.append(told))
-    found = report.to_json()
+    found = bench_json(report)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert {name.split(":")[0] for name, _, _ in seen} == {"one", "two"}
     assert [(done, n) for _, done, n in seen] == [(i, 12) for i in range(1, 13)]
@@ -53,7 +54,7 @@ def test_the_report_has_the_documented_form(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_report(tmp_path: Path) -> None:
     write_matrix(tmp_path, "one")
-    one, two = (bench_folder(tmp_path, methods=METHODS).to_json() for _ in range(2))
+    one, two = (bench_folder(tmp_path, methods=METHODS) for _ in range(2))
     assert one == two
 
 
@@ -61,12 +62,12 @@ def test_two_workers_give_the_report_of_one(tmp_path: Path) -> None:
     write_matrix(tmp_path, "one")
     write_matrix(tmp_path, "two", n_targets=5)
     alone, together = (bench_folder(tmp_path, methods=METHODS, n_workers=n) for n in (1, 2))
-    assert alone.to_json() == together.to_json()
+    assert alone == together
 
 
 def test_intervals_are_paired_and_against_the_best_baseline(tmp_path: Path) -> None:
     write_matrix(tmp_path, "one")
-    found = bench_folder(tmp_path, methods=METHODS).to_json()["matrices"]["one"]
+    found = bench_json(bench_folder(tmp_path, methods=METHODS))["matrices"]["one"]
     for metric, entry in found["paired"]["default"].items():
         own = found["methods"]["default"][metric]
         rivals = {b: found["methods"][b] for b in ("random", "majority", "popularity_trimmed")}
@@ -122,7 +123,7 @@ def test_repeated_runs_beside_a_pivot_give_the_ceiling(tmp_path: Path) -> None:
 
 def test_a_registry_is_benched_with_its_fingerprints(make_matrix: MakeMatrix) -> None:
     report = bench_registry(make_matrix(8, 7), methods=(*METHODS, "semantic", "perplexity"))
-    found = report.to_json()["matrices"]["registry"]
+    found = bench_json(report)["matrices"]["registry"]
     assert found["methods"]["semantic"]["spearman_rho"] > 0.3
     assert "perplexity" in found["methods"]
 

@@ -22,6 +22,7 @@ from adapt_lora.registry.records import (
     MatrixRow,
     TransferMatrix,
 )
+from adapt_lora.report.plain import ranking_json
 from tests.recommender.conftest import MakeMatrix
 
 METRIC = "balanced_accuracy"
@@ -65,7 +66,7 @@ def test_a_fresh_base_starts_from_what_others_know(
         fresh(matrix), Fingerprint(), metric=METRIC, others=[replace(other, cells=cells)]
     )
     assert [e.adapter for e in found.ranking] == [f"a{i}" for i in range(7, -1, -1)]
-    borrowed = found.to_json()["model"]["borrowed"]
+    borrowed = ranking_json(found)["model"]["borrowed"]
     assert borrowed == {
         "base_models": ["other/base"],
         "n_groups": 8,
@@ -110,7 +111,8 @@ def test_the_targets_group_has_no_say_under_any_base(
     renamed = replace(leak, tasks=hidden, cells=hidden_cells)
 
     def ranked(other: TransferMatrix, group: str) -> dict[str, object]:
-        return rank_adapters(own, target, metric=METRIC, group=group, others=[other]).to_json()
+        found = rank_adapters(own, target, metric=METRIC, group=group, others=[other])
+        return ranking_json(found)
 
     one = ranked(honest, "g3")
     assert one["model"]["borrowed"]["n_groups"] == 8  # type: ignore[index]
@@ -241,7 +243,7 @@ def test_strangers_lend_nothing(make_matrix: MakeMatrix, target: Fingerprint) ->
     )
     plain = rank_adapters(matrix, target, metric=METRIC)
     assert rank_adapters(matrix, target, metric=METRIC, others=[strangers]) == plain
-    assert "borrowed" not in plain.to_json()["model"]
+    assert "borrowed" not in ranking_json(plain)["model"]
 
 
 def test_a_kept_model_is_not_used_once_other_bases_have_changed(

@@ -5,9 +5,10 @@ import pytest
 
 from adapt_lora.recommender.backtest import DEFAULT, backtest
 from adapt_lora.recommender.bench import bench_registry
-from adapt_lora.recommender.calibration import LEVELS, OutOfFold, calibrate
+from adapt_lora.recommender.calibration import LEVELS, Calibration, OutOfFold, calibrate
 from adapt_lora.recommender.features import registry_table
 from adapt_lora.recommender.gains import GainModel
+from adapt_lora.report.plain import bench_json
 from tests.recommender.conftest import MakeMatrix
 
 
@@ -48,8 +49,8 @@ def test_a_share_of_kin_cells_is_less_sure_than_one_of_strangers() -> None:
 
 def test_nothing_predicted_is_nothing_counted() -> None:
     bare = [OutOfFold("a", "t", "g", 0.1, 0.2)]
-    assert calibrate(bare).to_json() == {"harm": [], "coverage": []}
-    assert calibrate([]).to_json() == {"harm": [], "coverage": []}
+    assert calibrate(bare) == Calibration((), ())
+    assert calibrate([]) == Calibration((), ())
 
 
 def test_the_needed_level_is_the_one_whose_interval_holds_the_gain() -> None:
@@ -86,7 +87,8 @@ def test_a_backtest_keeps_what_default_said_of_every_gain(make_matrix: MakeMatri
 
 
 def test_bench_reports_the_calibration(make_matrix: MakeMatrix) -> None:
-    report = bench_registry(make_matrix(6, 7), methods=("stack",)).matrices["registry"]
-    content = report.to_json()["calibration"]
+    bench = bench_registry(make_matrix(6, 7), methods=("stack",))
+    report = bench.matrices["registry"]
+    content = bench_json(bench)["matrices"]["registry"]["calibration"]
     assert [entry["predicted"] for entry in content["coverage"]] == list(LEVELS)
     assert sum(entry["n"] for entry in content["harm"]) == len(report.cells)

@@ -11,6 +11,7 @@ from adapt_lora.recommender import Recommendation, rank_adapters
 from adapt_lora.recommender.ranking import without_selected_columns
 from adapt_lora.recommender.verification import Measurement
 from adapt_lora.registry.records import Fingerprint, TransferMatrix
+from adapt_lora.report.plain import ranking_json
 from tests.recommender.conftest import MakeMatrix
 
 METRIC = "balanced_accuracy"
@@ -22,9 +23,8 @@ def rank(matrix: TransferMatrix, target: Fingerprint, **more: object) -> Recomme
 
 
 def test_the_json_form_is_the_documented_one(make_matrix: MakeMatrix, target: Fingerprint) -> None:
-    found = rank(make_matrix(8, 8), target).to_json()
+    found = ranking_json(rank(make_matrix(8, 8), target))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["schema_version"] == 1
     assert set(found["base"]) == {"score", "se", "p_best", "recommended"}
     assert {"name", "regime", "backtest"} <= set(found["model"])
     assert [entry["rank"] for entry in found["ranking"]] == list(range(1, 9))
@@ -44,16 +44,16 @@ def test_the_json_form_is_the_documented_one(make_matrix: MakeMatrix, target: Fi
 
 def test_the_same_seed_gives_the_same_answer(make_matrix: MakeMatrix, target: Fingerprint) -> None:
     matrix = make_matrix(6, 10)
-    assert rank(matrix, target, seed=3).to_json() == rank(matrix, target, seed=3).to_json()
+    assert rank(matrix, target, seed=3) == rank(matrix, target, seed=3)
 
 
 def test_the_targets_own_group_has_no_say(make_matrix: MakeMatrix, target: Fingerprint) -> None:
     matrix = make_matrix(8, 9)
     changed = tuple(replace(c, score=1 - c.score) if c.task == "t3" else c for c in matrix.cells)
     one = rank(matrix, target, group="g3")
-    assert one.to_json() == rank(replace(matrix, cells=changed), target, group="g3").to_json()
-    assert one.to_json() == rank(matrix.without_groups(["g3"]), target, group="g3").to_json()
-    assert one.to_json() != rank(replace(matrix, cells=changed), target).to_json()
+    assert one == rank(replace(matrix, cells=changed), target, group="g3")
+    assert one == rank(matrix.without_groups(["g3"]), target, group="g3")
+    assert one != rank(replace(matrix, cells=changed), target)
 
 
 def test_the_backtest_and_its_baseline_travel_along(
@@ -70,7 +70,7 @@ def test_the_backtest_and_its_baseline_travel_along(
 def test_too_few_task_groups_fall_back_to_the_prior_aloud(
     make_matrix: MakeMatrix, target: Fingerprint, n_tasks: int
 ) -> None:
-    found = rank(make_matrix(6, n_tasks), target).to_json()
+    found = ranking_json(rank(make_matrix(6, n_tasks), target))
     assert any("the ranking is the prior" in said for said in found["warnings"])
     for entry in found["ranking"]:
         assert not {"interval", "p_harm", "p_best"} & set(entry)
@@ -108,7 +108,7 @@ def test_an_unlabelled_target_is_ranked_without_a_base_score(
     make_matrix: MakeMatrix, target: Fingerprint
 ) -> None:
     bare = Fingerprint(vectors=target.vectors)
-    found = rank(make_matrix(8, 8), bare, base_score=None).to_json()
+    found = ranking_json(rank(make_matrix(8, 8), bare, base_score=None))
     assert set(found["base"]) == {"p_best", "recommended"}
     assert len(found["ranking"]) == 8
 
@@ -163,7 +163,7 @@ def test_a_measurement_moves_its_adapter_and_a_little_the_others(
     assert after["a7"].predicted_alone == pytest.approx(was)
     shifts = {after[n].predicted_gain - before[n].predicted_gain for n in after if n != "a7"}
     assert all(0 <= shift < mine - was for shift in shifts)
-    assert "measured" not in seen.to_json()["ranking"][-1]
+    assert "measured" not in ranking_json(seen)["ranking"][-1]
 
 
 def width(entry: object) -> float:
@@ -226,7 +226,7 @@ def test_evidence_shows_the_nearest_tasks_first(
 def test_a_matrix_full_of_gaps_is_still_ranked(
     make_matrix: MakeMatrix, target: Fingerprint
 ) -> None:
-    found = rank(make_matrix(10, 12, gap_share=0.6), target).to_json()
+    found = ranking_json(rank(make_matrix(10, 12, gap_share=0.6), target))
     assert json.dumps(found, allow_nan=False)
     assert len(found["ranking"]) == 10
 

@@ -12,6 +12,7 @@ from adapt_lora.errors import ConfigError, MatrixError
 from adapt_lora.recommender.components import principal_components
 from adapt_lora.recommender.scores import measured_scores
 from adapt_lora.recommender.traits import TraitMemory, Traits, fit_traits
+from adapt_lora.report.plain import traits_json
 from tests.recommender.conftest import MakeMatrix
 
 
@@ -270,14 +271,14 @@ def test_errors_are_absent_and_missed_aloud_where_nothing_is_left_over() -> None
     scores = noisy(4)
     traits = fit_traits(scores, n_components=3, **names(scores))
     assert traits.standard_errors == {}
-    assert "standard_errors" not in traits.to_json()
+    assert "standard_errors" not in traits_json(traits)
     assert "how sure the scores are" in traits.notes[-1]
 
 
 def test_stability_is_absent_where_a_row_less_leaves_too_few() -> None:
     scores = noisy(4)
     assert fit_traits(scores, n_components=3, **names(scores)).stability == ()
-    assert "stability" not in fit_traits(scores, n_components=3, **names(scores)).to_json()
+    assert "stability" not in traits_json(fit_traits(scores, n_components=3, **names(scores)))
     assert len(fit_traits(scores, n_components=2, **names(scores)).stability) == 2
 
 
@@ -313,7 +314,7 @@ def test_the_number_of_traits_does_not_decide_how_gaps_are_filled() -> None:
 
 def test_the_json_form_has_the_documented_keys_and_plain_numbers() -> None:
     scores = rank_two()
-    found = fit_traits(scores, n_components=2, **names(scores)).to_json()
+    found = traits_json(fit_traits(scores, n_components=2, **names(scores)))
     assert {"explained_variance_ratio", "loadings", "scores", "names"} <= set(found)
     json.dumps(found, allow_nan=False)
     assert len(found["loadings"]["t0"]) == len(found["scores"]["a0"]) == len(found["names"]) == 2

@@ -16,7 +16,8 @@ from adapt_lora.errors import ConfigError, DatasetError, MatrixError, NotFoundEr
 from adapt_lora.evaluator import EVERY, EvaluationRequest
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, BASE_ROW, MAJORITY_ID, MAJORITY_ROW
-from adapt_lora.report.outcomes import cell_outcomes
+from adapt_lora.report.confusion import cell_outcomes
+from adapt_lora.report.plain import plan_json
 from tests.roads.test_roads import write_rows
 
 
@@ -159,7 +160,7 @@ def test_a_plan_says_what_would_be_measured_and_writes_nothing(
     assert said[2].startswith("base model on moods: balanced_accuracy 0.")
     after = roads.plan_evaluation(EvaluationRequest([task], base_model=base_model), registry=shelf)
     assert after.describe() == "Plan: all 2 cells are measured already."
-    assert "tokens_per_s" not in after.to_json()
+    assert "tokens_per_s" not in plan_json(after)
 
 
 def test_broken_tasks_and_lost_files_are_named_and_the_others_go_on(

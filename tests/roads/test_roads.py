@@ -21,6 +21,7 @@ from adapt_lora.evaluator import EvaluationRequest
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, BASE_ROW, MAJORITY_ID, MatrixRow
+from adapt_lora.report.plain import recommendation_json, versioned
 from adapt_lora.trainer import TrainRequest, find_recipe
 
 MOODS = ("good", "bad", "fine", "poor", "like", "dull")
@@ -117,7 +118,9 @@ def test_evaluating_again_measures_nothing(shelf, tiny_base_dir):
 def test_recommend_ranks_every_adapter_and_the_base_competes(shelf, tiny_base_dir):
     home, registry, _ = shelf
     target = write_rows(home / "target.jsonl", "mood", 30)
-    answer = roads.recommend(target, registry=registry, base_model=str(tiny_base_dir)).to_json()
+    answer = recommendation_json(
+        roads.recommend(target, registry=registry, base_model=str(tiny_base_dir))
+    )
     assert [entry["rank"] for entry in answer["ranking"]] == [1, 2, 3]
     assert {"score", "se", "p_best", "recommended"} <= answer["base"].keys()
     for entry in answer["ranking"]:
@@ -134,7 +137,9 @@ def test_an_unlabelled_target_is_ranked_without_base_score(shelf, tiny_base_dir)
     target.write_text(
         "".join(json.dumps({"prompt": f"was {m} {i}"}) + "\n" for i, m in enumerate(MOODS * 3))
     )
-    answer = roads.recommend(target, registry=registry, base_model=str(tiny_base_dir)).to_json()
+    answer = recommendation_json(
+        roads.recommend(target, registry=registry, base_model=str(tiny_base_dir))
+    )
     assert len(answer["ranking"]) == 3
     assert "score" not in answer["base"]
     with pytest.raises(
@@ -160,12 +165,12 @@ def test_a_fresh_base_starts_from_the_registrys_other_base(
     both.add_matrix(replace(measured, base=other, adapters=tuple(there), cells=tuple(cells)))
     target = write_rows(tmp_path / "unseen.jsonl", "mood", 30)
     ask = {"registry": both, "base_model": str(tiny_base_dir), "verify": 0}
-    answer = roads.recommend(target, **ask).to_json()
+    answer = recommendation_json(roads.recommend(target, **ask))
     assert answer["model"]["borrowed"]["base_models"] == ["other/base"]
     assert answer["model"]["borrowed"]["n_adapters"] == 3
     assert any("other/base" in warning for warning in answer["warnings"])
     # The target's own group is not looked at there either.
-    one_less = roads.recommend(target, group=measured.tasks[0].group, **ask).to_json()
+    one_less = recommendation_json(roads.recommend(target, group=measured.tasks[0].group, **ask))
     groups = [a["model"]["borrowed"]["n_groups"] for a in (answer, one_less)]
     assert groups[1] == groups[0] - 1
 
@@ -173,9 +178,9 @@ def test_a_fresh_base_starts_from_the_registrys_other_base(
 def test_verification_shows_measured_beside_predicted(shelf, tiny_base_dir, tiny_base):
     home, registry, _ = shelf
     target = write_rows(home / "verified.jsonl", "choice", 26)
-    answer = roads.recommend(
-        target, registry=registry, base_model=str(tiny_base_dir), verify=2
-    ).to_json()
+    answer = recommendation_json(
+        roads.recommend(target, registry=registry, base_model=str(tiny_base_dir), verify=2)
+    )
     measured = [entry for entry in answer["ranking"] if "measured" in entry]
     assert len(measured) == 2
     assert all(entry["measured"]["n"] == 26 for entry in measured)
@@ -262,9 +267,9 @@ def test_verification_reads_its_own_protocol_not_an_older_column(shelf, tiny_bas
     roads.evaluate(
         EvaluationRequest([target], base_model=str(tiny_base_dir), max_rows=10), registry=registry
     )
-    answer = roads.recommend(
-        target, registry=registry, base_model=str(tiny_base_dir), verify=1
-    ).to_json()
+    answer = recommendation_json(
+        roads.recommend(target, registry=registry, base_model=str(tiny_base_dir), verify=1)
+    )
     measured = [entry["measured"] for entry in answer["ranking"] if "measured" in entry]
     assert [m["n"] for m in measured] == [30]
 
@@ -377,7 +382,7 @@ def test_three_are_measured_by_default_where_there_are_answers_and_time(shelf, t
     assert "Measuring the best 3 on up to 60 of the target's rows" in said[0]
     assert answer.verification is not None
     assert answer.verification.rounds[0] == (3, 50)
-    content = answer.to_json()
+    content = recommendation_json(answer)
     assert content["verification"]["n_rows"] == 60
     first = next(entry for entry in content["ranking"] if "measured" in entry)
     assert {"predicted_alone", "predicted_gain"} <= first.keys()
@@ -402,7 +407,7 @@ def test_a_budget_that_is_too_small_leaves_a_prediction_and_says_so(shelf, tiny_
     )
     assert answer.verification is None
     assert "over the budget of 0 s" in said[0]
-    assert not any("measured" in entry for entry in answer.to_json()["ranking"])
+    assert not any("measured" in entry for entry in recommendation_json(answer)["ranking"])
 
 
 def test_what_cannot_be_measured_leaves_a_prediction_with_the_reason(
@@ -435,7 +440,7 @@ def test_a_kept_recommendation_is_judged_once_its_target_is_measured(
     run_id = roads.keep_recommendation(answer, registry=registry)
     (kept,) = registry.recommendations(tiny_base.identity)
     assert kept.run_id == run_id
-    assert kept.content == json.loads(json.dumps(answer.to_json()))
+    assert kept.content == json.loads(json.dumps(versioned(recommendation_json(answer))))
     assert "was good" not in json.dumps(kept.content)  # no row of the target
     assert judge_past([kept], registry.transfer_matrix(tiny_base.identity)) == ()
     matrix = roads.evaluate(

@@ -2,7 +2,7 @@
 
 from adapt_lora.analysis.correlations import GainCorrelations, gain_correlations
 from adapt_lora.analysis.effects import SideEffects, side_effects
-from adapt_lora.analysis.twins import TwinComparison, compare_twins, twins_json
+from adapt_lora.analysis.twins import TwinComparison, compare_twins
 
 __all__ = [
     "GainCorrelations",
@@ -11,5 +11,4 @@ __all__ = [
     "compare_twins",
     "gain_correlations",
     "side_effects",
-    "twins_json",
 ]

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -125,29 +125,6 @@ class GainCorrelations:
     """Claimed ones first, then by strength."""
     skipped: tuple[SkippedStatistic, ...]
     """The others, each with its reason."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The object of `analyse correlations --json`; absent keys are unknown."""
-        rows = []
-        for row in self.rows:
-            item: dict[str, Any] = {
-                "statistic": row.statistic,
-                "unit": row.unit,
-                "rho": row.rho,
-                "interval": list(row.interval),
-                "interval_level": row.interval_level,
-                "n": row.n,
-                "n_adapters": row.n_adapters,
-                "n_task_groups": row.n_task_groups,
-                "verdict": row.verdict,
-            }
-            if row.claim is not None:
-                item |= {"expected": row.claim.sign, "source": row.claim.source}
-            rows.append(item)
-        skipped = [
-            {"statistic": s.statistic, "unit": s.unit, "reason": s.reason} for s in self.skipped
-        ]
-        return {"schema_version": 1, "rows": rows, "skipped": skipped}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -85,25 +85,6 @@ class SideEffects:
     """Family crossed with likeness of statistics: the paper's four fields."""
     n_unknown_family: int
     """Pairs left out of both counts because a family is unknown."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The object of `analyse side-effects --json`; absent keys are unknown."""
-        return {
-            "schema_version": 1,
-            "adapters": [
-                {
-                    "adapter": item.adapter,
-                    "adapter_id": item.adapter_id,
-                    "best": [_effect_json(effect) for effect in item.best],
-                    "worst": [_effect_json(effect) for effect in item.worst],
-                    **_counts_json(item.counts),
-                }
-                for item in self.adapters
-            ],
-            "kinship": [_kinship_json(count) for count in self.kinship],
-            "quadrants": [_kinship_json(count) for count in self.quadrants],
-            "n_unknown_family": self.n_unknown_family,
-        }
 
 
 def side_effects(
@@ -222,23 +203,3 @@ def _counted(
 def _tally(outcomes: Sequence[Outcome]) -> dict[Outcome, int]:
     kinds: tuple[Outcome, ...] = ("helped", "harmed", "unclear")
     return {kind: outcomes.count(kind) for kind in kinds}
-
-
-def _counts_json(counts: Mapping[Outcome, int]) -> dict[str, int]:
-    return {f"n_{outcome}": count for outcome, count in counts.items()}
-
-
-def _kinship_json(count: KinshipCount) -> dict[str, Any]:
-    harmed = {} if count.share_harmed is None else {"share_harmed": count.share_harmed}
-    return {"kinship": count.kinship, **_counts_json(count.counts), **harmed}
-
-
-def _effect_json(effect: Effect) -> dict[str, Any]:
-    error = {} if effect.se is None else {"se": effect.se}
-    return {
-        "task": effect.task,
-        "gain": effect.gain,
-        **error,
-        "unit": effect.unit,
-        "outcome": effect.outcome,
-    }

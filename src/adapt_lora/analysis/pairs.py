@@ -27,8 +27,8 @@ class TransferPair:
     gain: float
     """Score minus base score, in the task's unit."""
     se: float | None
-    """Standard error of the gain, as if the two scores were independent: for scores on the same
-    rows this errs on the wide side. None where a score came without."""
+    """Standard error of the gain: of the differences row by row where both were at hand, else as if
+    the two scores were independent, which is too wide. None where a score came without."""
 
     @property
     def unit(self) -> Unit:

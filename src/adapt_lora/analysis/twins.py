@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,13 +44,6 @@ class MeanDifference:
     n_task_groups: int
     """Foreign task groups behind it."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; no interval where there is none."""
-        content: dict[str, Any] = {"mean": self.mean, "n_task_groups": self.n_task_groups}
-        if self.interval is not None:
-            content |= {"interval": list(self.interval), "interval_level": self.interval_level}
-        return content
-
 
 @dataclass(frozen=True, slots=True)
 class TwinComparison:
@@ -76,21 +69,6 @@ class TwinComparison:
     def mean_absolute(self) -> float:
         """Mean over foreign tasks of the differences' sizes: how far apart the twins are."""
         return float(np.mean([abs(one.difference) for one in self.foreign]))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; absent keys are unknown."""
-        content: dict[str, Any] = {
-            "first": self.first,
-            "second": self.second,
-            "unit": self.unit,
-            "scores": self.scores.to_json(),
-            "mean_absolute": self.mean_absolute,
-            "foreign": [_difference_json(one) for one in self.foreign],
-            "own": [_difference_json(one) for one in self.own],
-        }
-        if self.evenness is not None:
-            content["evenness"] = self.evenness.to_json()
-        return content
 
 
 def compare_twins(matrix: TransferMatrix, *, level: float = 0.9) -> tuple[TwinComparison, ...]:
@@ -199,13 +177,3 @@ def _mean_difference(by_group: Sequence[tuple[str, float]], level: float) -> Mea
         half = float(t.ppf((1 + level) / 2, n - 1)) * float(means.std(ddof=1)) / math.sqrt(n)
         interval = (mean - half, mean + half)
     return MeanDifference(mean, interval, level, n)
-
-
-def twins_json(comparisons: Sequence[TwinComparison]) -> dict[str, Any]:
-    """The object of `analyse twins --json`."""
-    return {"schema_version": 1, "twins": [comparison.to_json() for comparison in comparisons]}
-
-
-def _difference_json(one: TaskDifference) -> dict[str, Any]:
-    content: dict[str, Any] = {"task": one.task, "difference": one.difference}
-    return content if one.se is None else content | {"se": one.se}

@@ -18,7 +18,7 @@ from adapt_lora.recommender.backtest import (
     backtest,
     merge_backtests,
 )
-from adapt_lora.recommender.calibration import OutOfFold, calibrate
+from adapt_lora.recommender.calibration import OutOfFold
 from adapt_lora.recommender.features import registry_table
 from adapt_lora.recommender.metrics import spearman
 from adapt_lora.recommender.models import METHODS
@@ -26,8 +26,6 @@ from adapt_lora.recommender.ranking import without_selected_columns
 from adapt_lora.recommender.table import Array, TransferTable, read_matrices
 from adapt_lora.recommender.track_record import PastRecommendation, judge_past
 from adapt_lora.registry.records import KeptRecommendation, TransferMatrix, Unit
-
-SCHEMA_VERSION = 1
 
 BASELINES = (
     "random",
@@ -63,14 +61,6 @@ class Comparison:
     high: float
     """Upper end."""
 
-    def to_json(self) -> dict[str, Any]:
-        """An entry of `paired`."""
-        return {
-            "baseline": self.baseline,
-            "difference": self.difference,
-            "interval": [self.low, self.high],
-        }
-
 
 Comparisons = Mapping[str, Mapping[str, Comparison]]
 """Method → metric → comparison."""
@@ -102,23 +92,6 @@ class MatrixReport:
     cells: tuple[OutOfFold, ...] = ()
     """What `default` said of each measured gain; not part of the JSON."""
 
-    def to_json(self) -> dict[str, Any]:
-        """One entry of `bench --json`."""
-        found: dict[str, Any] = {
-            "n_targets": self.n_targets,
-            "n_groups": self.n_groups,
-            "regime": self.regime,
-            "chosen": self.chosen,
-            "methods": {name: dict(row) for name, row in self.methods.items()},
-            "paired": _comparisons_json(self.paired),
-            "paired_popularity": _comparisons_json(self.paired_popularity),
-        }
-        if self.ceiling:
-            found["ceiling"] = dict(self.ceiling)
-        if self.cells:
-            found["calibration"] = calibrate(self.cells).to_json()
-        return found
-
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
@@ -128,14 +101,6 @@ class BenchReport:
     """By the name of the matrix."""
     past: tuple[PastRecommendation, ...] = ()
     """Kept recommendations of a registry whose targets were measured."""
-
-    def to_json(self) -> dict[str, Any]:
-        """What `adapt bench --json` prints."""
-        found = {name: report.to_json() for name, report in self.matrices.items()}
-        content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "matrices": found}
-        if self.past:
-            content["past"] = [past.to_json() for past in self.past]
-        return content
 
 
 def bench_matrix(
@@ -390,13 +355,6 @@ def noise_ceiling(table: TransferTable, *, seed: int = 0) -> dict[str, float]:
         noisy = true + error * rng.standard_normal((_N_CEILING_DRAWS, len(true)))
         found.append(float(np.mean([spearman(draw, true) for draw in noisy])))
     return {"spearman_rho": float(np.mean(found))} if found else {}
-
-
-def _comparisons_json(comparisons: Comparisons) -> dict[str, Any]:
-    return {
-        name: {metric: comparison.to_json() for metric, comparison in row.items()}
-        for name, row in comparisons.items()
-    }
 
 
 __all__ = [

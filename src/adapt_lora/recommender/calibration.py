@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
@@ -56,16 +55,6 @@ class Share:
     n_groups: int
     """Task groups that they come from."""
 
-    def to_json(self) -> dict[str, Any]:
-        """An entry of `calibration`."""
-        return {
-            "predicted": self.predicted,
-            "observed": self.observed,
-            "interval": [self.low, self.high],
-            "n": self.n,
-            "n_groups": self.n_groups,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -75,13 +64,6 @@ class Calibration:
     """P(harm) in bins of about as many cells each, lowest first; empty where none was given."""
     coverage: tuple[Share, ...]
     """Of intervals, at each of LEVELS; empty where none was given."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The `calibration` object of `bench --json`."""
-        return {
-            "harm": [share.to_json() for share in self.harm],
-            "coverage": [share.to_json() for share in self.coverage],
-        }
 
 
 def calibrate(cells: Sequence[OutOfFold], *, seed: int = 0) -> Calibration:

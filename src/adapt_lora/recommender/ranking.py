@@ -45,8 +45,6 @@ from adapt_lora.registry.records import (
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
-
 _BASELINE = "popularity_trimmed"
 _BACKTEST_METRICS = (
     "spearman_rho",
@@ -127,34 +125,6 @@ class RankedAdapter:
     predicted_alone: float | None = None
     """What was predicted before anything was measured on the target; None without measurements."""
 
-    def to_json(self) -> dict[str, Any]:
-        """An entry of `ranking`; what is not known is absent."""
-        found: dict[str, Any] = {
-            "rank": self.rank,
-            "adapter": self.adapter,
-            "adapter_id": self.adapter_id,
-        }
-        if self.predicted_gain is not None:
-            found["predicted_gain"] = self.predicted_gain
-        if self.predicted_alone is not None:
-            found["predicted_alone"] = self.predicted_alone
-        if self.interval is not None:
-            found["interval"] = [self.interval.low, self.interval.high]
-        if self.p_harm is not None:
-            found["p_harm"] = self.p_harm
-        if self.p_best is not None:
-            found["p_best"] = self.p_best
-        if self.measured is not None:
-            m = self.measured
-            found["measured"] = {"gain": m.gain, "se": m.se, "n": m.n}
-        found["reasons"] = [
-            {"feature": r.feature, "contribution": r.contribution, "text": r.text}
-            for r in self.reasons
-        ]
-        found["evidence"] = [_evidence_json(item) for item in self.evidence]
-        found["warnings"] = list(self.warnings)
-        return found
-
 
 @dataclass(frozen=True, slots=True)
 class BaseChoice:
@@ -168,12 +138,6 @@ class BaseChoice:
     """Probability that no adapter beats it."""
     recommended: bool
     """True when no adapter is expected to help."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The `base` object; what is not known is absent."""
-        found = {"score": self.score, "se": self.se, "p_best": self.p_best}
-        known: dict[str, Any] = {key: value for key, value in found.items() if value is not None}
-        return {**known, "recommended": self.recommended}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,15 +153,6 @@ class Borrowed:
     share: float
     """Their part of the starting weight of an adapter's standing; 1 where nothing was measured
     under the target's own base model."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The `borrowed` object of `model`."""
-        return {
-            "base_models": list(self.base_models),
-            "n_groups": self.n_groups,
-            "n_adapters": self.n_adapters,
-            "share": self.share,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,20 +176,6 @@ class ModelSummary:
     borrowed: Borrowed | None = None
     """What other base models lent; None where none was measured on the same sources."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The `model` object; what is not known is absent."""
-        lent = {} if self.borrowed is None else {"borrowed": self.borrowed.to_json()}
-        return {
-            "name": self.name,
-            "regime": self.regime,
-            "unit": self.unit,
-            "metric": self.metric,
-            "n_groups": self.n_groups,
-            "n_cells": self.n_cells,
-            "backtest": dict(self.backtest),
-            **lent,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
@@ -256,22 +197,6 @@ class Recommendation:
     def top(self, k: int) -> "Recommendation":
         """The same answer with the first k adapters alone."""
         return replace(self, ranking=self.ranking[:k])
-
-    def to_json(self) -> dict[str, Any]:
-        """What `adapt recommend --json` prints, but for the target and the timing."""
-        entries = [entry.to_json() for entry in self.ranking]
-        if self.interval_level is not None:
-            for entry in entries:
-                if "interval" in entry:
-                    entry["interval_level"] = self.interval_level
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "base_model": self.base_model,
-            "base": self.base.to_json(),
-            "model": self.model.to_json(),
-            "ranking": entries,
-            "warnings": list(self.warnings),
-        }
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per adapter, best first."""
@@ -811,13 +736,6 @@ def _evidence(s: int, table: TransferTable, nearest: Array | None) -> tuple[Evid
         )
         for t in known[:_N_EVIDENCE]
     )
-
-
-def _evidence_json(item: Evidence) -> dict[str, Any]:
-    found: dict[str, Any] = {"task": item.task, "gain": item.gain}
-    if item.similarity is not None:
-        found["similarity"] = item.similarity
-    return found
 
 
 def _finite(value: float) -> float | None:

@@ -34,19 +34,6 @@ class PastRecommendation:
     spearman_rho: float | None
     """Rank correlation of predicted and measured gains; None below three adapters."""
 
-    def to_json(self) -> dict[str, Any]:
-        """An entry of `past` in `bench --json`; what is not known is absent."""
-        found = {
-            "target": self.target,
-            "made_ms": self.made_ms,
-            "n": self.n,
-            "mae": self.mae,
-            "mae_of_zero": self.mae_of_zero,
-            "coverage": self.coverage,
-            "spearman_rho": self.spearman_rho,
-        }
-        return {key: value for key, value in found.items() if value is not None}
-
 
 def judge_past(
     kept: Sequence[KeptRecommendation], matrix: TransferMatrix

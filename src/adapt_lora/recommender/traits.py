@@ -100,32 +100,6 @@ class Traits:
     notes: tuple[str, ...] = ()
     """Sentences: what was left out, filled, or is another trait than it was."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The object that `adapt traits --json` prints, without its schema version."""
-        content: dict[str, Any] = {
-            "explained_variance_ratio": list(self.explained_variance_ratio),
-            "loadings": {task: list(row) for task, row in self.loadings.items()},
-            "scores": {adapter: list(row) for adapter, row in self.scores.items()},
-            "names": list(self.names),
-            "keys": list(self.keys),
-            "poles": [{"high": list(pole.high), "low": list(pole.low)} for pole in self.poles],
-            "n_imputed": self.n_imputed,
-            "notes": list(self.notes),
-        }
-        if self.standard_errors:
-            errors = {adapter: list(row) for adapter, row in self.standard_errors.items()}
-            content["standard_errors"] = errors
-        if self.stability:
-            content["stability"] = [
-                {"median": one.median, "min": one.minimum, "row": one.row} for one in self.stability
-            ]
-        if self.rank is not None:
-            content["imputation"] = {
-                "n_components": self.rank.n_components,
-                "held_out_rmse": list(self.rank.errors),
-            }
-        return content
-
 
 def fit_traits(
     scores: Array,

@@ -1,0 +1,405 @@
+"""The JSON form of everything that people see: a function per record, what is unknown is absent."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from adapt_lora.registry.records import AdapterRecord, Cell, MatrixRow, TransferMatrix
+from adapt_lora.report.transfer import cells_by_place, gain_of
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from adapt_lora.analysis import GainCorrelations, SideEffects, TwinComparison
+    from adapt_lora.analysis.effects import KinshipCount
+    from adapt_lora.analysis.twins import MeanDifference
+    from adapt_lora.evaluator import CellFailure
+    from adapt_lora.recommender import Recommendation
+    from adapt_lora.recommender.bench import BenchReport, Comparison
+    from adapt_lora.recommender.bench import MatrixReport as BenchedMatrix
+    from adapt_lora.recommender.calibration import Share
+    from adapt_lora.recommender.ranking import ModelSummary, RankedAdapter
+    from adapt_lora.recommender.traits import Traits
+    from adapt_lora.results import (
+        Evaluation,
+        EvaluationPlan,
+        Run,
+        Sweep,
+        TargetRanking,
+        Training,
+        VerificationReport,
+    )
+
+SCHEMA_VERSION = 1
+"""Of every object that is printed or kept."""
+
+
+def versioned(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The object with the version of its schema in front."""
+    return {"schema_version": SCHEMA_VERSION, **content}
+
+
+def known_fields(record: "DataclassInstance") -> dict[str, Any]:
+    """A record whose fields are its JSON form."""
+    return _known(asdict(record))
+
+
+def adapter_json(record: AdapterRecord, *, whole: bool = False) -> dict[str, Any]:
+    """An adapter as `list` gives it; the whole of it, every figure by section, as `show` does."""
+    content: dict[str, Any] = {
+        "name": record.name,
+        "version": record.version,
+        "adapter_id": record.adapter_id,
+        "base_model": record.base.name,
+        "has_weights": record.has_weights,
+        "warnings": list(record.warnings),
+        "tags": dict(record.tags),
+    }
+    if record.group is not None:
+        content["group"] = record.group
+    if record.dataset is not None:
+        content["dataset"] = known_fields(record.dataset)
+    if whole:
+        sections: dict[str, Mapping[str, Any]] = {
+            "fingerprint/": record.fingerprint.values,
+            "weights/": record.weights,
+            "behaviour/": record.behaviour,
+            "trait/": record.traits,
+            "": {**record.params, **record.metrics},
+        }
+        for section, values in sections.items():
+            content |= {f"{section}{key}": value for key, value in values.items()}
+    return content
+
+
+def recommendation_json(answer: "TargetRanking") -> dict[str, Any]:
+    """What `recommend` answers."""
+    ranking = ranking_json(answer.recommendation)
+    for entry in ranking["ranking"]:
+        entry["has_weights"] = entry["adapter_id"] not in answer.figures_only
+    target = {
+        "name": answer.target.name,
+        "n_rows": len(answer.target.rows),
+        "shape": answer.target.shape,
+        "labelled": answer.target.is_labelled,
+        "metric": answer.metric,
+        "fingerprint": dict(answer.fingerprint.values),
+    }
+    content = {"target": target, **ranking, "base_model": answer.base.name}
+    content["warnings"] += answer.warnings
+    if answer.verification is not None:
+        content["verification"] = _verification_json(answer.verification)
+    content["timing_s"] = {key: round(value, 3) for key, value in answer.timing_s.items()}
+    return content
+
+
+def ranking_json(ranking: "Recommendation") -> dict[str, Any]:
+    """A recommendation without its target."""
+    entries = [_entry_json(entry) for entry in ranking.ranking]
+    if ranking.interval_level is not None:
+        for entry in entries:
+            if "interval" in entry:
+                entry["interval_level"] = ranking.interval_level
+    return {
+        "base_model": ranking.base_model,
+        "base": known_fields(ranking.base),
+        "model": _model_json(ranking.model),
+        "ranking": entries,
+        "warnings": list(ranking.warnings),
+    }
+
+
+def _entry_json(entry: "RankedAdapter") -> dict[str, Any]:
+    interval, measured = entry.interval, entry.measured
+    return _known(
+        {
+            "rank": entry.rank,
+            "adapter": entry.adapter,
+            "adapter_id": entry.adapter_id,
+            "predicted_gain": entry.predicted_gain,
+            "predicted_alone": entry.predicted_alone,
+            "interval": None if interval is None else [interval.low, interval.high],
+            "p_harm": entry.p_harm,
+            "p_best": entry.p_best,
+            "measured": None if measured is None else asdict(measured),
+            "reasons": [asdict(reason) for reason in entry.reasons],
+            "evidence": [known_fields(item) for item in entry.evidence],
+            "warnings": list(entry.warnings),
+        }
+    )
+
+
+def _model_json(model: "ModelSummary") -> dict[str, Any]:
+    content = known_fields(model)
+    if model.borrowed is not None:
+        content["borrowed"]["base_models"] = list(model.borrowed.base_models)
+    return content
+
+
+def _verification_json(report: "VerificationReport") -> dict[str, Any]:
+    return {
+        "rounds": [{"n_adapters": n, "n_rows": rows} for n, rows in report.rounds],
+        "n_rows": report.n_rows,
+        "estimated_s": round(report.estimated_s, 1),
+        "seconds": round(report.seconds, 1),
+    }
+
+
+def evaluation_json(evaluation: "Evaluation") -> dict[str, Any]:
+    """What `evaluate` measured, left alone and could not measure."""
+    report, names = evaluation.report, evaluation.names
+    content = {
+        "measured": [_named_json(cell, names) for cell in report.cells],
+        "skipped": report.n_skipped,
+        "failed": [_named_json(failure, names) for failure in report.failures],
+        "seconds": report.seconds,
+        "code_protection": evaluation.code_protection or None,
+    }
+    return _known(content)
+
+
+def plan_json(plan: "EvaluationPlan") -> dict[str, Any]:
+    """What `evaluate --dry-run` would do."""
+    content = {
+        "base_model": plan.base,
+        "cells": [asdict(cell) for cell in plan.cells],
+        "n_cells": plan.n_cells,
+        "n_to_measure": len(plan.cells),
+        "n_skipped": plan.n_cells - len(plan.cells),
+        "estimated_s": plan.estimated_s,
+        "tokens_per_s": plan.tokens_per_s,
+        "failed": [_row_json(failure) for failure in plan.failures],
+    }
+    return _known(content)
+
+
+def matrix_json(matrix: TransferMatrix) -> dict[str, Any]:
+    """Rows, tasks and measured cells with gains."""
+    names = {row: row.label for row in matrix.rows}
+    tasks = {task.name: task for task in matrix.tasks}
+    cells_at = cells_by_place(matrix)
+    cells = []
+    for cell in matrix.cells:
+        content = _named_json(cell, names)
+        gain = None if cell.row.is_reference else gain_of(cells_at, cell.row, tasks[cell.task])
+        if gain is not None:
+            content |= _known({"gain": gain.gain, "gain_se": gain.se})
+        cells.append(content)
+    return {
+        "base_model": matrix.base.name,
+        "rows": [{"adapter_id": row.id, "adapter": row.label} for row in matrix.rows],
+        "tasks": [
+            {"task": t.name, "metric": t.metric, "group": t.group, "family": t.family}
+            for t in matrix.tasks
+        ],
+        "cells": cells,
+    }
+
+
+def _row_json(record: "Cell | CellFailure") -> dict[str, Any]:
+    """A cell or a failure with its row's id."""
+    content = known_fields(record)
+    del content["row"]
+    return {"adapter_id": record.row.id, **content}
+
+
+def _named_json(record: "Cell | CellFailure", names: Mapping[MatrixRow, str]) -> dict[str, Any]:
+    """The same with the row's name beside."""
+    return {**_row_json(record), "adapter": names.get(record.row, record.row.label)}
+
+
+def traits_json(traits: "Traits") -> dict[str, Any]:
+    """A fit of the traits."""
+    content: dict[str, Any] = {
+        "explained_variance_ratio": list(traits.explained_variance_ratio),
+        "loadings": {task: list(row) for task, row in traits.loadings.items()},
+        "scores": {adapter: list(row) for adapter, row in traits.scores.items()},
+        "names": list(traits.names),
+        "keys": list(traits.keys),
+        "poles": [{"high": list(pole.high), "low": list(pole.low)} for pole in traits.poles],
+        "n_imputed": traits.n_imputed,
+        "notes": list(traits.notes),
+    }
+    if traits.standard_errors:
+        errors = {adapter: list(row) for adapter, row in traits.standard_errors.items()}
+        content["standard_errors"] = errors
+    if traits.stability:
+        content["stability"] = [
+            {"median": one.median, "min": one.minimum, "row": one.row} for one in traits.stability
+        ]
+    if traits.rank is not None:
+        content["imputation"] = {
+            "n_components": traits.rank.n_components,
+            "held_out_rmse": list(traits.rank.errors),
+        }
+    return content
+
+
+def bench_json(bench: "BenchReport") -> dict[str, Any]:
+    """A back-test of every method on every matrix, and kept recommendations judged."""
+    content: dict[str, Any] = {
+        "matrices": {name: _benched_json(report) for name, report in bench.matrices.items()}
+    }
+    if bench.past:
+        content["past"] = [known_fields(past) for past in bench.past]
+    return content
+
+
+def _benched_json(report: "BenchedMatrix") -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "n_targets": report.n_targets,
+        "n_groups": report.n_groups,
+        "regime": report.regime,
+        "chosen": report.chosen,
+        "methods": {name: dict(row) for name, row in report.methods.items()},
+        "paired": _comparisons_json(report.paired),
+        "paired_popularity": _comparisons_json(report.paired_popularity),
+    }
+    if report.ceiling:
+        content["ceiling"] = dict(report.ceiling)
+    if report.cells:
+        from adapt_lora.recommender.calibration import calibrate
+
+        found = calibrate(report.cells)
+        content["calibration"] = {
+            "harm": [_share_json(share) for share in found.harm],
+            "coverage": [_share_json(share) for share in found.coverage],
+        }
+    return content
+
+
+def _comparisons_json(
+    comparisons: "Mapping[str, Mapping[str, Comparison]]",
+) -> dict[str, dict[str, dict[str, Any]]]:
+    return {
+        method: {
+            metric: {
+                "baseline": one.baseline,
+                "difference": one.difference,
+                "interval": [one.low, one.high],
+            }
+            for metric, one in row.items()
+        }
+        for method, row in comparisons.items()
+    }
+
+
+def _share_json(share: "Share") -> dict[str, Any]:
+    return {
+        "predicted": share.predicted,
+        "observed": share.observed,
+        "interval": [share.low, share.high],
+        "n": share.n,
+        "n_groups": share.n_groups,
+    }
+
+
+def training_json(name: str, training: "Training") -> dict[str, Any]:
+    """What `train` leaves behind, under the name that was asked for."""
+    record, result = training.record, training.result
+    content: dict[str, Any] = {"name": name, "rows": len(training.dataset.rows)}
+    if training.folder is not None:
+        content["folder"] = str(training.folder)
+    if record is not None:
+        content |= {"adapter_id": record.adapter_id, "version": record.version}
+    if result is not None:
+        content |= {
+            "train_loss": result.train_loss,
+            "held_out_loss": result.held_out_loss,
+            "tokens_per_s": result.tokens_per_s,
+            "seconds": result.seconds,
+            "resumed_at": result.resumed_at or None,
+            "notes": list(result.notes) or None,
+        }
+    return _known({**content, "trained": result is not None})
+
+
+def sweep_json(sweep: "Sweep") -> dict[str, Any]:
+    """The runs of a manifest, planned or done."""
+    return {"runs": [_run_json(run) for run in sweep.runs], "seconds": round(sweep.seconds, 3)}
+
+
+def _run_json(run: "Run") -> dict[str, Any]:
+    plain = asdict(run)
+    plain |= {"recipe": run.recipe.name, "seed": run.recipe.seed, "dataset": plain.pop("file")}
+    kept = {key: value for key, value in plain.items() if value not in (None, 0) or key == "seed"}
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in kept.items()}
+
+
+def correlations_json(found: "GainCorrelations") -> dict[str, Any]:
+    """What goes along with gains."""
+    rows = []
+    for row in found.rows:
+        item: dict[str, Any] = {
+            "statistic": row.statistic,
+            "unit": row.unit,
+            "rho": row.rho,
+            "interval": list(row.interval),
+            "interval_level": row.interval_level,
+            "n": row.n,
+            "n_adapters": row.n_adapters,
+            "n_task_groups": row.n_task_groups,
+            "verdict": row.verdict,
+        }
+        if row.claim is not None:
+            item |= {"expected": row.claim.sign, "source": row.claim.source}
+        rows.append(item)
+    return {"rows": rows, "skipped": [asdict(one) for one in found.skipped]}
+
+
+def side_effects_json(found: "SideEffects") -> dict[str, Any]:
+    """Where each adapter helps and harms, and the count by kinship."""
+    return {
+        "adapters": [
+            {
+                "adapter": item.adapter,
+                "adapter_id": item.adapter_id,
+                "best": [known_fields(effect) for effect in item.best],
+                "worst": [known_fields(effect) for effect in item.worst],
+                **_counts_json(item.counts),
+            }
+            for item in found.adapters
+        ],
+        "kinship": [_kinship_json(count) for count in found.kinship],
+        "quadrants": [_kinship_json(count) for count in found.quadrants],
+        "n_unknown_family": found.n_unknown_family,
+    }
+
+
+def _counts_json(counts: Mapping[Any, int]) -> dict[str, int]:
+    return {f"n_{outcome}": count for outcome, count in counts.items()}
+
+
+def _kinship_json(count: "KinshipCount") -> dict[str, Any]:
+    content = {"kinship": count.kinship, **_counts_json(count.counts)}
+    return content if count.share_harmed is None else content | {"share_harmed": count.share_harmed}
+
+
+def twins_json(comparisons: "Sequence[TwinComparison]") -> dict[str, Any]:
+    """Twins one against the other."""
+    twins = []
+    for one in comparisons:
+        content: dict[str, Any] = {
+            "first": one.first,
+            "second": one.second,
+            "unit": one.unit,
+            "scores": _mean_json(one.scores),
+            "mean_absolute": one.mean_absolute,
+            "foreign": [known_fields(difference) for difference in one.foreign],
+            "own": [known_fields(difference) for difference in one.own],
+        }
+        if one.evenness is not None:
+            content["evenness"] = _mean_json(one.evenness)
+        twins.append(content)
+    return {"twins": twins}
+
+
+def _mean_json(found: "MeanDifference") -> dict[str, Any]:
+    content: dict[str, Any] = {"mean": found.mean, "n_task_groups": found.n_task_groups}
+    if found.interval is not None:
+        content |= {"interval": list(found.interval), "interval_level": found.interval_level}
+    return content
+
+
+def _known(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if value is not None}
