@@ -1,10 +1,18 @@
-"""Hand-written records: five adapters, six tasks, gaps, an own cell, points and nats."""
+"""A matrix written by hand (five adapters, six tasks, gaps, an own cell), and what is made of one.
+
+Recommendations and traits are made by the code that makes the real ones.
+"""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from adapt_lora.data import read_dataset
 from adapt_lora.model.base import BaseIdentity
+from adapt_lora.recommender import Recommendation, rank_adapters
+from adapt_lora.recommender.traits import Traits, fit_traits
+from adapt_lora.recommender.verification import Measurement
 from adapt_lora.registry.records import (
     BASE_ID,
     MAJORITY_ID,
@@ -17,9 +25,15 @@ from adapt_lora.registry.records import (
     TaskRecord,
     TransferMatrix,
 )
+from adapt_lora.results import TargetRanking, VerificationReport
+from tests.recommender.conftest import make_matrix, target
+
+__all__ = ["make_matrix", "target"]  # fixtures of the recommender's
 
 BASE = BaseIdentity("org/tiny-135M", "arch", "weights")
 HOSTILE = "<script>alert('x')</script>|$\\frac{$`*_[a](b)\n# end"
+TAG = "<img src=x onerror=alert(1)>"
+BRACKETS = "[/red] [bold]x[/bold]"
 
 
 @pytest.fixture
@@ -100,58 +114,66 @@ def matrix(record) -> TransferMatrix:
     return TransferMatrix(BASE, adapters, tasks, cells)
 
 
-@pytest.fixture
-def recommendation() -> dict:
-    """The JSON form of a recommendation, with a name that tries to break pages."""
-    return {
-        "schema_version": 1,
-        "target": {
-            "name": "mydata",
-            "metric": "balanced_accuracy",
-            "fingerprint": {"n_rows": 180, "response_ppl": 14.2, "label_entropy": 1.08},
-        },
-        "base_model": "org/tiny-135M",
-        "base": {"score": 0.43, "se": 0.04, "p_best": 0.07, "recommended": False},
-        "model": {
-            "name": "stack",
-            "regime": "zeroshot",
-            "backtest": {"spearman": 0.41, "regret_at_1": 0.12, "coverage_80": 0.79},
-        },
-        "ranking": [
-            {
-                "rank": 1,
-                "adapter": "sentiment-lora",
-                "adapter_id": "a" * 64,
-                "predicted_gain": 0.082,
-                "interval": [0.01, 0.16],
-                "interval_level": 0.8,
-                "p_harm": 0.07,
-                "p_best": 0.55,
-                "measured": {"gain": 0.07, "se": 0.03, "n": 50},
-                "reasons": [
-                    {"feature": "popularity", "contribution": 0.6, "text": "helps most tasks"}
-                ],
-                "evidence": [{"task": "sst2-test", "gain": 0.37, "similarity": 0.8}],
-                "warnings": [],
-            },
-            {
-                "rank": 2,
-                "adapter": HOSTILE,
-                "adapter_id": "e" * 64,
-                "predicted_gain": -0.031,
-                "interval": [-0.12, 0.05],
-                "interval_level": 0.8,
-                "p_harm": 0.71,
-                "p_best": 0.02,
-                "reasons": [
-                    {"feature": "x", "contribution": -0.2, "text": "<img src=x onerror=alert(1)>"}
-                ],
-                "evidence": [],
-                "warnings": ["Shares 12 rows with the target."],
-            },
-        ],
-        "timing_s": {"base_pass": 6.1, "ranking": 1.2},
-    }
+@pytest.fixture(scope="session")
+def ranked(make_matrix, target) -> Recommendation:
+    """A real ranking: three adapters, one measured, one whose name tries to break pages."""
+    matrix = make_matrix(3, 8)
+    names = ("sentiment-lora", HOSTILE, "arithmetic-lora")
+    adapters = tuple(
+        replace(adapter, name=name) for adapter, name in zip(matrix.adapters, names, strict=True)
+    )
+    # Tasks stand in reasons and evidence.
+    tasks = (replace(matrix.tasks[0], name=TAG), *matrix.tasks[1:])
+    cells = tuple(replace(c, task=TAG) if c.task == "t0" else c for c in matrix.cells)
+    return rank_adapters(
+        replace(matrix, adapters=adapters, tasks=tasks, cells=cells),
+        target,
+        metric="balanced_accuracy",
+        group="g1",
+        base_score=(0.43, 0.04),
+        measured={adapters[0].adapter_id: Measurement(0.37, 0.03, 50)},
+    )
+
+
+@pytest.fixture(scope="session")
+def answer(ranked, target, tmp_path_factory) -> TargetRanking:
+    """The ranking with the dataset that was asked about."""
+    path = tmp_path_factory.mktemp("asked") / "mydata.jsonl"
+    path.write_text('{"prompt": "was it good", "label": "yes"}\n' * 4)
+    return TargetRanking(
+        recommendation=ranked,
+        target=read_dataset(path),
+        fingerprint=target,
+        base=BASE,
+        metric="balanced_accuracy",
+        timing_s={"fingerprint": 6.1, "rank": 1.2345},
+        warnings=("The base's weights are others.",),
+        verification=VerificationReport(((1, 50),), n_rows=50, estimated_s=2.0, seconds=1.5),
+        figures_only=frozenset({ranked.ranking[1].adapter_id}),
+    )
+
+
+@pytest.fixture(scope="session")
+def bare_answer(answer, make_matrix, target) -> TargetRanking:
+    """A ranking where nothing is measured, so that no gain can be predicted."""
+    matrix = make_matrix(3, 0)
+    ranking = rank_adapters(matrix, target, metric="balanced_accuracy")
+    return replace(answer, recommendation=ranking, figures_only=frozenset(), verification=None)
+
+
+@pytest.fixture(scope="session")
+def traits() -> Traits:
+    """A real fit of two traits, with names that need care."""
+    rng = np.random.default_rng(3)
+    scores = rng.standard_normal((7, 2)) @ rng.standard_normal((2, 5))
+    scores += 0.2 * rng.standard_normal(scores.shape)
+    return fit_traits(
+        scores,
+        n_components=2,
+        adapters=("base", "a/b", "a b", "one", "two", "three", BRACKETS),
+        tasks=("snli", "a$b$", "x\ny|z <img>", "GSM8K", "IMDB"),
+        names={"T1": "rea$on"},
+    )
 
 
 def _task(name: str, group: str, metric: str) -> TaskRecord:

@@ -7,7 +7,7 @@ from markdown_it import MarkdownIt
 
 from adapt_lora.registry.records import AdapterRecord, DatasetRecord, Fingerprint
 from adapt_lora.report.card import adapter_card_html, adapter_card_markdown
-from adapt_lora.report.gains import adapter_gains
+from adapt_lora.report.transfer import adapter_gains
 from adapt_lora.report.wording import one_line
 from tests.report.conftest import BASE, HOSTILE
 

@@ -1,7 +1,19 @@
 import re
+from dataclasses import replace
 
 from rich.console import Console, RenderableType
 
+from adapt_lora.analysis.correlations import (
+    Claim,
+    Correlation,
+    GainCorrelations,
+    SkippedStatistic,
+)
+from adapt_lora.analysis.effects import AdapterEffects, Effect, KinshipCount, SideEffects
+from adapt_lora.analysis.twins import MeanDifference, TaskDifference, TwinComparison
+from adapt_lora.recommender.bench import BenchReport, Comparison, MatrixReport
+from adapt_lora.recommender.track_record import PastRecommendation
+from adapt_lora.recommender.traits import Poles, Stability
 from adapt_lora.registry.records import AdapterRecord
 from adapt_lora.report.tables import (
     adapters_table,
@@ -11,30 +23,73 @@ from adapt_lora.report.tables import (
     plan_table,
     recommendation_table,
     side_effects_table,
+    sweep_table,
     traits_table,
+    twins_table,
 )
-from tests.report.conftest import BASE
+from adapt_lora.report.wording import gain_text, share_text
+from adapt_lora.results import EvaluationPlan, PlannedCell, Run, Sweep
+from adapt_lora.trainer import find_recipe
+from tests.report.conftest import BASE, BRACKETS
 
 
-def test_a_recommendation_shows_gain_interval_and_reasons(recommendation):
-    lines = shown(recommendation_table(recommendation)).splitlines()
-    first = next(line for line in lines if "sentiment-lora" in line)
-    for words in ("+8.2", "+1.0 to +16.0", "7 %", "55 %", "+7.0 ± 3.0"):
+def test_a_recommendation_shows_gain_interval_and_reasons(answer):
+    text = shown(recommendation_table(answer))
+    entry = answer.recommendation.ranking[0]
+    first = next(line for line in text.splitlines() if "sentiment-lora" in line)
+    for words in (
+        gain_text(entry.predicted_gain),
+        f"{gain_text(entry.interval.low)} to {gain_text(entry.interval.high)}",
+        share_text(entry.p_harm),
+        share_text(entry.p_best),
+        gain_text(entry.predicted_alone),
+        "+37.0 ± 3.0",
+    ):
         assert words in first
-    assert any("sentiment-lora: " in line and "helps most tasks" in line for line in lines)
-    assert any("Shares 12 rows" in line for line in lines)
-    assert any("regret@1 0.12" in line for line in lines)
+    assert f"  1  sentiment-lora: {entry.reasons[0].text}" in text
+    lines = " ".join(text.split())
+    for words in (
+        "80 % interval",
+        "the target's own group",
+        "! The base's weights are others.",
+        "spearman rho",
+        "regret@1",
+        "Measured on the target: 1 up to row 50.",
+        "The base model scores 43.0 ± 4.0 on the target.",
+        "† known by its figures",
+        "the best that can be pulled is sentiment-lora.",
+    ):
+        assert words in lines
 
 
-def test_the_base_model_stands_first_where_it_is_recommended(recommendation):
-    assert order(recommendation) == ["sentiment-lora", "base model"]
-    recommendation["base"]["recommended"] = True
-    assert order(recommendation) == ["base model", "sentiment-lora"]
+def test_the_base_model_stands_first_where_it_is_recommended(answer):
+    assert order(answer)[0] == "sentiment-lora"
+    found = answer.recommendation
+    first = replace(found, base=replace(found.base, recommended=True))
+    assert order(replace(answer, recommendation=first))[0] == "base model"
 
 
-def test_an_unverified_ranking_has_no_measured_column(recommendation):
-    del recommendation["ranking"][0]["measured"]
-    assert "measured" not in shown(recommendation_table(recommendation))
+def test_an_unverified_ranking_has_no_measured_column(answer):
+    found = answer.recommendation
+    ranking = tuple(replace(entry, measured=None) for entry in found.ranking)
+    bare = replace(answer, recommendation=replace(found, ranking=ranking), verification=None)
+    heads = [
+        next(line for line in shown(recommendation_table(one)).splitlines() if "P(best)" in line)
+        for one in (bare, answer)
+    ]
+    assert ["measured" in head for head in heads] == [False, True]
+    assert ["predicted alone" in head for head in heads] == [False, True]
+
+
+def test_a_ranking_without_gains_or_intervals_shows_gaps(bare_answer):
+    first, *rest = bare_answer.recommendation.ranking
+    ranking = (first, replace(rest[0], predicted_gain=0.031), *rest[1:])
+    found = replace(bare_answer.recommendation, ranking=ranking)
+    text = shown(recommendation_table(replace(bare_answer, recommendation=found)))
+    lines = text.splitlines()
+    assert next(line for line in lines if f" {first.adapter} " in line).count("·") == 4
+    assert "+3.1" in next(line for line in lines if f" {rest[0].adapter} " in line)
+    assert "no back-test was possible" in text
 
 
 def test_the_matrix_shows_gaps_own_cells_and_the_majority_label(matrix):
@@ -65,11 +120,8 @@ def test_scores_and_errors_stand_there_when_asked_for(matrix):
 
 
 def test_a_plan_lists_cells_and_time_by_row():
-    cells = [
-        {"adapter": "base model", "task": task, "n_tokens": 1500, "estimated_s": 2.0}
-        for task in ("sst2", "snli")
-    ]
-    text = shown(plan_table({"base_model": "org/tiny", "cells": cells}))
+    cells = tuple(PlannedCell("base model", task, 1500, 2.0) for task in ("sst2", "snli"))
+    text = shown(plan_table(EvaluationPlan("org/tiny", cells, 2, 4.0, 100.0)))
     assert next(line for line in text.splitlines() if "base model" in line).split()[2:] == [
         "sst2,",
         "snli",
@@ -79,6 +131,26 @@ def test_a_plan_lists_cells_and_time_by_row():
     ]
 
 
+def test_a_sweep_lists_its_runs_and_why_one_failed():
+    run = Run("moods", "moods.jsonl", find_recipe("quick"), None)
+    runs = (
+        replace(run, status="registered", version=2),
+        replace(run, name="next", estimated_s=30.2),
+        replace(run, name="now", status="trained", seconds=12.0, held_out_loss=1.5, version=1),
+        replace(run, name="broken", status="failed", reason="no such file"),
+    )
+    lines = shown(sweep_table(Sweep(runs))).splitlines()
+
+    def line_of(name):
+        return next(line for line in lines if line.strip().startswith(name))
+
+    assert "4 runs" in lines[0]
+    assert line_of("moods").split()[1:] == ["quick", "0", "registered", "2", "·", "·"]
+    assert "about 30 s" in line_of("next")
+    assert line_of("now").split()[-4:] == ["1", "1.500", "12", "s"]
+    assert lines[-1].strip() == "broken: no such file"
+
+
 def test_only_gains_beyond_two_standard_errors_are_coloured(matrix):
     coloured = shown(matrix_table(matrix), colour=True)
     assert re.search(r"\x1b\[32m *\+17.4", coloured)
@@ -86,18 +158,17 @@ def test_only_gains_beyond_two_standard_errors_are_coloured(matrix):
     assert not re.search(r"\x1b\[3\dm *\+4.0", coloured)
 
 
-def test_names_with_brackets_are_no_markup(matrix, recommendation, record):
-    name = "[/red] [bold]x[/bold]"
-    recommendation["ranking"][0]["adapter"] = name
-    recommendation["ranking"][0]["reasons"][0]["text"] = name
+def test_names_with_brackets_are_no_markup(answer, traits):
+    found = answer.recommendation
+    reason = replace(found.ranking[0].reasons[0], text=BRACKETS)
+    entry = replace(found.ranking[0], adapter=BRACKETS, reasons=(reason,))
+    hostile = replace(answer, recommendation=replace(found, ranking=(entry,)))
     for renderable in (
-        recommendation_table(recommendation),
-        adapters_table([AdapterRecord("a", name, BASE)]),
-        traits_table(
-            {"explained_variance_ratio": [1.0], "loadings": {name: [0.5]}, "names": [name]}
-        ),
+        recommendation_table(hostile),
+        adapters_table([AdapterRecord("a", BRACKETS, BASE)]),
+        traits_table(traits),
     ):
-        assert name in shown(renderable)
+        assert BRACKETS in shown(renderable)
 
 
 def test_adapters_show_what_is_known_and_dots_for_the_rest(record):
@@ -111,85 +182,83 @@ def test_adapters_show_what_is_known_and_dots_for_the_rest(record):
     assert "2 adapters" in text
 
 
-def test_traits_show_variance_loadings_and_scores():
-    text = shown(
-        traits_table(
-            {
-                "explained_variance_ratio": [0.297, 0.201],
-                "loadings": {"GSM8K": [0.27, -0.24]},
-                "scores": {"base": [0.85, -0.37]},
-                "names": ["reasoning", "sentiment"],
-            }
-        )
+def test_traits_show_variance_loadings_and_scores(traits):
+    text = " ".join(shown(traits_table(traits)).split())
+    ratios = traits.explained_variance_ratio
+    assert f"explained variance {100 * ratios[0]:.1f} % {100 * ratios[1]:.1f} %" in text
+    assert f"Together {100 * sum(ratios):.1f} % of the variance." in text
+    first, second = (f"{x:+.2f}".replace("-", "−") for x in traits.loadings["GSM8K"])
+    assert f"GSM8K {first} {second}" in text
+    score = f"{traits.scores['one'][0]:+.2f}".replace("-", "−")
+    assert f"one {score} ± {traits.standard_errors['one'][0]:.2f}" in text
+
+
+def test_traits_show_names_poles_stability_and_notes(traits):
+    told = replace(
+        traits,
+        loadings={"GSM8K": (0.27, -0.001)},
+        keys=("T1", "T3"),
+        names=("reasoning", "T3 Goat vs IMDB"),
+        poles=(Poles(("GSM8K",), ()), Poles(("Goat",), ("IMDB", "PAWS"))),
+        stability=(Stability(0.98, 0.8, "base"), Stability(0.9, 0.4, "new")),
+        notes=("1 of 20 cells was not measured.",),
     )
-    for words in ("29.7 %", "+0.27", "−0.24", "−0.37", "49.8 %"):
-        assert words in text
-
-
-def test_traits_show_poles_errors_stability_and_notes():
-    traits = {
-        "explained_variance_ratio": [0.3, 0.2],
-        "loadings": {"GSM8K": [0.27, -0.001]},
-        "scores": {"base": [0.85, -0.37], "new": [1.0, 1.0]},
-        "standard_errors": {"base": [0.5, 0.5], "new": [0.9, 1.1]},
-        "keys": ["T1", "T3"],
-        "names": ["reasoning", "T3 Goat vs IMDB"],
-        "poles": [{"high": ["GSM8K"], "low": []}, {"high": ["Goat"], "low": ["IMDB", "PAWS"]}],
-        "stability": [
-            {"median": 0.98, "min": 0.8, "row": "base"},
-            {"median": 0.9, "min": 0.4, "row": "new"},
-        ],
-        "notes": ["1 of 20 cells was not measured."],
-    }
-    text = shown(traits_table(traits))
-    for words in ("IMDB, PAWS", "0.90 (0.40 without new)", "+1.00 ± 1.10", "1 of 20 cells", "T3"):
+    text = shown(traits_table(told))
+    for words in ("IMDB, PAWS", "0.90 (0.40 without new)", "1 of 20 cells", "T3"):
         assert words in text
     assert "reasoning" in text
     assert "Goat vs IMDB" not in text  # an automatic name only repeats the poles
     assert "−0.00" not in text
 
 
+BENCHED = MatrixReport(
+    n_targets=10,
+    n_groups=8,
+    regime="zeroshot",
+    chosen="stack",
+    methods={
+        "random": {"spearman_rho": 0.01, "regret_at_1": 0.51, "coverage_80": 0.8},
+        "stack": {"spearman_rho": 0.52, "regret_at_1": 0.29},
+    },
+)
+
+
 def test_the_best_method_is_bold_by_the_metrics_direction():
-    bench = {
-        "matrices": {
-            "krishna": {
-                "n_targets": 10,
-                "n_groups": 8,
-                "regime": "zeroshot",
-                "chosen": "stack",
-                "methods": {
-                    "random": {"spearman": 0.01, "regret_at_1": 0.51, "coverage_80": 0.8},
-                    "stack": {"spearman": 0.52, "regret_at_1": 0.29},
-                },
-            }
-        }
-    }
-    coloured = shown(bench_table(bench), colour=True)
+    coloured = shown(bench_table(BenchReport({"krishna": BENCHED})), colour=True)
     bold = re.findall(r"\x1b\[1m *([\d.]+)", coloured)
     assert bold == ["0.520", "0.290"]  # the larger ρ, the smaller regret, no coverage
     assert "stack (chosen)" in coloured
+    assert "krishna: 10 targets in 8 groups, zeroshot" in coloured
+
+
+def test_a_bench_shows_intervals_ceiling_and_past_recommendations() -> None:
+    paired = {"default": {"spearman_rho": Comparison("popularity", 0.2, 0.05, 0.35)}}
+    report = replace(BENCHED, paired=paired, ceiling={"spearman_rho": 0.81})
+    past = (
+        PastRecommendation("imdb", 0, 8, 0.1, 0.2, 0.75, -0.5),
+        PastRecommendation("later", 0, 1, 0.1, 0.2, None, None),
+    )
+    text = " ".join(shown(bench_table(BenchReport({"one": report}, past))).split())
+    assert "+0.200 +0.050 to +0.350" in text
+    assert "ρ 0.81" in text
+    assert "imdb 1970-01-01 00:00 8 0.100 0.200 75 % −0.50" in text
+    assert "later 1970-01-01 00:00 1 0.100 0.200 · ·" in text
 
 
 def test_correlations_show_verdict_and_what_was_left_out():
-    text = shown(
-        correlations_table(
-            {
-                "rows": [
-                    {
-                        "statistic": "response_ppl",
-                        "unit": "points",
-                        "rho": -0.62,
-                        "interval": [-0.9, -0.2],
-                        "interval_level": 0.9,
-                        "n": 12,
-                        "expected": "negative",
-                        "verdict": "agrees",
-                    }
-                ],
-                "skipped": [{"statistic": "mattr", "unit": "nats", "reason": "not known"}],
-            }
-        )
+    row = Correlation(
+        statistic="response_ppl",
+        unit="points",
+        rho=-0.62,
+        interval=(-0.9, -0.2),
+        interval_level=0.9,
+        n=12,
+        n_adapters=12,
+        n_task_groups=4,
+        claim=Claim("negative", "a paper"),
     )
+    skipped = SkippedStatistic("mattr", "nats", "not known")
+    text = shown(correlations_table(GainCorrelations((row,), (skipped,))))
     assert "−0.62" in text
     assert "−0.90 to −0.20" in text
     assert "agrees" in text
@@ -197,24 +266,39 @@ def test_correlations_show_verdict_and_what_was_left_out():
 
 
 def test_side_effects_show_best_and_worst_tasks():
-    effect = {"task": "boolq", "gain": -0.173, "se": 0.04, "unit": "points", "outcome": "harmed"}
-    counts = {"n_helped": 0, "n_harmed": 1, "n_unclear": 2}
-    text = shown(
-        side_effects_table(
-            {
-                "adapters": [{"adapter": "math", "best": [], "worst": [effect], **counts}],
-                "kinship": [{"kinship": "same family", **counts, "share_harmed": 1 / 3}],
-            }
-        )
+    effect = Effect("boolq", -0.173, 0.04, "points", "harmed")
+    counts = {"helped": 0, "harmed": 1, "unclear": 2}
+    found = SideEffects(
+        adapters=(AdapterEffects("math", "m", (), (effect,), counts),),
+        kinship=(KinshipCount("same family", counts),),
+        quadrants=(),
+        n_unknown_family=0,
     )
-    assert "boolq −17.3 ± 4.0" in text
-    assert "33 %" in text
+    lines = shown(side_effects_table(found)).splitlines()
+    math = next(line for line in lines if line.strip().startswith("math"))
+    assert math.split() == ["math", "·", "boolq", "−17.3", "±", "4.0", "0", "1", "2"]
+    assert "33 %" in next(line for line in lines if "same family" in line)
 
 
-def order(recommendation: dict) -> list[str]:
+def test_twins_show_means_intervals_and_the_largest_differences():
+    one = TwinComparison(
+        first="balanced",
+        second="plain",
+        unit="points",
+        scores=MeanDifference(0.05, (0.01, 0.09), 0.9, 4),
+        evenness=MeanDifference(0.2, None, 0.9, 2),
+        foreign=(TaskDifference("rte", 0.1, 0.02), TaskDifference("boolq", -0.03, None)),
+        own=(),
+    )
+    text = " ".join(shown(twins_table([one])).split())
+    for words in ("+5.0", "rte +10.0 ± 2.0", "+1.0 to +9.0", "boolq −3.0", "+0.20"):
+        assert words in text
+    assert "No two adapters of one group" in shown(twins_table([]))
+
+
+def order(answer) -> list[str]:
     """The table's rows, without what stands below it."""
-    text = shown(recommendation_table(recommendation))
-    names = re.findall(r"sentiment-lora|base model", text)
+    names = re.findall(r"sentiment-lora|base model", shown(recommendation_table(answer)))
     return list(dict.fromkeys(names))
 
 
@@ -223,47 +307,3 @@ def shown(renderable: RenderableType, *, colour: bool = False) -> str:
     with console.capture() as capture:
         console.print(renderable)
     return capture.get()
-
-
-def test_a_ranking_without_gains_or_intervals_shows_gaps():
-    entry = {"rank": 1, "adapter": "first", "reasons": [{"text": "registered first"}]}
-    only_gain = {**entry, "rank": 2, "adapter": "second", "predicted_gain": 0.031}
-    content = {"ranking": [entry, only_gain], "base": {"recommended": False}}
-    text = shown(recommendation_table(content))
-    assert "first" in text
-    assert "+3.1" in text
-    assert "·" in text
-
-
-def test_a_bench_shows_intervals_ceiling_and_past_recommendations() -> None:
-    bench = {
-        "matrices": {
-            "one": {
-                "n_targets": 4,
-                "n_groups": 4,
-                "regime": "zeroshot",
-                "chosen": "stack",
-                "methods": {"popularity": {"spearman_rho": 0.4}, "default": {"spearman_rho": 0.6}},
-                "paired": {
-                    "default": {
-                        "spearman_rho": {
-                            "baseline": "popularity",
-                            "difference": 0.2,
-                            "interval": [0.05, 0.35],
-                        }
-                    }
-                },
-                "ceiling": {"spearman_rho": 0.81},
-            }
-        },
-        "past": [
-            {"target": "imdb", "made_ms": 0, "n": 8, "mae": 0.1, "mae_of_zero": 0.2,
-             "coverage": 0.75, "spearman_rho": -0.5},
-            {"target": "later", "made_ms": 0, "n": 1, "mae": 0.1, "mae_of_zero": 0.2},
-        ],
-    }  # fmt: skip
-    text = " ".join(shown(bench_table(bench)).split())
-    assert "+0.200 +0.050 to +0.350" in text
-    assert "ρ 0.81" in text
-    assert "imdb 1970-01-01 00:00 8 0.100 0.200 75 % −0.50" in text
-    assert "later" in text

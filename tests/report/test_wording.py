@@ -2,9 +2,9 @@ import pytest
 
 from adapt_lora.report.wording import (
     gain_text,
+    interval_head,
     number_text,
     one_line,
-    recommendation_unit,
     score_text,
     share_text,
 )
@@ -59,6 +59,6 @@ def test_one_line_cuts_with_an_ellipsis():
     assert one_line("sentiment", limit=5) == "sent…"
 
 
-def test_gains_of_a_log_likelihood_target_are_in_nats():
-    assert recommendation_unit({"target": {"metric": "answer_log_likelihood"}}) == "nats"
-    assert recommendation_unit({"target": {}}) == "points"
+def test_the_column_of_intervals_says_their_level_where_there_are_any(answer, bare_answer):
+    assert interval_head(answer.recommendation) == "80 % interval"
+    assert interval_head(bare_answer.recommendation) == "interval"

@@ -1,6 +1,6 @@
-"""Pictures, tables and pages from records and from the objects of `--json`.
+"""Pictures, tables, pages and JSON objects made from records.
 
 Each module is imported where it is needed, so that a table never waits for matplotlib.
 """
 
-__all__ = ["card", "fingerprint_page", "plots", "recommendation_page", "tables"]
+__all__ = ["card", "fingerprint_page", "plain", "plots", "recommendation_page", "tables"]

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from adapt_lora.registry.records import AdapterRecord
-from adapt_lora.report.gains import TaskGain
 from adapt_lora.report.pages import (
     GainSpan,
     figure_rows,
@@ -15,6 +14,7 @@ from adapt_lora.report.pages import (
     interval_bars,
     page,
 )
+from adapt_lora.report.transfer import TaskGain
 from adapt_lora.report.wording import (
     GAP,
     UNIT_WORDS,

@@ -3,10 +3,12 @@
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
-from adapt_lora.registry.records import METRIC_UNITS, Unit
+from adapt_lora.registry.records import Unit
+
+if TYPE_CHECKING:
+    from adapt_lora.recommender import Recommendation
 
 UNIT_WORDS: dict[Unit, str] = {"points": "points", "nats": "nats per token"}
 """Units as axis titles and column heads say them."""
@@ -75,9 +77,12 @@ def one_line(text: str, *, limit: int = 0) -> str:
     return f"{line[: limit - 1]}…" if 0 < limit < len(line) else line
 
 
-def recommendation_unit(recommendation: Mapping[str, Any]) -> Unit:
-    """What the gains of a recommendation are counted in; points unless its metric says nats."""
-    return METRIC_UNITS.get(str(recommendation.get("target", {}).get("metric", "")), "points")
+def interval_head(recommendation: "Recommendation") -> str:
+    """What heads the column of intervals: "80 % interval"."""
+    level = recommendation.interval_level
+    if level is None or not any(entry.interval for entry in recommendation.ranking):
+        return "interval"
+    return f"{share_text(level)} interval"
 
 
 def _shown(value: float, unit: Unit) -> float:

@@ -3,9 +3,9 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 from adapt_lora.errors import NotFoundError
 from adapt_lora.registry.records import (
@@ -38,8 +38,8 @@ class TaskGain:
     base_score: float
     """Base model alone."""
     se: float | None
-    """Standard error of the gain, as if the two scores were independent: for scores on the same
-    rows this errs on the wide side. None where a score came without."""
+    """Standard error of the gain: of the differences row by row where both were at hand, else as if
+    the two scores were independent, which is too wide. None where a score came without."""
     n: int | None
     """Rows scored; None where nobody says."""
     own: bool = False
@@ -91,33 +91,6 @@ def filter_matrix(
     names = {task.name for task in columns}
     cells = tuple(cell for cell in matrix.cells if cell.row.model in models and cell.task in names)
     return replace(matrix, adapters=kept, tasks=columns, cells=cells)
-
-
-def matrix_json(matrix: TransferMatrix) -> dict[str, Any]:
-    """The object that `adapt matrix --json` prints: rows, tasks and measured cells with gains."""
-    labels = {row: row.label for row in matrix.rows}
-    tasks = {task.name: task for task in matrix.tasks}
-    cells_at = cells_by_place(matrix)
-    cells = []
-    for cell in matrix.cells:
-        content = {key: value for key, value in asdict(cell).items() if value is not None}
-        del content["row"]
-        content |= {"adapter_id": cell.row.id, "adapter": labels.get(cell.row, cell.row.label)}
-        if not cell.row.is_reference:
-            gain = gain_of(cells_at, cell.row, tasks[cell.task])
-            if gain is not None:
-                content["gain"] = gain.gain
-                content |= {} if gain.se is None else {"gain_se": gain.se}
-        cells.append(content)
-    return {
-        "base_model": matrix.base.name,
-        "rows": [{"adapter_id": row.id, "adapter": row.label} for row in matrix.rows],
-        "tasks": [
-            {"task": t.name, "metric": t.metric, "group": t.group, "family": t.family}
-            for t in matrix.tasks
-        ],
-        "cells": cells,
-    }
 
 
 def matrix_csv(

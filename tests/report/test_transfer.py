@@ -1,20 +1,20 @@
-import json
 from dataclasses import replace
 
 import pytest
 
 from adapt_lora.errors import NotFoundError
 from adapt_lora.recommender.scores import read_scores
-from adapt_lora.registry.records import BASE_ID
-from adapt_lora.report.gains import (
+from adapt_lora.registry.records import BASE_ID, MatrixRow
+from adapt_lora.report.transfer import (
     adapter_gains,
     cells_by_place,
     filter_matrix,
     gain_of,
     gain_rows,
     matrix_csv,
-    matrix_json,
 )
+
+SHOWN = MatrixRow(BASE_ID, shots=3)
 
 
 def test_an_adapters_gains_are_scores_over_the_base_and_mark_its_own_task(matrix, record):
@@ -24,6 +24,11 @@ def test_an_adapters_gains_are_scores_over_the_base_and_mark_its_own_task(matrix
     assert first.gain == pytest.approx(0.371)
     assert first.se == pytest.approx(0.03 * 2**0.5)
     assert first.unit == "points"
+
+
+def test_the_error_is_that_of_paired_rows_where_it_is_known(matrix, record):
+    paired = tuple(replace(cell, metrics={"gain_vs_base_se": 0.01}) for cell in matrix.cells)
+    assert adapter_gains(replace(matrix, cells=paired), record)[0].se == 0.01
 
 
 def test_a_gap_gives_no_gain(matrix):
@@ -46,7 +51,7 @@ def test_scores_under_another_protocol_than_the_bases_give_no_gain(matrix, recor
 def shown(matrix):
     """The matrix with the base shown three examples on two tasks."""
     cells = tuple(
-        replace(cell, adapter_id="base+3shot", protocol="shown", zero_shot=cell.protocol)
+        replace(cell, row=SHOWN, protocol="shown", zero_shot=cell.protocol)
         for cell in matrix.cells
         if cell.row.id == BASE_ID and cell.task in ("snli", "goat")
     )
@@ -55,9 +60,9 @@ def shown(matrix):
 
 def test_few_shot_rows_have_gains_over_the_bare_base(shown):
     rows = gain_rows(shown)
-    assert [row.name for row in rows[:2]] == ["base, 3 shots", "sentiment-lora"]
+    assert [row.label for row in rows[:2]] == ["base, 3 shots", "sentiment-lora"]
     task = next(task for task in shown.tasks if task.name == "snli")
-    assert gain_of(cells_by_place(shown), "base+3shot", task).gain == 0
+    assert gain_of(cells_by_place(shown), SHOWN, task).gain == 0
 
 
 def test_filters_take_names_patterns_and_families(shown, matrix):
@@ -101,11 +106,3 @@ def test_csv_leaves_gaps_empty_and_scores_can_be_read_for_traits(shown, tmp_path
     with_errors = matrix_csv(shown, errors=True).splitlines()
     assert with_errors[0].startswith("adapter,sst2-test,sst2-test se,snli,")
     assert with_errors[2].startswith("sentiment-lora,0.371,0.0424264,")
-
-
-def test_json_has_gains_of_all_but_the_rows_they_are_counted_from(shown):
-    content = matrix_json(shown)
-    without = {cell["adapter"] for cell in content["cells"] if "gain" not in cell}
-    assert without == {"base", "majority label"}
-    assert content["rows"][2] == {"adapter_id": "base+3shot", "adapter": "base, 3 shots"}
-    assert json.dumps(content, allow_nan=False)
