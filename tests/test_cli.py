@@ -6,16 +6,23 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from adapt_lora.cli import app
 from tests.roads.test_roads import write_rows
 
-COMMANDS = (
-    "recommend", "fingerprint", "train", "register", "evaluate", "list", "show", "pull", "push",
-    "remove", "matrix", "traits", "analyse", "bench", "import", "ui", "doctor",
-    "data",
-)  # fmt: skip
+
+def commands_of(group, words=()):
+    """Every command that can be typed, those of groups too, by its words."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands_of(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+COMMANDS = dict(commands_of(get_command(app)))
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +57,12 @@ def parsed(done):
     return content
 
 
-def test_every_command_has_help():
-    for command in COMMANDS:
-        done = CliRunner().invoke(app, [command, "--help"])
-        assert done.exit_code == 0
-        assert len(done.stdout.splitlines()) > 3
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_help_and_prints_json(words):
+    done = CliRunner().invoke(app, [*words, "--help"])
+    assert done.exit_code == 0
+    assert COMMANDS[words].help.splitlines()[0] in " ".join(done.stdout.split())
+    assert "--json" in {written for p in COMMANDS[words].params for written in p.opts}
 
 
 def test_help_imports_no_heavy_library():

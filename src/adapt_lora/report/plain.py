@@ -320,9 +320,13 @@ def sweep_json(sweep: "Sweep") -> dict[str, Any]:
 
 
 def _run_json(run: "Run") -> dict[str, Any]:
+    asked = run.request
     plain = asdict(run)
-    plain |= {"recipe": run.recipe.name, "seed": run.recipe.seed, "dataset": plain.pop("file")}
-    kept = {key: value for key, value in plain.items() if value not in (None, 0) or key == "seed"}
+    del plain["request"]
+    plain |= {"name": run.name, "base_model": asked.base_model, "group": asked.group}
+    plain |= {"mapping": asked.mapping, "recipe": asked.recipe.name}
+    kept = {key: value for key, value in plain.items() if value not in (None, 0)}
+    kept |= {"seed": asked.recipe.seed, "dataset": str(asked.dataset)}
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in kept.items()}
 
 

@@ -1,0 +1,151 @@
+"""Which adapter helps: `recommend`, and what it looks at: `fingerprint`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapt_lora.cli.options import (
+    AcceptWeakFlag,
+    AllowCodeFlag,
+    BaseModelOption,
+    DecisionOption,
+    GroupOption,
+    JsonFlag,
+    JudgeModelOption,
+    JudgeUrlOption,
+    MapOption,
+    MetricOption,
+    QuietFlag,
+    RegistryOption,
+    SeedOption,
+    open_registry,
+    read_mapping,
+)
+from adapt_lora.console import Console, json_text, write_text
+
+TargetOption = Annotated[
+    str, typer.Option("--target", "-t", help="Dataset of the new task: file, folder or Hub id.")
+]
+VerifyOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Measure this many of the top adapters on the target's own rows; 3 by default "
+        "where it has answers and --budget allows it, 0 for prediction only.",
+    ),
+]
+BudgetOption = Annotated[
+    float,
+    typer.Option(min=0.0, help="Seconds that measuring may take where --verify is not given."),
+]
+RowsOption = Annotated[int, typer.Option(min=2, help="Rows per measured adapter, on average.")]
+LogFlag = Annotated[
+    bool, typer.Option("--log", help="Keep the recommendation in MLflow, to be judged later.")
+]
+
+
+def recommend(
+    target: TargetOption,
+    base_model: BaseModelOption = None,
+    metric: MetricOption = "auto",
+    mapping: MapOption = None,
+    group: GroupOption = None,
+    method: Annotated[str, typer.Option(help="Ranking method; default chooses.")] = "default",
+    top: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
+    verify: VerifyOption = None,
+    budget: BudgetOption = 60.0,
+    max_rows: RowsOption = 100,
+    decision: DecisionOption = "sum",
+    allow_code_execution: AllowCodeFlag = False,
+    accept_weak_sandbox: AcceptWeakFlag = False,
+    judge_url: JudgeUrlOption = None,
+    judge_model: JudgeModelOption = None,
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Also write the JSON object here.")] = None,
+    log: LogFlag = False,
+    tracking_uri: RegistryOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Rank the registry's adapters for an unseen dataset, the base model competing."""
+    from adapt_lora import roads
+    from adapt_lora.evaluator import Grading
+    from adapt_lora.report.plain import recommendation_json
+    from adapt_lora.report.recommendation_page import recommendation_html
+    from adapt_lora.report.tables import recommendation_table
+
+    console = Console(as_json, quiet)
+    registry = open_registry(tracking_uri, console)
+    grading = Grading(decision, allow_code_execution, accept_weak_sandbox, judge_url, judge_model)
+    with console.progress() as progress:
+        answer = roads.recommend(
+            target,
+            registry=registry,
+            base_model=base_model,
+            metric=metric,
+            mapping=read_mapping(mapping),
+            group=group,
+            method=method,
+            verify=verify,
+            budget_s=budget,
+            max_rows=max_rows,
+            seed=seed,
+            grading=grading,
+            progress=progress,
+            say=console.say,
+        )
+    if log:
+        run_id = roads.keep_recommendation(answer, registry=registry)
+        console.remark(
+            f"Kept as run {run_id}; `adapt bench` compares it with what is measured later."
+        )
+    answer = answer.top(top)
+    if report is not None:
+        write_text(report, recommendation_html(answer))
+    if save is not None:
+        write_text(save, json_text(recommendation_json(answer)) + "\n")
+    if as_json:
+        console.print_json(recommendation_json(answer))
+    elif quiet:
+        names = [entry.adapter for entry in answer.recommendation.ranking]
+        best = "base" if answer.recommendation.base.recommended else "".join(names[:1])
+        console.print_line(best)
+    else:
+        console.say(answer.target.describe())
+        console.show(recommendation_table(answer))
+
+
+def fingerprint(
+    file: Annotated[str, typer.Argument(help="Dataset: file, folder or Hub id.")],
+    base_model: BaseModelOption = None,
+    mapping: MapOption = None,
+    max_tokens: Annotated[
+        int, typer.Option(min=100, help="Tokens that the base model reads.")
+    ] = 8_000,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Describe a dataset: lengths, labels, perplexity, language, duplicates."""
+    from adapt_lora.data import read_dataset
+    from adapt_lora.model.base import load_base_model
+    from adapt_lora.registry.fingerprint import fingerprint_dataset
+    from adapt_lora.report.fingerprint_page import fingerprint_page
+
+    console = Console(as_json, quiet)
+    dataset = read_dataset(file, mapping=read_mapping(mapping))
+    with console.progress() as progress:
+        found = fingerprint_dataset(
+            dataset,
+            base=load_base_model(base_model),
+            max_tokens=max_tokens,
+            seed=seed,
+            linguistics="auto",
+            progress=lambda done, total: progress("read rows", done, total),
+        )
+    if as_json:
+        console.print_json(found.values)
+    else:
+        console.show(fingerprint_page(dataset.describe(), found))

@@ -1,0 +1,252 @@
+"""What is on the shelf: adapters filed, shown, fetched, passed on and taken off."""
+
+import contextlib
+import signal
+import sys
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adapt_lora.cli.options import (
+    BaseModelOption,
+    GroupOption,
+    JsonFlag,
+    MapOption,
+    NameArgument,
+    QuietFlag,
+    RegistryOption,
+    named_base,
+    open_registry,
+    read_mapping,
+)
+from adapt_lora.console import Console
+from adapt_lora.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from adapt_lora.registry.records import AdapterRecord
+
+
+def register(
+    source: Annotated[str, typer.Argument(help="Folder, Hub id, models:/… or runs:/….")],
+    dataset: Annotated[str | None, typer.Option(help="Its training data, if known.")] = None,
+    group: GroupOption = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="Name of the entry.")] = None,
+    base_model: BaseModelOption = None,
+    mapping: MapOption = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Check an adapter and file it in the registry."""
+    from adapt_lora import roads
+    from adapt_lora.report.plain import adapter_json
+
+    console = Console(as_json, quiet)
+    with console.progress() as progress:
+        record = roads.register(
+            source,
+            registry=open_registry(tracking_uri, console),
+            dataset=dataset,
+            group=group,
+            name=name,
+            base_model=base_model,
+            mapping=read_mapping(mapping),
+            progress=progress,
+        )
+    if as_json:
+        console.print_json(adapter_json(record))
+        return
+    console.print_line(
+        record.name if quiet else f"{record.name} version {record.version} is registered."
+    )
+    console.warn(record.warnings)
+
+
+def list_adapters(
+    base_model: BaseModelOption = None,
+    sort: Annotated[
+        str, typer.Option(help="name, created, or a figure such as fingerprint/response_ppl.")
+    ] = "created",
+    contains: Annotated[
+        str,
+        typer.Option("--filter", envvar="ADAPT_LIST_FILTER", help="Part of a name or group."),
+    ] = "",
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Show the registered adapters."""
+    from adapt_lora.report.plain import adapter_json
+    from adapt_lora.report.tables import adapters_table
+
+    console = Console(as_json, quiet)
+    registry = open_registry(tracking_uri, console)
+    found = registry.adapters(named_base(registry, base_model))
+    records = _sorted_records(
+        [r for r in found if contains in r.name or contains in (r.group or "")], sort
+    )
+    if as_json:
+        console.print_json({"adapters": [adapter_json(record) for record in records]})
+    elif quiet:
+        for record in records:
+            console.print_line(record.name)
+    else:
+        console.show(adapters_table(records))
+
+
+def _sorted_records(records: "list[AdapterRecord]", key: str) -> "list[AdapterRecord]":
+    if key == "name":
+        return sorted(records, key=lambda record: record.name)
+    if key == "created":
+        return sorted(records, key=lambda record: record.created_ms)
+    figures = {record.adapter_id: _figures(record) for record in records}
+    have = [record for record in records if key in figures[record.adapter_id]]
+    if not have and records:
+        known = sorted({name for figure in figures.values() for name in figure})
+        raise NotFoundError(
+            f"--sort {key}: no adapter has this figure. There are, among others: "
+            f"name, created, {', '.join(known[:6])}."
+        )
+    lacking = [record for record in records if key not in figures[record.adapter_id]]
+    return sorted(have, key=lambda record: figures[record.adapter_id][key]) + lacking
+
+
+def _figures(record: "AdapterRecord") -> dict[str, float]:
+    """What an adapter can be sorted by: every number, settings such as "lora/r" among them."""
+    from adapt_lora.report.plain import adapter_json
+
+    found = {}
+    for name, value in adapter_json(record, whole=True).items():
+        with contextlib.suppress(TypeError, ValueError):
+            if "/" in name:
+                found[name] = float(value)
+    return found
+
+
+def show(
+    name: NameArgument,
+    base_model: BaseModelOption = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Show all that is known about one adapter."""
+    from rich.markdown import Markdown
+
+    from adapt_lora.report.card import adapter_card_markdown
+    from adapt_lora.report.plain import adapter_json, known_fields
+    from adapt_lora.report.transfer import adapter_gains
+
+    console = Console(as_json, quiet)
+    registry = open_registry(tracking_uri, console)
+    record = registry.adapter(name, named_base(registry, base_model))
+    gains = adapter_gains(registry.transfer_matrix(record.base), record)
+    if as_json:
+        measured = [known_fields(gain) for gain in gains]
+        console.print_json({**adapter_json(record, whole=True), "gains": measured})
+    else:
+        console.show(Markdown(adapter_card_markdown(record, gains)))
+
+
+def pull(
+    name: NameArgument,
+    folder: Annotated[Path, typer.Argument(help="Folder to put the PEFT files into.")],
+    base_model: BaseModelOption = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Copy an adapter's PEFT files into a folder."""
+    console = Console(as_json, quiet)
+    registry = open_registry(tracking_uri, console)
+    base = named_base(registry, base_model)
+    pulled = registry.pull(name, folder, base)
+    if as_json:
+        console.print_json({"adapter": name, "folder": str(pulled)})
+    else:
+        console.print_line(str(pulled))
+
+
+def push(
+    name: NameArgument,
+    repo: Annotated[str, typer.Argument(help="Hub repository, org/name.")],
+    public: Annotated[bool, typer.Option(help="Create it public; private by default.")] = False,
+    base_model: BaseModelOption = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Upload an adapter with its card and fingerprint to the Hub; never rows of data."""
+    import tempfile
+
+    from adapt_lora.registry.exchange.hub import push_adapter
+
+    console = Console(as_json, quiet)
+    registry = open_registry(tracking_uri, console)
+    record = registry.adapter(name, named_base(registry, base_model))
+    matrix = registry.transfer_matrix(record.base)
+    cells = [cell for cell in matrix.cells if cell.row == record.row]
+    with tempfile.TemporaryDirectory(prefix="adapt-push-") as scratch:
+        folder = registry.pull(name, Path(scratch) / "adapter", record.base)
+        link = push_adapter(record, folder, repo, cells=cells, private=not public)
+    if as_json:
+        console.print_json({"adapter": name, "repo": repo, "link": str(link)})
+    else:
+        console.print_line(str(link))
+
+
+def remove(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    base_model: BaseModelOption = None,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Take an adapter and its cells out of the registry."""
+    console = Console(as_json, quiet)
+    registry = open_registry(tracking_uri, console)
+    record = registry.adapter(name, named_base(registry, base_model))
+    if not yes:
+        typer.confirm(f"Remove {record.name} version {record.version} and its scores?", abort=True)
+    registry.remove(f"{record.name}/{record.version}", record.base)
+    if as_json:
+        console.print_json({"removed": record.name, "version": record.version})
+    else:
+        console.print_line(f"{record.name} version {record.version} is removed.")
+
+
+def ui(
+    base_model: BaseModelOption = None,
+    port: Annotated[int | None, typer.Option(help="Port of a server to be started.")] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the link.")] = False,
+    tracking_uri: RegistryOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Open the registry in MLflow's own pages."""
+    from adapt_lora.registry.ui import serve_ui
+
+    console = Console(as_json, quiet)
+    registry = open_registry(tracking_uri, console)
+    page = serve_ui(registry, named_base(registry, base_model), port=port)
+    if as_json:
+        console.print_json({"link": page.link, "server": page.server})
+    else:
+        console.print_line(page.link)
+    sys.stdout.flush()  # a caller that reads the link waits for it, not for the server's end
+    if not no_browser:
+        webbrowser.open(page.link)
+    if page.process is not None:
+        console.say("The server runs until you press Ctrl-C.")
+        # A plain kill must take the server along, too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        try:
+            page.process.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            page.process.terminate()
+            page.process.wait()
