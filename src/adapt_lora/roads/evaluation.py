@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     )
     from adapt_lora.model.base import BaseModel
     from adapt_lora.model.scoring import Steps
-    from adapt_lora.report.outcomes import CellOutcomes
+    from adapt_lora.report.confusion import CellOutcomes
 
 
 def plan_evaluation(
@@ -346,7 +346,7 @@ class _Filing:
 
     def save(self, result: "CellResult") -> None:
         """File a cell, and say so."""
-        from adapt_lora.report.outcomes import cell_outcomes
+        from adapt_lora.report.confusion import cell_outcomes
 
         cell = result.cell
         task = self.tasks[cell.task]
@@ -416,7 +416,7 @@ def base_predictions(
 def _renew_cards(registry: Registry, matrix: TransferMatrix, adapter_ids: Collection[str]) -> None:
     """Put the measured gains on the cards of these adapters."""
     from adapt_lora.report.card import adapter_card_html, adapter_card_markdown
-    from adapt_lora.report.gains import adapter_gains
+    from adapt_lora.report.transfer import adapter_gains
 
     for record in matrix.adapters:
         if record.adapter_id in adapter_ids:

@@ -82,8 +82,8 @@ def sweep_table(sweep: "Sweep") -> RenderableType:
         planned = run.status == "to train" and run.estimated_s
         table.add_row(
             name_text(run.name),
-            name_text(run.recipe.name),
-            str(run.recipe.seed),
+            name_text(run.request.recipe.name),
+            str(run.request.recipe.seed),
             Text(run.status, style=HARMS if run.status == "failed" else ""),
             str(run.version or GAP),
             f"{run.held_out_loss:.3f}" if run.held_out_loss else GAP,
