@@ -17,7 +17,7 @@ from adapt_lora.report.plain import (
     versioned,
 )
 from adapt_lora.results import Evaluation, EvaluationPlan, PlannedCell, Run, Sweep
-from adapt_lora.trainer import find_recipe
+from adapt_lora.trainer import TrainRequest, find_recipe
 from tests.report.conftest import BASE
 
 
@@ -121,7 +121,7 @@ def test_traits_leave_out_what_no_row_tells(traits):
 
 
 def test_a_sweep_names_recipe_and_dataset_of_each_run():
-    run = Run("moods", "moods.jsonl", find_recipe("quick"), None, seconds=1.23456)
+    run = Run(TrainRequest("moods.jsonl", "moods", find_recipe("quick")), seconds=1.23456)
     (told,) = strict(sweep_json(Sweep((run,), 2.0)))["runs"]
     assert told == {
         "name": "moods",

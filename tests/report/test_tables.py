@@ -29,7 +29,7 @@ from adapt_lora.report.tables import (
 )
 from adapt_lora.report.wording import gain_text, share_text
 from adapt_lora.results import EvaluationPlan, PlannedCell, Run, Sweep
-from adapt_lora.trainer import find_recipe
+from adapt_lora.trainer import TrainRequest, find_recipe
 from tests.report.conftest import BASE, BRACKETS
 
 
@@ -132,7 +132,7 @@ def test_a_plan_lists_cells_and_time_by_row():
 
 
 def test_a_sweep_lists_its_runs_and_why_one_failed():
-    run = Run("moods", "moods.jsonl", find_recipe("quick"), None)
+    run = Run(TrainRequest("moods.jsonl", "moods", find_recipe("quick")))
     runs = (
         replace(run, status="registered", version=2),
         replace(run, name="next", estimated_s=30.2),
