@@ -238,7 +238,7 @@ def export(plan: Plan, registry: Registry) -> None:
         for record in matrix.adapters
     )
     folders = {
-        record.adapter_id: registry.pull(record.name, _emptied(record.name), base)
+        record.adapter_id: registry.pull(record, _emptied(record.name))
         for record in matrix.adapters
         if record.name in ships
     }

@@ -151,7 +151,7 @@ def test_it_fills_an_empty_registry_once(tmp_path, starter):
     assert (again.n_adapters, again.n_cells) == (0, 0)
     kept = registry.transfer_matrix(starter.matrix.base)
     assert _scores(kept) == pytest.approx(_scores(starter.matrix))
-    place = registry.pull("snli", tmp_path / "snli", starter.matrix.base)
+    place = registry.pull(registry.adapter("snli"), tmp_path / "snli")
     shipped = STARTER / "adapters" / "snli" / "adapter_model.safetensors"
     assert (place / shipped.name).read_bytes() == shipped.read_bytes()
 

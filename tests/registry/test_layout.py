@@ -238,17 +238,24 @@ def test_the_face_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_predictions_survive_parquet(tmp_path):
+def test_predictions_survive_parquet():
     predictions = (
         Prediction("d" * 64, True, "yes", (-0.25, -1.5), None, "yes", None, 12),
         Prediction("e" * 64, None, None, (-3.0,), 4, None, 0.5, 7, 9, "length"),
         Prediction("f" * 64, False, "ünï\n", (), None),
     )
-    path = tmp_path / "a.parquet"
-    path.write_bytes(layout.predictions_parquet(predictions))
-    assert layout.read_predictions(path) == predictions
+    assert layout.read_predictions(layout.predictions_parquet(predictions)) == predictions
 
 
 def test_no_adapter_can_take_the_name_of_a_few_shot_row():
     with pytest.raises(ConfigError, match="a row of its own"):
         layout.registered_name("base+3shot")
+
+
+def test_layout_keys_stay_what_old_registries_hold():
+    assert (layout.SCHEMA, layout.STATUS, layout.KIND, layout.ADAPTER_ID) == (
+        "1",
+        "adapt.status",
+        "adapt.kind",
+        "adapt.id",
+    )

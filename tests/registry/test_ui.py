@@ -39,10 +39,10 @@ def test_one_registry_through_the_file_and_through_its_server(
             there.add_cells(base, each, task, [cell(adapter_id, score)])
         assert registry.transfer_matrix(base).cells == there.transfer_matrix(base).cells
         assert registry.adapters(base) == [here, added]
-        assert read_adapter(there.pull("trec", tmp_path / "out")).adapter_id == added.adapter_id
+        assert read_adapter(there.pull(added, tmp_path / "out")).adapter_id == added.adapter_id
         fetched = there.fetch("models:/sst2@champion", tmp_path / "fetched")
         assert read_adapter(fetched).adapter_id == here.adapter_id
-        there.remove("sst2")
+        there.remove(here)
         assert registry.adapters(base) == [added]
     finally:
         page.process.terminate()

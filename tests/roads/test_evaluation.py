@@ -121,7 +121,7 @@ def test_a_few_shot_row_is_shown_but_never_recommended(
     assert "reviews" not in {t for t in table.targets if table.gains[0, 0] == table.gains[0, 0]}
     # A second look measures nothing, and what goes with the adapter goes.
     assert not roads.evaluate(request, registry=shelf).report.cells
-    shelf.remove("one")
+    shelf.remove(record)
     left = shelf.transfer_matrix(tiny_base.identity)
     assert {cell.row.id for cell in left.cells} == rows
 

@@ -289,7 +289,7 @@ def test_a_bad_name_is_refused_before_any_work(shelf, tiny_base_dir, tiny_adapte
 
 def test_measured_gains_stand_on_the_card(shelf):
     _, registry, _ = shelf
-    note = registry._client.get_run(registry.adapter("moods").run_id).data.tags
+    note = registry._client.mlflow.get_run(registry.adapter("moods").run_id).data.tags
     assert r"task\_a" in note["mlflow.note.content"]
 
 
@@ -316,7 +316,7 @@ def test_an_exported_registry_is_the_same_matrix_in_an_empty_one(shelf, tmp_path
     was = {(c.row.id, c.task): c.score for c in written.cells}
     assert scores == pytest.approx(was, rel=1e-5)
     assert {BASE_ID, MAJORITY_ID} <= {c.row.id for c in matrix.cells}
-    pulled = other.pull("moods", tmp_path / "moods")
+    pulled = other.pull(other.adapter("moods"), tmp_path / "moods")
     assert (pulled / "adapter_model.safetensors").is_file()
     again = roads.import_results(tmp_path / "export", registry=other)
     assert (again.n_adapters, again.n_cells, again.n_known_adapters) == (0, 0, 3)
@@ -359,7 +359,7 @@ def test_figures_can_be_passed_on_without_the_weights(shelf, tmp_path):
     assert not record.has_weights
     assert record.behaviour_vector
     with pytest.raises(RegistryError, match="figures only"):
-        other.pull("moods", tmp_path / "moods")
+        other.pull(record, tmp_path / "moods")
 
 
 def test_importing_what_is_not_there_says_what_can_be_imported(tmp_path):

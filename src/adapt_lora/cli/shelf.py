@@ -161,8 +161,7 @@ def pull(
     """Copy an adapter's PEFT files into a folder."""
     console = Console(as_json, quiet)
     registry = open_registry(tracking_uri, console)
-    base = named_base(registry, base_model)
-    pulled = registry.pull(name, folder, base)
+    pulled = registry.pull(registry.adapter(name, named_base(registry, base_model)), folder)
     if as_json:
         console.print_json({"adapter": name, "folder": str(pulled)})
     else:
@@ -189,7 +188,7 @@ def push(
     matrix = registry.transfer_matrix(record.base)
     cells = [cell for cell in matrix.cells if cell.row == record.row]
     with tempfile.TemporaryDirectory(prefix="adapt-push-") as scratch:
-        folder = registry.pull(name, Path(scratch) / "adapter", record.base)
+        folder = registry.pull(record, Path(scratch) / "adapter")
         link = push_adapter(record, folder, repo, cells=cells, private=not public)
     if as_json:
         console.print_json({"adapter": name, "repo": repo, "link": str(link)})
@@ -211,7 +210,7 @@ def remove(
     record = registry.adapter(name, named_base(registry, base_model))
     if not yes:
         typer.confirm(f"Remove {record.name} version {record.version} and its scores?", abort=True)
-    registry.remove(f"{record.name}/{record.version}", record.base)
+    registry.remove(record)
     if as_json:
         console.print_json({"removed": record.name, "version": record.version})
     else:

@@ -221,6 +221,14 @@ def copy_adapter(adapter: Adapter, dest: Path) -> Path:
     return dest
 
 
+def copy_allowed(folder: Path, dest: Path) -> None:
+    """Copy the files that may travel with an adapter, as they are."""
+    dest.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and is_allowed_file(path.name):
+            shutil.copyfile(path, dest / path.name)
+
+
 def is_allowed_file(name: str) -> bool:
     """Whether a file of this name may travel with an adapter."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in ALLOWED_FILES)

@@ -13,7 +13,6 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from adapt_lora.errors import ConfigError
@@ -23,11 +22,11 @@ from adapt_lora.registry.records import (
     Cell,
     DatasetRecord,
     Fingerprint,
-    Histogram,
     MatrixRow,
     Prediction,
     TaskRecord,
 )
+from adapt_lora.registry.stored import from_json, from_plain, to_json, to_plain
 
 SCHEMA = "1"
 """Version of the keys below, stored with every entry."""
@@ -118,7 +117,8 @@ class StoredCell:
 def adapter_items(record: AdapterRecord) -> RunItems:
     """An adapter's entry; the inverse of `adapter_record`."""
     plain = to_plain(record)
-    for key in ("fingerprint", "traits", "run_id", "model_id", "version", "created_ms"):
+    fingerprint = plain.pop("fingerprint")
+    for key in ("traits", "run_id", "model_id", "version", "created_ms"):
         del plain[key]
     tags = {
         KIND: "adapter",
@@ -126,7 +126,7 @@ def adapter_items(record: AdapterRecord) -> RunItems:
         **_base_tags(record.base),
         MODEL_ID: record.model_id,
         VERSION: str(record.version),
-        TRAITS: _dumps(_finite(record.traits)),
+        TRAITS: to_json(_finite(record.traits)),
         NOTE: card_markdown(record),
     }
     if record.group is not None:
@@ -147,10 +147,7 @@ def adapter_items(record: AdapterRecord) -> RunItems:
         params={legal_key(key): value[:_PARAM_LIMIT] for key, value in record.params.items()},
         tags={key: value[:TAG_LIMIT] for key, value in tags.items()},
         metrics=metrics,
-        artifacts={
-            RECORD_FILE: _dumps(plain),
-            FINGERPRINT_FILE: _dumps(to_plain(record.fingerprint)),
-        },
+        artifacts={RECORD_FILE: to_json(plain), FINGERPRINT_FILE: to_json(fingerprint)},
         dataset=None if record.dataset is None else dataset_item(record.dataset, "training"),
         run_id=record.run_id,
         created_ms=record.created_ms,
@@ -163,25 +160,23 @@ def adapter_record(items: RunItems) -> AdapterRecord:
     Raises:
         KeyError, ValueError, TypeError: The entry is damaged.
     """
-    return adapter_from_plain(adapter_plain(items))
-
-
-def adapter_plain(items: RunItems) -> dict[str, Any]:
-    """The adapter that an entry holds, as `to_plain` would give it."""
-    plain: dict[str, Any] = task_plain(items)
-    return plain | {
-        "traits": json.loads(items.tags.get(TRAITS, "{}")),
-        "run_id": items.run_id,
-        "created_ms": items.created_ms,
-        "model_id": items.tags[MODEL_ID],
-        "version": int(items.tags[VERSION]),
-    }
+    return from_plain(
+        AdapterRecord,
+        {
+            **_record_and_fingerprint(items),
+            "traits": json.loads(items.tags.get(TRAITS, "{}")),
+            "run_id": items.run_id,
+            "created_ms": items.created_ms,
+            "model_id": items.tags[MODEL_ID],
+            "version": int(items.tags[VERSION]),
+        },
+    )
 
 
 def task_items(task: TaskRecord, base: BaseIdentity) -> RunItems:
     """A task's entry; the inverse of `task_record`."""
     plain = to_plain(task)
-    del plain["fingerprint"]
+    fingerprint = plain.pop("fingerprint")
     n_rows = task.dataset.n_rows
     return RunItems(
         name=task.name,
@@ -194,24 +189,20 @@ def task_items(task: TaskRecord, base: BaseIdentity) -> RunItems:
         },
         tags={KIND: "task", TASK_ID: task_id(task), **_base_tags(base)},
         metrics=_section("fingerprint", task.fingerprint.values),
-        artifacts={
-            RECORD_FILE: _dumps(plain),
-            FINGERPRINT_FILE: _dumps(to_plain(task.fingerprint)),
-        },
+        artifacts={RECORD_FILE: to_json(plain), FINGERPRINT_FILE: to_json(fingerprint)},
         dataset=dataset_item(task.dataset, "evaluation"),
     )
 
 
 def task_record(items: RunItems) -> TaskRecord:
-    """The task that an entry holds."""
-    return task_from_plain(task_plain(items))
+    """The task that an entry holds; errors as for `adapter_record`."""
+    return from_plain(TaskRecord, _record_and_fingerprint(items))
 
 
-def task_plain(items: RunItems) -> dict[str, Any]:
-    """The task that an entry holds, as `to_plain` would give it."""
-    plain: dict[str, Any] = json.loads(items.artifacts[RECORD_FILE])
-    plain["fingerprint"] = json.loads(items.artifacts[FINGERPRINT_FILE])
-    return plain
+def _record_and_fingerprint(items: RunItems) -> dict[str, Any]:
+    """The two files of an entry as the fields of one record."""
+    fingerprint = from_json(Fingerprint, items.artifacts[FINGERPRINT_FILE])
+    return {**json.loads(items.artifacts[RECORD_FILE]), "fingerprint": fingerprint}
 
 
 def task_id(task: TaskRecord) -> str:
@@ -280,7 +271,7 @@ def ranking_columns(content: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 def cell_tags(stored: StoredCell) -> dict[str, str]:
     """A cell as tags of its run, in pieces where one tag is too short; see `cells_of`."""
-    text = _dumps(stored_cell_plain(stored))
+    text = to_json(to_plain(stored))
     stem = f"{_CELL}{cell_key(stored.cell, stored.dataset_digest)}"
     pieces = [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
     # The count stands in the key, so that a shorter second measurement can't be mixed with the
@@ -327,13 +318,14 @@ def predictions_parquet(predictions: Sequence[Prediction]) -> bytes:
     return bytes(sink.getvalue())
 
 
-def read_predictions(path: Path) -> tuple[Prediction, ...]:
+def read_predictions(content: bytes) -> tuple[Prediction, ...]:
     """The predictions in a file that `predictions_parquet` made."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     return tuple(
         Prediction(**{**row, "log_likelihood": tuple(row["log_likelihood"])})
-        for row in pq.read_table(path).to_pylist()
+        for row in pq.read_table(pa.BufferReader(content)).to_pylist()
     )
 
 
@@ -346,7 +338,7 @@ def cells_of(tags: Mapping[str, str]) -> list[StoredCell]:
             count, index, measured = last.split(".")
             groups.setdefault((stem, int(count), measured), {})[int(index)] = piece
     return [
-        stored_cell_from_plain(json.loads("".join(pieces[index] for index in range(count))))
+        from_json(StoredCell, "".join(pieces[index] for index in range(count)))
         for (_, count, _), pieces in groups.items()
         if len(pieces) == count
     ]
@@ -363,8 +355,13 @@ def cell_metrics(cell: Cell) -> dict[str, float]:
     }
 
 
-def summary_metrics(scores: Mapping[str, float], gains: Mapping[str, float]) -> dict[str, float]:
-    """An adapter's scores and gains by task, as metrics of its own run."""
+def summary_metrics(
+    scores: Mapping[str, float], base_scores: Mapping[str, float]
+) -> dict[str, float]:
+    """An adapter's scores by task and its gains over the base's, as metrics of its own run."""
+    gains = {
+        task: score - base_scores[task] for task, score in scores.items() if task in base_scores
+    }
     return _section("score", scores) | _section("gain", gains)
 
 
@@ -375,7 +372,7 @@ def trait_metrics(traits: Mapping[str, float]) -> dict[str, float]:
 
 def trait_tag(traits: Mapping[str, float]) -> str:
     """Trait scores as the tag that is read back."""
-    return _dumps(_finite(traits))
+    return to_json(_finite(traits))
 
 
 def dataset_item(dataset: DatasetRecord, context: str) -> DatasetItem:
@@ -389,7 +386,7 @@ def dataset_item(dataset: DatasetRecord, context: str) -> DatasetItem:
         name=dataset.name[:500],
         digest=dataset.digest[:36],
         source=dataset.source or dataset.name,
-        profile=_dumps(profile),
+        profile=to_json(profile),
         context=context,
     )
 
@@ -516,84 +513,6 @@ def saved_view(name: str, *, now_ms: int) -> str:
     return json.dumps(view)
 
 
-def to_plain(record: Any) -> dict[str, Any]:
-    """A record as dicts, lists, strings and finite numbers."""
-    plain: dict[str, Any] = _finite_tree(asdict(record))
-    return plain
-
-
-def adapter_from_plain(plain: Mapping[str, Any]) -> AdapterRecord:
-    """The inverse of `to_plain` for adapters."""
-    return AdapterRecord(
-        **{
-            **plain,
-            "base": BaseIdentity(**plain["base"]),
-            "dataset": _dataset(plain.get("dataset")),
-            "fingerprint": fingerprint_from_plain(plain["fingerprint"]),
-            "behaviour_vector": tuple(plain["behaviour_vector"]),
-            "behaviour_vector_mid": tuple(plain.get("behaviour_vector_mid", ())),
-            "warnings": tuple(plain["warnings"]),
-        }
-    )
-
-
-def task_from_plain(plain: Mapping[str, Any]) -> TaskRecord:
-    """The inverse of `to_plain` for tasks."""
-    return TaskRecord(
-        **{
-            **plain,
-            "dataset": DatasetRecord(**plain["dataset"]),
-            "labels": tuple(plain["labels"]),
-            "fingerprint": fingerprint_from_plain(plain["fingerprint"]),
-        }
-    )
-
-
-def stored_cell_from_plain(plain: Mapping[str, Any]) -> StoredCell:
-    """The inverse of `stored_cell_plain`."""
-    return StoredCell(cell_from_plain(plain["cell"]), plain["dataset_digest"], plain["measured_ms"])
-
-
-def stored_cell_plain(stored: StoredCell) -> dict[str, Any]:
-    """The inverse of `stored_cell_from_plain`."""
-    return {**to_plain(stored), "cell": cell_plain(stored.cell)}
-
-
-def cell_plain(cell: Cell) -> dict[str, Any]:
-    """A cell as plain values; its row goes by its id, as `adapter_id`."""
-    plain = to_plain(cell)
-    del plain["row"]
-    return {"adapter_id": cell.row.id, **plain}
-
-
-def cell_from_plain(plain: Mapping[str, Any]) -> Cell:
-    """The inverse of `cell_plain`."""
-    fields = dict(plain)
-    return Cell(row=MatrixRow.parse(fields.pop("adapter_id")), **fields)
-
-
-def fingerprint_from_plain(plain: Mapping[str, Any]) -> Fingerprint:
-    """The inverse of `to_plain` for fingerprints."""
-    base = plain["base"]
-    return Fingerprint(
-        **{
-            **plain,
-            "vectors": {name: tuple(vector) for name, vector in plain["vectors"].items()},
-            "histograms": {
-                name: Histogram(tuple(bins["edges"]), tuple(bins["counts"]))
-                for name, bins in plain["histograms"].items()
-            },
-            "row_sketches": tuple(plain["row_sketches"]),
-            "base": None if base is None else BaseIdentity(**base),
-            "notes": tuple(plain["notes"]),
-        }
-    )
-
-
-def _dataset(plain: Mapping[str, Any] | None) -> DatasetRecord | None:
-    return None if plain is None else DatasetRecord(**plain)
-
-
 def _base_tags(base: BaseIdentity) -> dict[str, str]:
     return {
         "adapt.base": base.name,
@@ -609,23 +528,6 @@ def _section(name: str, values: Mapping[str, float]) -> dict[str, float]:
 def _finite(values: Mapping[str, float]) -> dict[str, float]:
     """Without NaN and infinities: an unknown quantity is an absent key."""
     return {key: float(value) for key, value in values.items() if math.isfinite(value)}
-
-
-def _finite_tree(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {
-            str(key): _finite_tree(inner)
-            for key, inner in value.items()
-            if not (isinstance(inner, float) and not math.isfinite(inner))
-        }
-    if isinstance(value, tuple | list):
-        return [_finite_tree(inner) for inner in value]
-    # numpy scalars come along as values; their plain twins are what JSON knows.
-    return value.item() if hasattr(value, "item") else value
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -102,6 +102,17 @@ class MatrixRow:
         """The same row with its model's name."""
         return replace(self, name=name)
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: Any) -> Any:
+        """Stored records hold a row by its id."""
+        from pydantic_core import core_schema as schema
+
+        return schema.no_info_after_validator_function(
+            cls.parse,
+            schema.str_schema(),
+            serialization=schema.plain_serializer_function_ser_schema(lambda row: row.id),
+        )
+
 
 BASE_ROW = MatrixRow(BASE_ID)
 """The bare base model."""
@@ -255,8 +266,8 @@ class TaskRecord:
 class Cell:
     """How one adapter (or the base, or the majority label) did on one task."""
 
-    row: MatrixRow
-    """What was scored."""
+    row: MatrixRow = field(metadata={"alias": "adapter_id"})
+    """What was scored; stored under the key that registries have always had."""
     task: str
     """Name of the task."""
     metric: str

@@ -307,7 +307,7 @@ def fetch_weights(registry: Registry, record: AdapterRecord) -> Path:
     folder = _weights_place(record)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        registry.pull(f"{record.name}/{record.version}", folder, record.base)
+        registry.pull(record, folder)
     return folder
 
 

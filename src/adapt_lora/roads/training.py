@@ -59,7 +59,7 @@ def train(
         if registry is not None and processes.is_first:
             known = find_training(request, rows, registry=registry)
             if known is not None and request.output is not None and not request.output.exists():
-                registry.pull(f"{known.name}/{known.version}", request.output, known.base)
+                registry.pull(known, request.output)
         if processes.tell_all(known is not None):
             return Training(request.output if known else None, known, None, rows)
         if base is None:

@@ -4,7 +4,7 @@ import pytest
 
 from adapt_lora.errors import MatrixError
 from adapt_lora.registry.exchange.published import read_published
-from adapt_lora.registry.records import BASE_ID, BASE_ROW, MatrixRow
+from adapt_lora.registry.records import BASE_ROW, MatrixRow
 
 HEADER = (
     ",model_name,data_name,lora,epoch,data_size,lr_strategy,"
@@ -157,18 +157,18 @@ def test_writing_a_matrix_twice_adds_nothing(open_registry, results):
 
 
 def test_an_import_that_broke_off_is_completed(open_registry, results, monkeypatch):
-    from adapt_lora.registry.store import Registry
+    from adapt_lora.registry.store.cells import Cells
 
     matrix = results.matrices[0]
     registry = open_registry()
-    write_cells = Registry._write_cells
+    write_cells = Cells.add
 
-    def fail_on_second(self, shelving, adapter, cells):
-        if adapter != BASE_ID and adapter.name.endswith("full-1k-e10-cosine"):
+    def fail_on_second(self, home, adapter, cells):
+        if adapter != BASE_ROW and adapter.name.endswith("full-1k-e10-cosine"):
             raise KeyboardInterrupt
-        write_cells(self, shelving, adapter, cells)
+        write_cells(self, home, adapter, cells)
 
-    monkeypatch.setattr(Registry, "_write_cells", fail_on_second)
+    monkeypatch.setattr(Cells, "add", fail_on_second)
     with pytest.raises(KeyboardInterrupt):
         registry.add_matrix(matrix)
     monkeypatch.undo()

@@ -1,24 +1,24 @@
 """Adapters from and to the Hugging Face Hub; only the allowed files travel, rows of data never."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adapt_lora.errors import AdapterError, NotFoundError, RegistryError
-from adapt_lora.registry import layout
 from adapt_lora.registry.adapter import (
     ALLOWED_FILES,
     FINGERPRINT_FILE,
     WEIGHTS_FILE,
     copy_adapter,
-    is_allowed_file,
+    copy_allowed,
     read_adapter,
 )
+from adapt_lora.registry.layout import card_markdown
 from adapt_lora.registry.records import BASE_ROW, AdapterRecord, Cell
+from adapt_lora.registry.stored import to_plain
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -61,10 +61,7 @@ def fetch_adapter(
             "are a pickle (adapter_model.bin), which is never loaded."
         )
     folder = Path(dest_dir) / source.replace("/", "--") / snapshot.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(snapshot.iterdir()):
-        if path.is_file() and is_allowed_file(path.name):
-            shutil.copyfile(path, folder / path.name)
+    copy_allowed(snapshot, folder)
     return folder
 
 
@@ -114,7 +111,7 @@ def push_adapter(
 
 def fingerprint_json(record: AdapterRecord) -> str:
     """What a pushed adapter says about its data: statistics, no row and no hash of a row."""
-    plain: dict[str, Any] = layout.to_plain(record)
+    plain = to_plain(record)
     for private in ("run_id", "model_id", "version", "created_ms", "has_weights"):
         del plain[private]
     # A hash of a short prompt can be guessed back.
@@ -133,7 +130,7 @@ def model_card(record: AdapterRecord, cells: Sequence[Cell] = ()) -> "ModelCard"
         pipeline_tag="text-generation",
         tags=["lora", f"base_model:adapter:{record.base.name}", "adapt"],
     )
-    body = [f"# {record.name}", "", layout.card_markdown(record)]
+    body = [f"# {record.name}", "", card_markdown(record)]
     table = _score_table(record, cells)
     if table:
         body += ["", "## Scores", "", *table]

@@ -12,13 +12,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapt_lora.errors import RegistryError
 from adapt_lora.model.base import BaseIdentity
-from adapt_lora.registry import layout
 from adapt_lora.registry.adapter import copy_adapter, read_adapter
-from adapt_lora.registry.records import AdapterRecord, Cell, Fingerprint, TaskRecord, TransferMatrix
+from adapt_lora.registry.records import AdapterRecord, Cell, TaskRecord, TransferMatrix
+from adapt_lora.registry.stored import from_plain, to_plain
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 EXPORT_FILE = "registry.json"
 VECTORS_FILE = "vectors.safetensors"
@@ -27,6 +30,10 @@ EXPORT_SCHEMA = 1
 
 _DIGESTS = {"adapter_id", "protocol", "zero_shot"}
 """Fields of a cell that many cells share."""
+_VECTORS = ("behaviour_vector", "behaviour_vector_mid")
+"""Fields of an adapter that are kept among the arrays."""
+
+_Record = TypeVar("_Record", AdapterRecord, TaskRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +64,24 @@ def write_export(export: Export, dest: Path) -> None:
     from safetensors.numpy import save
 
     arrays: dict[str, Any] = {}
-    adapters = [_adapter_plain(record, arrays) for record in export.matrix.adapters]
-    tasks = [_task_plain(task, arrays) for task in export.matrix.tasks]
+    adapters = [
+        _pack(
+            replace(record, run_id="", model_id="", version=0, created_ms=0),
+            _adapter_place(record.adapter_id),
+            arrays,
+        )
+        for record in export.matrix.adapters
+    ]
+    tasks = [_pack(task, f"task/{task.name}", arrays) for task in export.matrix.tasks]
     digests: dict[str, int] = {}
     content = {
         "schema": EXPORT_SCHEMA,
         "about": dict(export.about),
-        "base": layout.to_plain(export.matrix.base),
+        "base": to_plain(export.matrix.base),
         "regime": export.matrix.regime,
         "adapters": adapters,
         "tasks": tasks,
-        "cells": [_cell_plain(cell, digests) for cell in export.matrix.cells],
+        "cells": [_pack_cell(cell, digests) for cell in export.matrix.cells],
         "digests": list(digests),
         "trait_fit": None if export.trait_fit is None else dict(export.trait_fit),
     }
@@ -111,10 +125,16 @@ def read_export(folder: Path) -> Export:
             )
         arrays = _read_arrays(folder / VECTORS_FILE)
         matrix = TransferMatrix(
-            base=BaseIdentity(**content["base"]),
-            adapters=tuple(_read_adapter_plain(plain, arrays) for plain in content["adapters"]),
-            tasks=tuple(_read_task_plain(plain, arrays) for plain in content["tasks"]),
-            cells=tuple(_read_cell(plain, content["digests"]) for plain in content["cells"]),
+            base=from_plain(BaseIdentity, content["base"]),
+            adapters=tuple(
+                _unpack(AdapterRecord, plain, _adapter_place(plain["adapter_id"]), arrays)
+                for plain in content["adapters"]
+            ),
+            tasks=tuple(
+                _unpack(TaskRecord, plain, f"task/{plain['name']}", arrays)
+                for plain in content["tasks"]
+            ),
+            cells=tuple(_unpack_cell(plain, content["digests"]) for plain in content["cells"]),
             regime=content["regime"],
         )
     except FileNotFoundError as error:
@@ -164,87 +184,57 @@ def _places(adapters: Sequence[AdapterRecord]) -> dict[str, str]:
     }
 
 
-def _adapter_plain(record: AdapterRecord, arrays: dict[str, Any]) -> dict[str, Any]:
-    at = f"adapter/{record.adapter_id[:16]}"
-    bare = replace(record, run_id="", model_id="", version=0, created_ms=0)
-    plain = layout.to_plain(bare)
-    for key in ("behaviour_vector", "behaviour_vector_mid"):
-        _move(plain, key, f"{at}/{key}", arrays)
-    plain["fingerprint"] = _fingerprint_plain(record.fingerprint, at, arrays)
+def _pack(
+    record: AdapterRecord | TaskRecord, at: str, arrays: dict[str, "NDArray[Any]"]
+) -> dict[str, Any]:
+    """A record as plain values, with what is long put among the arrays, under names from `at`."""
+    import numpy as np
+
+    plain = to_plain(record)
+    fingerprint = plain["fingerprint"]
+    vectors = {f"{at}/fingerprint/{key}": x for key, x in fingerprint.pop("vectors").items()}
+    vectors |= {f"{at}/{key}": plain.pop(key) for key in _VECTORS if key in plain}
+    arrays |= {key: np.array(vector, dtype=np.float16) for key, vector in vectors.items() if vector}
+    if sketches := fingerprint.pop("row_sketches"):
+        arrays[f"{at}/row_sketches"] = np.array(sketches, dtype=np.uint64)
     return _dense(plain)
 
 
-def _task_plain(task: TaskRecord, arrays: dict[str, Any]) -> dict[str, Any]:
-    plain = layout.to_plain(task)
-    plain["fingerprint"] = _fingerprint_plain(task.fingerprint, f"task/{task.name}", arrays)
-    return _dense(plain)
+def _unpack(
+    kind: type[_Record], plain: Mapping[str, Any], at: str, arrays: Mapping[str, "NDArray[Any]"]
+) -> _Record:
+    """The inverse of `_pack`."""
+    start = f"{at}/fingerprint/"
+    vectors = {name.removeprefix(start): x for name, x in arrays.items() if name.startswith(start)}
+    fingerprint = {
+        **plain["fingerprint"],
+        "vectors": {key: vector.tolist() for key, vector in vectors.items()},
+        "row_sketches": _listed(arrays.get(f"{at}/row_sketches")),
+    }
+    long = {key: _listed(arrays.get(f"{at}/{key}")) for key in _VECTORS}
+    return from_plain(kind, {**plain, **long, "fingerprint": fingerprint})
 
 
-def _cell_plain(cell: Cell, digests: dict[str, int]) -> dict[str, Any]:
+def _listed(array: "NDArray[Any] | None") -> list[float]:
+    return [] if array is None else array.tolist()
+
+
+def _adapter_place(adapter_id: str) -> str:
+    return f"adapter/{adapter_id[:16]}"
+
+
+def _pack_cell(cell: Cell, digests: dict[str, int]) -> dict[str, Any]:
     """A cell without what it lacks, its digests as places in a list: they are half of its text."""
-    plain = {key: value for key, value in layout.cell_plain(cell).items() if value}
+    plain = {key: value for key, value in to_plain(cell).items() if value}
     plain |= {key: getattr(cell, key) for key in ("score", "se", "n")}
     for key in _DIGESTS & plain.keys():
         plain[key] = digests.setdefault(plain[key], len(digests))
     return _dense(plain)
 
 
-def _read_cell(plain: dict[str, Any], digests: Sequence[str]) -> Cell:
-    whole = plain | {key: digests[plain[key]] for key in _DIGESTS & plain.keys()}
-    return layout.cell_from_plain(whole)
-
-
-def _fingerprint_plain(fingerprint: Fingerprint, at: str, arrays: dict[str, Any]) -> dict[str, Any]:
-    import numpy as np
-
-    plain = layout.to_plain(fingerprint)
-    vectors = plain.pop("vectors")
-    for key in list(vectors):
-        _move(vectors, key, f"{at}/fingerprint/{key}", arrays)
-    if plain.pop("row_sketches"):
-        sketches = np.array(fingerprint.row_sketches, dtype=np.uint64)
-        arrays[f"{at}/row_sketches"] = sketches
-    return plain
-
-
-def _move(plain: dict[str, Any], key: str, name: str, arrays: dict[str, Any]) -> None:
-    """Take a vector out of a record and put it among the arrays."""
-    import numpy as np
-
-    vector = plain.pop(key)
-    if vector:
-        arrays[name] = np.array(vector, dtype=np.float16)
-
-
-def _read_adapter_plain(plain: Mapping[str, Any], arrays: Mapping[str, Any]) -> AdapterRecord:
-    at = f"adapter/{plain['adapter_id'][:16]}"
-    whole = dict(plain)
-    for key in ("behaviour_vector", "behaviour_vector_mid"):
-        whole[key] = arrays[f"{at}/{key}"].tolist() if f"{at}/{key}" in arrays else ()
-    whole["fingerprint"] = _read_fingerprint(plain["fingerprint"], at, arrays)
-    return layout.adapter_from_plain(whole)
-
-
-def _read_task_plain(plain: Mapping[str, Any], arrays: Mapping[str, Any]) -> TaskRecord:
-    at = f"task/{plain['name']}"
-    fingerprint = _read_fingerprint(plain["fingerprint"], at, arrays)
-    return layout.task_from_plain({**plain, "fingerprint": fingerprint})
-
-
-def _read_fingerprint(
-    plain: Mapping[str, Any], at: str, arrays: Mapping[str, Any]
-) -> dict[str, Any]:
-    start = f"{at}/fingerprint/"
-    sketches = arrays.get(f"{at}/row_sketches")
-    return {
-        **plain,
-        "vectors": {
-            name.removeprefix(start): array.tolist()
-            for name, array in arrays.items()
-            if name.startswith(start)
-        },
-        "row_sketches": [] if sketches is None else sketches.tolist(),
-    }
+def _unpack_cell(plain: Mapping[str, Any], digests: Sequence[str]) -> Cell:
+    whole = {key: digests[plain[key]] for key in _DIGESTS & plain.keys()}
+    return from_plain(Cell, {**plain, **whole})
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
@@ -272,9 +262,7 @@ def _rounded(plain: Any) -> Any:
         return float(f"{plain:.6g}")
     if isinstance(plain, dict):
         return _dense(plain)
-    if isinstance(plain, list | tuple):
-        return [_rounded(value) for value in plain]
-    return plain
+    return [_rounded(value) for value in plain] if isinstance(plain, list) else plain
 
 
 def _lines(content: Mapping[str, Any]) -> str:

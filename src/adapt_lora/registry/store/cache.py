@@ -12,30 +12,43 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from adapt_lora.registry.layout import SCHEMA
+from adapt_lora.registry.layout import SCHEMA, StoredCell
+from adapt_lora.registry.records import AdapterRecord, TaskRecord
+from adapt_lora.registry.stored import record_form
 
 MARGIN_MS = 300_000
 """How far back each sync looks, for writers whose clocks lag or who were slow to finish."""
 
+Kind = Literal["adapter", "task", "cells"]
+"""What the runs of a snapshot are about."""
 
-@dataclass
-class Entry:
+_T = TypeVar("_T")
+
+
+class Entry(NamedTuple, Generic[_T]):
     """One run as it was when last read."""
 
     end_ms: int
     """End time of the run, milliseconds since 1970."""
-    content: Any
-    """What was read from it, as plain JSON."""
+    content: _T
+    """What was read from it: a record, or several."""
+
+
+_ENTRIES: Mapping[Kind, Any] = {
+    "adapter": dict[str, Entry[AdapterRecord]],
+    "task": dict[str, Entry[TaskRecord]],
+    "cells": dict[str, Entry[list[StoredCell]]],
+}
 
 
 @dataclass
-class Shelf:
-    """Entries of one kind from one experiment, by run id."""
+class Snapshot(Generic[_T]):
+    """All entries of one kind from one experiment, as they were when last read."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)
-    """What is there."""
+    entries: dict[str, Entry[_T]] = field(default_factory=dict)
+    """What is there, by run id."""
 
     def watermark_ms(self, now_ms: int) -> int:
         """Runs that ended after this may be new; clocks that are ahead must not hide the others."""
@@ -49,51 +62,42 @@ class Shelf:
 
 
 class SnapshotCache:
-    """Shelves on disk, one JSON file each; a damaged file is an empty shelf that fills again."""
+    """Snapshots on disk, one JSON file each; a damaged file is an empty one that fills again."""
 
     def __init__(self, folder: Path, tracking_uri: str) -> None:
         digest = hashlib.sha256(tracking_uri.encode()).hexdigest()[:16]
         self._folder = Path(folder) / "registry" / digest
         self._tracking_uri = tracking_uri
 
-    def load(self, experiment_id: str, kind: str) -> Shelf:
-        """A shelf as it was last saved; empty when there is none, or none that can be read."""
+    def load(self, experiment_id: str, kind: Kind) -> Snapshot[Any]:
+        """A snapshot as it was last saved; empty when there is none, or none that can be read."""
         try:
-            stored = json.loads(self.path(experiment_id, kind).read_text(encoding="utf-8"))
+            stored = json.loads(self.path(experiment_id, kind).read_bytes())
             if self._header(experiment_id, kind) != stored["header"]:
-                return Shelf()
-            return Shelf(
-                {
-                    run_id: Entry(int(end), content)
-                    for run_id, (end, content) in stored["entries"].items()
-                }
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return Shelf()
+                return Snapshot()
+            return Snapshot(record_form(_ENTRIES[kind]).validate_python(stored["entries"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return Snapshot()
 
-    def save(self, experiment_id: str, kind: str, shelf: Shelf) -> None:
-        """Replace a shelf in one step; a cache that can't be written is only slower next time."""
+    def save(self, experiment_id: str, kind: Kind, snapshot: Snapshot[Any]) -> None:
+        """Replace a file in one step; a cache that can't be written is only slower next time."""
         path = self.path(experiment_id, kind)
-        stored = {
-            "header": self._header(experiment_id, kind),
-            "entries": {
-                run_id: [entry.end_ms, entry.content] for run_id, entry in shelf.entries.items()
-            },
-        }
+        entries = record_form(_ENTRIES[kind]).dump_json(snapshot.entries, by_alias=True)
+        header = json.dumps(self._header(experiment_id, kind)).encode()
         part = path.with_suffix(f".{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(stored, separators=(",", ":")), encoding="utf-8")
+            part.write_bytes(b'{"header":%b,"entries":%b}' % (header, entries))
             part.replace(path)
         except OSError:
             with contextlib.suppress(OSError):
                 part.unlink()
 
-    def path(self, experiment_id: str, kind: str) -> Path:
-        """File of a shelf."""
+    def path(self, experiment_id: str, kind: Kind) -> Path:
+        """File of a snapshot."""
         return self._folder / f"{re.sub(r'[^0-9A-Za-z_-]', '_', experiment_id)}-{kind}.json"
 
-    def _header(self, experiment_id: str, kind: str) -> Mapping[str, str]:
+    def _header(self, experiment_id: str, kind: Kind) -> Mapping[str, str]:
         return {
             "schema": SCHEMA,
             "tracking_uri": self._tracking_uri,

@@ -1,10 +1,16 @@
+import shutil
 import time
+from dataclasses import replace
 
 import pytest
 
 from adapt_lora.registry import Registry
-from adapt_lora.registry.cache import MARGIN_MS, Entry, Shelf, SnapshotCache
-from adapt_lora.registry.records import BASE_ID, BASE_ROW
+from adapt_lora.registry.layout import StoredCell
+from adapt_lora.registry.records import BASE_ID, BASE_ROW, AdapterRecord, MatrixRow
+from adapt_lora.registry.store.cache import MARGIN_MS, Entry, Snapshot, SnapshotCache
+from adapt_lora.registry.store.client import Client
+from adapt_lora.registry.store.homes import Homes
+from adapt_lora.registry.store.sync import Sync
 from tests.registry.conftest import cell
 
 
@@ -21,20 +27,23 @@ def filled(registry, adapter_folder, adapter_record, base, task):
     return registry
 
 
-class CountingRegistry(Registry):
-    """Counts the artifacts it reads."""
-
-    read = 0
-
-    def _read_artifact(self, run, name):
-        self.read += 1
-        return super()._read_artifact(run, name)
-
-
 @pytest.fixture
-def open_counting(filled, tmp_path):
+def open_counting(filled, tmp_path, monkeypatch):
+    """Opens a registry that counts the artifacts it reads."""
+
+    class CountingRegistry(Registry):
+        read = 0
+
     def open_one():
-        return CountingRegistry(tmp_path / "store", cache_folder=tmp_path / "cache")
+        registry = CountingRegistry(tmp_path / "store", cache_folder=tmp_path / "cache")
+        read_artifact = registry._client.read_artifact
+
+        def count(run, name):
+            registry.read += 1
+            return read_artifact(run, name)
+
+        monkeypatch.setattr(registry._client, "read_artifact", count)
+        return registry
 
     return open_one
 
@@ -95,37 +104,42 @@ def test_another_store_at_the_same_place_has_another_cache(
 ):
     """Experiment numbers start at one again in a new database."""
     filled.transfer_matrix(base)
-    for path in (tmp_path / "store").glob("mlflow.db*"):
-        path.unlink()
     time.sleep(0.01)
-    fresh = tmp_path / "fresh"
-    fresh.mkdir()
-    moved = Registry(fresh, cache_folder=tmp_path / "cache")
-    moved.tracking_uri = f"sqlite:///{fresh / 'mlflow.db'}"
-    moved._cache = filled._cache
-    moved.add_cells(base, BASE_ROW, task, [cell(BASE_ID, 0.1)])
-    assert [c.score for c in moved.transfer_matrix(base).cells] == [0.1]
+    (tmp_path / "fresh").mkdir()
+    shutil.copyfile(migrated_store, tmp_path / "fresh" / "mlflow.db")
+    fresh = Registry(tmp_path / "fresh", cache_folder=tmp_path / "other cache")
+    fresh.add_cells(base, BASE_ROW, task, [cell(BASE_ID, 0.1)])
+    cache = SnapshotCache(tmp_path / "cache", filled.tracking_uri)
+    client = Client(fresh.tracking_uri)
+    (stored,) = Sync(client, cache).cells(Homes(client).need(base)).values()
+    assert [each.cell.score for each in stored] == [0.1]
 
 
-def test_a_shelf_survives_the_disk(tmp_path):
+def test_a_snapshot_survives_the_disk(tmp_path, base, task):
     cache = SnapshotCache(tmp_path, "sqlite:///a.db")
-    shelf = Shelf({"r1": Entry(17, {"x": [0.1, 1e-300, -0.0]})})
-    cache.save("1", "adapter", shelf)
-    assert cache.load("1", "adapter") == shelf
-    assert cache.load("2", "adapter") == Shelf()
-    assert SnapshotCache(tmp_path, "sqlite:///b.db").load("1", "adapter") == Shelf()
+    few_shot = replace(cell(BASE_ID, 0.1, task="ünï"), row=MatrixRow(BASE_ID, 3, 1), se=None)
+    for kind, content in {
+        "adapter": AdapterRecord("1" * 64, "sst2", base, traits={"T1": 1e-300, "T2": -0.0}),
+        "task": task,
+        "cells": [StoredCell(cell(BASE_ID, 1), "e" * 64, 17), StoredCell(few_shot, "e", 18)],
+    }.items():
+        snapshot = Snapshot({"r1": Entry(17, content)})
+        cache.save("1", kind, snapshot)
+        assert cache.load("1", kind) == snapshot
+        assert cache.load("2", kind) == Snapshot()
+        assert SnapshotCache(tmp_path, "sqlite:///b.db").load("1", kind) == Snapshot()
 
 
-def test_a_cache_of_an_older_layout_is_not_read(tmp_path, monkeypatch):
+def test_a_cache_of_an_older_layout_is_not_read(tmp_path, task, monkeypatch):
     cache = SnapshotCache(tmp_path, "sqlite:///a.db")
-    cache.save("1", "adapter", Shelf({"r1": Entry(17, {})}))
-    monkeypatch.setattr("adapt_lora.registry.cache.SCHEMA", "2")
-    assert cache.load("1", "adapter") == Shelf()
+    cache.save("1", "task", Snapshot({"r1": Entry(17, task)}))
+    monkeypatch.setattr("adapt_lora.registry.store.cache.SCHEMA", "2")
+    assert cache.load("1", "task") == Snapshot()
 
 
 def test_the_watermark_looks_back_and_never_ahead():
-    shelf = Shelf({"r1": Entry(5 * MARGIN_MS, {}), "r2": Entry(9 * MARGIN_MS, {})})
-    assert shelf.watermark_ms(now_ms=100 * MARGIN_MS) == 8 * MARGIN_MS
+    snapshot = Snapshot({"r1": Entry(5 * MARGIN_MS, {}), "r2": Entry(9 * MARGIN_MS, {})})
+    assert snapshot.watermark_ms(now_ms=100 * MARGIN_MS) == 8 * MARGIN_MS
     # A writer whose clock is ahead must not hide what others write now.
-    assert shelf.watermark_ms(now_ms=6 * MARGIN_MS) == 5 * MARGIN_MS
-    assert Shelf().watermark_ms(now_ms=5) == 0
+    assert snapshot.watermark_ms(now_ms=6 * MARGIN_MS) == 5 * MARGIN_MS
+    assert Snapshot().watermark_ms(now_ms=5) == 0

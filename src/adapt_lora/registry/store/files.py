@@ -1,0 +1,88 @@
+"""PEFT files on their way into a store and out of it."""
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from adapt_lora.errors import AdapterError, NotFoundError, RegistryError
+from adapt_lora.registry.adapter import copy_adapter, copy_allowed, read_adapter
+from adapt_lora.registry.records import AdapterRecord
+from adapt_lora.registry.store.client import ABSENT, UNFIT, Client
+
+
+def upload(client: Client, record: AdapterRecord, folder: Path, model_id: str) -> None:
+    """Put an adapter's allowed files beside its logged model.
+
+    Raises:
+        AdapterError: They are not the files that the record is about.
+    """
+    adapter = read_adapter(folder, base_model=record.base.name)
+    if adapter.adapter_id != record.adapter_id:
+        raise AdapterError(f"{folder} changed while it was being registered; try again.")
+    with tempfile.TemporaryDirectory(prefix="adapt-register-") as scratch:
+        client.mlflow.log_model_artifacts(model_id, str(copy_adapter(adapter, Path(scratch))))
+
+
+def pull(client: Client, record: AdapterRecord, dest: Path) -> Path:
+    """Copy an adapter's files into a folder; see `Registry.pull`."""
+    dest = Path(dest)
+    if not record.has_weights:
+        raise RegistryError(
+            f"{record.name} is known by its figures only, so there is nothing to pull. `adapt "
+            "list` says which adapters have their weights here."
+        )
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        if _holds(dest, record):
+            return dest
+        raise RegistryError(f"{dest} is not an empty folder; give a new one.")
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=dest.parent, prefix=".adapt-pull-") as scratch:
+        fetched = client.download(f"models:/{record.model_id}", Path(scratch))
+        if read_adapter(fetched, base_model=record.base.name).adapter_id != record.adapter_id:
+            raise RegistryError(
+                f"The files of {record.name} in {client.uri} are not the ones that were "
+                "registered; remove it and register it again."
+            )
+        # In one step: whoever finds the folder finds it whole.
+        ready = Path(scratch) / "ready"
+        copy_allowed(fetched, ready)
+        ready.replace(dest)
+    return dest
+
+
+def fetch(client: Client, source: str, dest: Path) -> Path:
+    """Copy the adapter files of an MLflow source; see `Registry.fetch`."""
+    from mlflow.exceptions import MlflowException
+
+    if not source.startswith(("models:/", "runs:/")):
+        raise RegistryError(
+            f"{source!r} is not an MLflow source: it starts with models:/ or runs:/."
+        )
+    dest = Path(dest)
+    dest.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=dest, prefix=".adapt-fetch-") as scratch:
+        try:
+            fetched = client.download(source, Path(scratch))
+        except MlflowException as error:
+            if error.error_code not in (ABSENT, UNFIT):
+                raise
+            raise NotFoundError(
+                f"{source}: nothing to fetch in {client.uri} "
+                f"({str(error).strip().splitlines()[0][:200]})."
+            ) from error
+        # The folder itself, or the only one below it that holds an adapter.
+        holding = [path.parent for path in fetched.rglob("adapter_config.json")]
+        if len(holding) == 1:
+            fetched = holding[0]
+        target = dest / re.sub(r"\W+", "-", source).strip("-")
+        shutil.rmtree(target, ignore_errors=True)
+        copy_allowed(fetched, target)
+    return target
+
+
+def _holds(folder: Path, record: AdapterRecord) -> bool:
+    try:
+        return read_adapter(folder, base_model=record.base.name).adapter_id == record.adapter_id
+    except AdapterError:
+        return False

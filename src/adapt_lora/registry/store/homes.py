@@ -1,0 +1,179 @@
+"""Where the records of each base model are: two experiments, with two rows in the Models tab."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adapt_lora.errors import NotFoundError, RegistryError
+from adapt_lora.model.base import BaseIdentity
+from adapt_lora.registry import layout
+from adapt_lora.registry.bases import compare_bases, find_base
+from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
+from adapt_lora.registry.store.client import TAKEN, Client, expecting, now_ms
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment, Run
+
+_ADAPTERS, _EVALUATIONS = "adapters", "evaluations"
+
+_VIEW = "adapt"
+"""Key of the saved view in links."""
+
+_NOTES = {
+    _ADAPTERS: (
+        "One run per LoRA adapter. **Runs**: fingerprints of training data, weights and behaviour "
+        "(saved view *Adapters and fingerprints*). **Models**: the transfer matrix, one column per "
+        "task, with the bare base model and the majority label as rows."
+    ),
+    _EVALUATIONS: (
+        "One run per adapter and evaluation job (its cells), and one per task (its fingerprint). "
+        "The matrix itself is the Models tab of the experiment with the adapters."
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where the records of one base model are."""
+
+    base: BaseIdentity
+    """The base model as the registry knows it."""
+    adapters_id: str
+    """Experiment with a run per adapter."""
+    adapters_born_ms: int
+    """When it was made: experiments of a new database have the numbers of a deleted one's."""
+    evaluations_id: str
+    """Experiment with runs of tasks, cells and recommendations."""
+    evaluations_born_ms: int
+    """When it was made."""
+    base_model_id: str
+    """Logged model of the bare base."""
+    majority_model_id: str
+    """Logged model of the constant guess."""
+
+
+class Homes:
+    """Finds the experiments of base models, and makes them."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._known: dict[str, Home] = {}
+
+    def bases(self) -> list[BaseIdentity]:
+        """Every base model that has a home, by name."""
+        found = self._client.mlflow.search_experiments(
+            filter_string=f"tags.`{layout.KIND}` = '{_ADAPTERS}'", max_results=1000
+        )
+        bases = [layout.base_from_tags(experiment.tags) for experiment in found]
+        return sorted(bases, key=lambda base: base.name)
+
+    def find(self, base: BaseIdentity) -> Home | None:
+        """The home of a base model; None if it has none yet.
+
+        Raises:
+            BaseModelMismatch: The registry knows another model by this name.
+        """
+        known = self._known.get(base.name)
+        if known is None:
+            registered = find_base(self.bases(), base)
+            if registered is None:
+                return None
+            known = self._known[base.name] = self._open(registered)
+        compare_bases(known.base, base)
+        return known
+
+    def need(self, base: BaseIdentity) -> Home:
+        """The home of a base model that must have one."""
+        home = self.find(base)
+        if home is None:
+            raise NotFoundError(f"Nothing is registered under {base.name} in {self._client.uri}.")
+        return home
+
+    def ensure(self, base: BaseIdentity) -> Home:
+        """The home of a base model, made if need be."""
+        home = self.find(base)
+        if home is None:
+            with self._client.writing():
+                home = self._known[base.name] = self._open(base)
+        return home
+
+    def base_run(self, home: Home) -> "Run":
+        """The run that is about the bare base."""
+        model = self._client.mlflow.get_logged_model(home.base_model_id)
+        return self._client.mlflow.get_run(str(model.source_run_id))
+
+    def ensure_view(self, home: Home) -> None:
+        """Put the saved view with the columns that matter into the adapters' experiment."""
+        key = f"mlflow.sharedViewState.{_VIEW}"
+        if key not in self._client.mlflow.get_experiment(home.adapters_id).tags:
+            view = layout.saved_view("Adapters and fingerprints", now_ms=now_ms())
+            self._client.mlflow.set_experiment_tag(home.adapters_id, key, view)
+
+    def link(self, home: Home, server: str) -> str:
+        """Address of the page that shows a base model's adapters."""
+        # Without the workflow type a fresh browser opens the page for chat agents.
+        return (
+            f"{server.rstrip('/')}/#/experiments/{home.adapters_id}/runs"
+            f"?viewStateShareKey={_VIEW}&workflowType=machine_learning"
+        )
+
+    def _open(self, base: BaseIdentity) -> Home:
+        adapters = self._experiment(base, _ADAPTERS)
+        evaluations = self._experiment(base, _EVALUATIONS)
+        return Home(
+            base=base,
+            adapters_id=adapters.experiment_id,
+            adapters_born_ms=adapters.creation_time or 0,
+            evaluations_id=evaluations.experiment_id,
+            evaluations_born_ms=evaluations.creation_time or 0,
+            base_model_id=self._row(base, adapters, BASE_ID),
+            majority_model_id=self._row(base, adapters, MAJORITY_ID),
+        )
+
+    def _experiment(self, base: BaseIdentity, kind: str) -> "Experiment":
+        client, name = self._client.mlflow, f"{kind}/{base.name}"
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            tags = {
+                layout.KIND: kind,
+                **layout.base_tags(base),
+                "mlflow.experimentKind": "custom_model_development",
+                layout.NOTE: _NOTES[kind],
+            }
+            place = None
+            if self._client.sqlite is not None:
+                # Beside the store; MLflow's own default is whatever the working directory was.
+                folder = re.sub(r"[^\w.-]+", "-", name)
+                place = (self._client.sqlite.parent / "artifacts" / folder).resolve().as_uri()
+            # Another process may have been quicker.
+            with expecting(TAKEN):
+                client.create_experiment(name, place, tags)
+            found = client.get_experiment_by_name(name)
+        elif found.lifecycle_stage == "deleted":
+            # A deleted experiment keeps its name, and MLflow refuses a new one of that name.
+            client.restore_experiment(found.experiment_id)
+            found = client.get_experiment_by_name(name)
+        if found is None:
+            raise RegistryError(f"The experiment {name} can't be made in {self._client.uri}.")
+        return found
+
+    def _row(self, base: BaseIdentity, experiment: "Experiment", row: str) -> str:
+        """The logged model of the bare base or the constant guess, made if need be."""
+        tag = f"adapt.row.{layout.legal_key(row)}"
+        if tag in experiment.tags:
+            return str(experiment.tags[tag])
+        client, place = self._client.mlflow, experiment.experiment_id
+        name = f"base model {base.name}" if row == BASE_ID else row
+        run_id = None
+        if row == BASE_ID:
+            run_id = client.create_run(place, run_name=name, tags={layout.KIND: "base"}).info.run_id
+            client.set_terminated(run_id)
+        model = client.create_logged_model(
+            place,
+            name=layout.logged_model_name(name),
+            source_run_id=run_id,
+            model_type="base-model" if row == BASE_ID else "constant-guess",
+        )
+        client.finalize_logged_model(model.model_id, "READY")
+        client.set_experiment_tag(place, tag, model.model_id)
+        return str(model.model_id)
