@@ -10,7 +10,7 @@ import pytest
 
 from adapt_lora.errors import BaseModelMismatch, ConfigError
 from adapt_lora.registry import layout
-from adapt_lora.registry.bases import compare_bases, find_base
+from adapt_lora.registry.identity import compare_bases, find_base
 from adapt_lora.registry.layout import StoredCell
 from adapt_lora.registry.matrix import assemble_matrix
 from adapt_lora.registry.records import (

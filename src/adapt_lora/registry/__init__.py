@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adapt_lora.registry.adapter import Adapter, check_fits, copy_adapter, read_adapter
-    from adapt_lora.registry.bases import compare_bases
     from adapt_lora.registry.exchange.hub import fetch_adapter, push_adapter
     from adapt_lora.registry.fingerprint.weights import fingerprint_weights
+    from adapt_lora.registry.identity import compare_bases
     from adapt_lora.registry.records import (
         AdapterRecord,
         Cell,
@@ -32,7 +32,7 @@ _HOMES = {
     "TaskRecord": "records",
     "TransferMatrix": "records",
     "check_fits": "adapter",
-    "compare_bases": "bases",
+    "compare_bases": "identity",
     "copy_adapter": "adapter",
     "fetch_adapter": "exchange.hub",
     "fingerprint_weights": "fingerprint.weights",

@@ -132,7 +132,7 @@ def _read_task(
     metric, _, chosen_filter = ruling.partition(",")
     ours = _OUR_METRIC.get(metric, PUBLISHED_METRIC)
     rows = _about_rows(content, name)
-    n = _n_rows(content, name, figures)
+    n = content.get("n-samples", {}).get(name, {}).get("effective", figures.get("sample_len"))
     task = TaskRecord(
         name=f"{PREFIX}{name}",
         group=group,
@@ -141,7 +141,7 @@ def _read_task(
             name=name,
             digest=_digest("lm-eval rows", rows),
             group=group,
-            n_rows=n,
+            n_rows=n if isinstance(n, int) else None,
             source=path.name,
         ),
     )
@@ -151,7 +151,7 @@ def _read_task(
         metric=ours,
         score=measures[ruling],
         se=_number(figures.get(f"{metric}_stderr,{chosen_filter}")),
-        n=n,
+        n=task.dataset.n_rows,
         protocol=_digest("lm-eval", {**rows, **_about_protocol(content, name), "metric": ruling}),
         metrics={key: value for key, value in measures.items() if key != ruling},
     )
@@ -195,11 +195,6 @@ def _measures(figures: Mapping[str, Any]) -> dict[str, float]:
         if comma and number is not None and not metric.endswith("_stderr"):
             found[key] = number
     return found
-
-
-def _n_rows(content: Mapping[str, Any], name: str, figures: Mapping[str, Any]) -> int | None:
-    n = content.get("n-samples", {}).get(name, {}).get("effective", figures.get("sample_len"))
-    return n if isinstance(n, int) else None
 
 
 def _read_samples(

@@ -277,9 +277,10 @@ def _adapter(
     if seen:
         warnings = (f"Its training data holds training rows of {', '.join(seen)}.", *warnings)
     data = re.sub(r"^w/o\b", "without", run.data)
+    size = f"{rows // 1000}k" if rows and rows % 1000 == 0 else str(rows)
     return AdapterRecord(
         adapter_id=_digest(setting.protocol, "run", *columns.values()),
-        name=f"{base.name}-{data}-{method}-{_short(rows)}-e{epochs}-{schedule or 'unknown'}",
+        name=f"{base.name}-{data}-{method}-{size}-e{epochs}-{schedule or 'unknown'}",
         base=base,
         dataset=DatasetRecord(
             name=run.data,
@@ -312,10 +313,6 @@ def _fitting(run: _Run, patterns: Iterable[Sequence[str]]) -> list[str]:
     """Benchmarks of this run that a pattern such as ["math", "gsm8k*"] names."""
     globs = [str(task) for data, task in patterns if fnmatchcase(run.data, str(data))]
     return [name for name in run.scores if any(fnmatchcase(name, glob) for glob in globs)]
-
-
-def _short(rows: int) -> str:
-    return f"{rows // 1000}k" if rows and rows % 1000 == 0 else str(rows)
 
 
 def _digest(*parts: str) -> str:

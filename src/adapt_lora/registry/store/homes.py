@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from adapt_lora.errors import NotFoundError, RegistryError
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry import layout
-from adapt_lora.registry.bases import compare_bases, find_base
+from adapt_lora.registry.identity import compare_bases, find_base
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
 from adapt_lora.registry.store.client import TAKEN, Client, expecting, now_ms
 

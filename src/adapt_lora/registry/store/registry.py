@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt_lora.model.base import BaseIdentity, cache_dir
-from adapt_lora.registry.bases import compare_bases, find_base
+from adapt_lora.registry.identity import compare_bases, find_base
 from adapt_lora.registry.matrix import assemble_matrix
 from adapt_lora.registry.records import (
     AdapterRecord,
