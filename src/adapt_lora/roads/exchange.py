@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from adapt_lora.errors import AdaptError, ConfigError, MatrixError, NotFoundError
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry import Registry
-from adapt_lora.registry.records import BASE_ROW, MatrixRow, TransferMatrix
+from adapt_lora.registry.records import BASE_ROW, AdapterRecord, MatrixRow, TransferMatrix
 from adapt_lora.results import Import
 from adapt_lora.roads.bases import which_base
 from adapt_lora.roads.evaluation import fetch_weights
@@ -189,25 +189,26 @@ def _import_harness(
 
     started = time.perf_counter()
     read = [read_lm_eval(file) for file in files]
-    rows = [_harness_row(results, registry, adapter, base_model) for results in read]
+    models = [_harness_model(results, registry, adapter, base_model) for results in read]
     cells = [
         _pooled(registry, identity, results) if pool else results.cells
-        for results, (identity, _) in zip(read, rows, strict=True)
+        for results, (identity, _) in zip(read, models, strict=True)
     ]
     n_new = 0
-    for (identity, row), found in zip(rows, cells, strict=True):
+    for (identity, model), found in zip(models, cells, strict=True):
         registry.ensure_base(identity)
         measured = registry.measured(identity)
+        row = model if isinstance(model, MatrixRow) else model.row
         for one in found:
             if (row, one.cell.task, one.cell.protocol) not in measured:
                 cell = replace(one.cell, row=row)
-                registry.add_cells(identity, row, one.task, [cell], one.predictions)
+                registry.add_cells(identity, model, one.task, [cell], one.predictions)
                 n_new += 1
-    bases = {identity.name: identity for identity, _ in rows}
+    bases = {identity.name: identity for identity, _ in models}
     for identity in bases.values():
         registry.update_scores(identity)
         registry.ensure_views(identity)
-    known = {row for _, row in rows if row.is_candidate}
+    known = {model.row for _, model in models if isinstance(model, AdapterRecord)}
     return Import(
         source="lm-evaluation-harness",
         bases=tuple(bases),
@@ -219,14 +220,14 @@ def _import_harness(
     )
 
 
-def _harness_row(
+def _harness_model(
     results: "HarnessResults", registry: Registry, adapter: str | None, base_model: str | None
-) -> tuple[BaseIdentity, MatrixRow]:
-    """Whose results they are: a registered adapter's, or the bare base's."""
+) -> tuple[BaseIdentity, AdapterRecord | MatrixRow]:
+    """Whose results they are: a registered adapter, or the bare base."""
     identity = which_base(registry, base_model) if base_model else None
     if adapter is not None:
         record = registry.adapter(adapter, identity)
-        return record.base, record.row
+        return record.base, record
     if not results.peft:
         found = identity or which_base(registry, results.pretrained or None)
         return found, BASE_ROW
@@ -245,7 +246,7 @@ def _harness_row(
             "registered by its content or name. Register it first (adapt register), or say which "
             "registered one it is: --adapter NAME."
         )
-    return fitting[0].base, fitting[0].row
+    return fitting[0].base, fitting[0]
 
 
 def _pooled(
