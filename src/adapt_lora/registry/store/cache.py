@@ -6,7 +6,6 @@ runs can be searched by it. So a sync asks only for runs that ended after the la
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from adapt_lora.registry.layout import SCHEMA, StoredCell
 from adapt_lora.registry.records import AdapterRecord, TaskRecord
-from adapt_lora.registry.stored import record_form
+from adapt_lora.registry.stored import from_json, record_form
 
 MARGIN_MS = 300_000
 """How far back each sync looks, for writers whose clocks lag or who were slow to finish."""
@@ -34,13 +33,6 @@ class Entry(NamedTuple, Generic[_T]):
     """End time of the run, milliseconds since 1970."""
     content: _T
     """What was read from it: a record, or several."""
-
-
-_ENTRIES: Mapping[Kind, Any] = {
-    "adapter": dict[str, Entry[AdapterRecord]],
-    "task": dict[str, Entry[TaskRecord]],
-    "cells": dict[str, Entry[list[StoredCell]]],
-}
 
 
 @dataclass
@@ -61,6 +53,21 @@ class Snapshot(Generic[_T]):
         return entry is not None and entry.end_ms == end_ms
 
 
+@dataclass(frozen=True)
+class _File(Generic[_T]):
+    """A snapshot on disk, and what it must be of to be believed."""
+
+    header: Mapping[str, str]
+    entries: dict[str, Entry[_T]]
+
+
+_FILES: Mapping[Kind, Any] = {
+    "adapter": _File[AdapterRecord],
+    "task": _File[TaskRecord],
+    "cells": _File[list[StoredCell]],
+}
+
+
 class SnapshotCache:
     """Snapshots on disk, one JSON file each; a damaged file is an empty one that fills again."""
 
@@ -72,22 +79,20 @@ class SnapshotCache:
     def load(self, experiment_id: str, kind: Kind) -> Snapshot[Any]:
         """A snapshot as it was last saved; empty when there is none, or none that can be read."""
         try:
-            stored = json.loads(self.path(experiment_id, kind).read_bytes())
-            if self._header(experiment_id, kind) != stored["header"]:
-                return Snapshot()
-            return Snapshot(record_form(_ENTRIES[kind]).validate_python(stored["entries"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            file = from_json(_FILES[kind], self.path(experiment_id, kind).read_bytes())
+        except (OSError, ValueError):
             return Snapshot()
+        return Snapshot(file.entries if file.header == self._header(experiment_id, kind) else {})
 
     def save(self, experiment_id: str, kind: Kind, snapshot: Snapshot[Any]) -> None:
         """Replace a file in one step; a cache that can't be written is only slower next time."""
         path = self.path(experiment_id, kind)
-        entries = record_form(_ENTRIES[kind]).dump_json(snapshot.entries, by_alias=True)
-        header = json.dumps(self._header(experiment_id, kind)).encode()
+        file = _File(self._header(experiment_id, kind), snapshot.entries)
+        content = record_form(_FILES[kind]).dump_json(file, by_alias=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(b'{"header":%b,"entries":%b}' % (header, entries))
+            part.write_bytes(content)
             part.replace(path)
         except OSError:
             with contextlib.suppress(OSError):
