@@ -112,14 +112,21 @@ class _Prepared:
     """Everything that is chosen, read and opened before the first cell is measured."""
 
     request: "EvaluationRequest"
+    """What is asked for."""
     registry: Registry
+    """Where the adapters are and the cells go."""
     base: "BaseModel"
+    """Loaded."""
     adapters: Sequence[AdapterRecord]
+    """Those that are asked for."""
     read: "ReadTasks"
+    """What became of the tasks' sources."""
     measuring: "Measuring"
+    """With the backend open."""
     plan: "MatrixPlan"
+    """The cells that are not measured yet."""
     lost: Mapping[Path, "CellFailure"]
-    """By folder, adapters whose files could not be fetched for the backend."""
+    """By folder, adapters whose files the backend needed at once and that can't be had."""
     warnings: list[str]
     """Grows while cells are measured."""
 
