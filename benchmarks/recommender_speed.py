@@ -21,12 +21,14 @@ from threadpoolctl import threadpool_limits
 
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.recommender import rank_adapters
-from adapt_lora.recommender.backtest import group_folds
-from adapt_lora.recommender.features import TrainingSet, table_for_target
-from adapt_lora.recommender.gains import GainModel
+from adapt_lora.recommender.choice import group_folds
+from adapt_lora.recommender.columns import standardise
+from adapt_lora.recommender.features import table_for_target
+from adapt_lora.recommender.level import GainModel
 from adapt_lora.recommender.model_cache import ModelCache
-from adapt_lora.recommender.models import make_ranker, unit_scores
+from adapt_lora.recommender.models import make_ranker
 from adapt_lora.recommender.table import TransferTable
+from adapt_lora.recommender.training_set import TrainingSet
 from adapt_lora.registry.records import (
     BASE_ROW,
     AdapterRecord,
@@ -192,7 +194,7 @@ def score_many(n: int) -> float:
 
     def score() -> None:
         unseen = replace(fold.queries[0])  # what is known of a target is described once
-        gains.predict(unit_scores(fitted.predict(unseen)))
+        gains.predict(standardise(fitted.predict(unseen)))
 
     return seconds(score, repeats=3)
 

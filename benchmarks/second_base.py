@@ -18,8 +18,8 @@ from scipy.stats import spearmanr
 from adapt_lora.recommender import rank_adapters
 from adapt_lora.recommender.bench import noise_ceiling
 from adapt_lora.recommender.borrowing import translate
-from adapt_lora.recommender.features import trimmed_mean
-from adapt_lora.recommender.table import Array, TransferTable, standardise, table_from_matrix
+from adapt_lora.recommender.columns import Array, standardise, trimmed_mean
+from adapt_lora.recommender.table import TransferTable, table_from_matrix
 from adapt_lora.registry.exchange.portable import read_export
 from adapt_lora.registry.records import TaskRecord, TransferMatrix, Unit
 

@@ -11,20 +11,25 @@ Shares are of the gain of the best candidate (the base, with its gain of 0, amon
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from adapt_lora.recommender.backtest import MIN_CANDIDATES, chosen_scores
-from adapt_lora.recommender.features import TrainingSet
-from adapt_lora.recommender.gains import GainModel, measurement_update
-from adapt_lora.recommender.models import make_ranker, unit_scores
-from adapt_lora.recommender.table import TransferTable, read_matrices
-from adapt_lora.recommender.verification import Shelf, expected_choice, halving_choice
+from adapt_lora.recommender.choice import chosen_scores
+from adapt_lora.recommender.columns import standardise
+from adapt_lora.recommender.level import GainModel, measurement_update
+from adapt_lora.recommender.metrics import MIN_CANDIDATES
+from adapt_lora.recommender.models import make_ranker
+from adapt_lora.recommender.pivots import read_matrices
+from adapt_lora.recommender.table import TransferTable
+from adapt_lora.recommender.training_set import TrainingSet
+from adapt_lora.recommender.verification import Batch, Trial, expected_choice, verify_by_halving
+from adapt_lora.registry.records import Measurement
 
-Way = Callable[[Shelf, int, np.random.Generator], float]
+Way = Callable[[Trial, int, np.random.Generator], float]
 
 
 def main() -> None:
@@ -39,14 +44,14 @@ def main() -> None:
         for name, table in read_matrices(arguments.matrices).items():
             if table.unit != "points" or not np.isfinite(table.gains).any():
                 continue
-            shelves = unseen_targets(table)
+            trials = unseen_targets(table)
             bias += [winner_bias(s, arguments.rows, np.random.default_rng(t))
-                     for t, s in enumerate(shelves)]  # fmt: skip
-            best = sum(max(float(s.gains.max()), 0.0) for s in shelves)
+                     for t, s in enumerate(trials)]  # fmt: skip
+            best = sum(max(float(s.gains.max()), 0.0) for s in trials)
             for way, spend in WAYS.items():
                 won = sum(
-                    spend(shelf, arguments.rows, np.random.default_rng(t))
-                    for t, shelf in enumerate(shelves)
+                    spend(trial, arguments.rows, np.random.default_rng(t))
+                    for t, trial in enumerate(trials)
                 )
                 family = name.split("/")[0]
                 shares.setdefault(family, {}).setdefault(way, []).append(won / best)
@@ -69,7 +74,7 @@ def main() -> None:
     print(f"RESULT {json.dumps(result)}")
 
 
-def unseen_targets(table: TransferTable) -> list[Shelf]:
+def unseen_targets(table: TransferTable) -> list[Trial]:
     """Each judged target with what a recommendation would predict for it, had nobody seen it."""
     found = []
     for group in table.group_names:
@@ -85,9 +90,9 @@ def unseen_targets(table: TransferTable) -> list[Shelf]:
             kept = np.isfinite(table.gains[:, t])
             if kept.sum() < MIN_CANDIDATES or model.n_groups_ == 0:
                 continue
-            score = unit_scores(ranker.predict(query))
+            score = standardise(ranker.predict(query))
             found.append(
-                Shelf(
+                Trial(
                     gains=table.gains[kept, t],
                     scores=table.transfer_scores[kept, t],
                     base_score=float(table.base_scores[t]),
@@ -98,45 +103,87 @@ def unseen_targets(table: TransferTable) -> list[Shelf]:
     return found
 
 
-def winner_bias(shelf: Shelf, rows: int, rng: np.random.Generator) -> tuple[float, float]:
+def winner_bias(trial: Trial, rows: int, rng: np.random.Generator) -> tuple[float, float]:
     """(measured − true, combined − true) of the best of three, mean over draws."""
-    top = np.argsort(-shelf.predicted, kind="stable")[:3]
-    errors = shelf.noise(rows)
+    top = np.argsort(-trial.predicted, kind="stable")[:3]
+    errors = trial.noise(rows)
     raw, combined = [], []
     for _ in range(200):
-        seen = shelf.gains[top] + errors[top] * rng.standard_normal(len(top))
-        measured = {int(s): (float(g), float(errors[s])) for s, g in zip(top, seen, strict=True)}
-        moved = shelf.predicted + measurement_update(shelf.model, shelf.predicted, measured).shift
-        by_raw, by_both = int(top[seen.argmax()]), int(top[moved[top].argmax()])
-        raw.append(float(seen.max() - shelf.gains[by_raw]))
-        combined.append(float(moved[by_both] - shelf.gains[by_both]))
+        gains = trial.gains[top] + errors[top] * rng.standard_normal(len(top))
+        measured = {
+            int(s): Measurement(float(gain), float(errors[s]), rows)
+            for s, gain in zip(top, gains, strict=True)
+        }
+        moved = trial.predicted + measurement_update(trial.model, trial.predicted, measured).shift
+        by_raw, by_both = int(top[gains.argmax()]), int(top[moved[top].argmax()])
+        raw.append(float(gains.max() - trial.gains[by_raw]))
+        combined.append(float(moved[by_both] - trial.gains[by_both]))
     return float(np.mean(raw)), float(np.mean(combined))
 
 
-def first_unmeasured(shelf: Shelf, rows: int, rng: np.random.Generator) -> float:
+def first_unmeasured(trial: Trial, rows: int, rng: np.random.Generator) -> float:
     """Trust the prediction; spend nothing."""
-    best = int(shelf.predicted.argmax())
-    return float(shelf.gains[best]) if shelf.predicted[best] > 0 else 0.0
+    best = int(trial.predicted.argmax())
+    return float(trial.gains[best]) if trial.predicted[best] > 0 else 0.0
 
 
-def top_three(shelf: Shelf, rows: int, rng: np.random.Generator) -> float:
+def top_three(trial: Trial, rows: int, rng: np.random.Generator) -> float:
     """Each of the three best predicted on all rows."""
-    top = np.argsort(-shelf.predicted, kind="stable")[:3]
-    return expected_choice(shelf, top.tolist(), n_rows=rows, rng=rng)
+    top = np.argsort(-trial.predicted, kind="stable")[:3]
+    return expected_choice(trial, top.tolist(), n_rows=rows, rng=rng)
 
 
-def three_at_random(shelf: Shelf, rows: int, rng: np.random.Generator) -> float:
+def three_at_random(trial: Trial, rows: int, rng: np.random.Generator) -> float:
     """Three random candidates on all rows, mean over 20 picks."""
-    n = len(shelf.gains)
+    n = len(trial.gains)
     picks = [rng.choice(n, min(3, n), replace=False).tolist() for _ in range(20)]
-    won = [expected_choice(shelf, p, n_rows=rows, rng=rng, n_draws=20) for p in picks]
+    won = [expected_choice(trial, p, n_rows=rows, rng=rng, n_draws=20) for p in picks]
     return float(np.mean(won))
 
 
-def thin_on_all(shelf: Shelf, rows: int, rng: np.random.Generator) -> float:
+def thin_on_all(trial: Trial, rows: int, rng: np.random.Generator) -> float:
     """Every candidate on an equal share of the rows."""
-    n = len(shelf.gains)
-    return expected_choice(shelf, range(n), n_rows=max(1, 3 * rows // n), rng=rng)
+    n = len(trial.gains)
+    return expected_choice(trial, range(n), n_rows=max(1, 3 * rows // n), rng=rng)
+
+
+def halving_choice(
+    trial: Trial, k: int, *, max_rows: int, rng: np.random.Generator, n_draws: int = 100
+) -> float:
+    """Mean true gain of what is chosen by halving the k best predicted, on endless rows."""
+    order = np.argsort(-trial.predicted, kind="stable")[:k]
+    p = np.clip(trial.scores, 0.0, 1.0)
+    q = min(max(trial.base_score, 0.0), 1.0)
+
+    def measure(names: Sequence[str], rows: range) -> Batch:
+        n = len(rows)
+        errors = trial.noise(n)
+        off = sqrt(q * (1 - q) / n) * rng.standard_normal()
+        found = {}
+        for name in names:
+            s = int(name)
+            gain = trial.gains[s] + off + sqrt(p[s] * (1 - p[s]) / n) * rng.standard_normal()
+            found[name] = Measurement(float(gain), float(errors[s]), n)
+        return Batch(found)
+
+    def judge(measured: Mapping[str, Measurement]) -> Mapping[str, float]:
+        of_source = {int(name): one for name, one in measured.items()}
+        moved = trial.predicted + measurement_update(trial.model, trial.predicted, of_source).shift
+        return {str(s): float(gain) for s, gain in enumerate(moved)}
+
+    won = []
+    for _ in range(n_draws):
+        found = verify_by_halving(
+            [str(s) for s in order],
+            measure=measure,
+            judge=judge,
+            max_rows=max_rows,
+            n_rows=len(order) * max_rows,
+        )
+        expected = judge(found.measured)
+        best = max(expected, key=lambda name: expected[name])
+        won.append(float(trial.gains[int(best)]) if expected[best] > 0 else 0.0)
+    return float(np.mean(won))
 
 
 WAYS: dict[str, Way] = {

@@ -5,19 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from adapt_lora.recommender.backtest import (
-    ALTERNATIVES,
-    Backtest,
-    Choice,
-    backtest,
-    backtest_new_adapters,
-    choose_method,
-    group_folds,
-    house_default,
-)
-from adapt_lora.recommender.features import TrainingSet, registry_table
+from adapt_lora.recommender.backtest import Backtest, backtest
+from adapt_lora.recommender.choice import Choice, choose_method
+from adapt_lora.recommender.features import registry_table
 from adapt_lora.recommender.models import METHODS, make_ranker
 from adapt_lora.recommender.table import TransferTable
+from adapt_lora.recommender.training_set import TrainingSet
 from tests.recommender.conftest import MakeMatrix, MakeTable
 
 QUICK = {"n_seeds": 1, "inner_seeds": 1}
@@ -129,30 +122,6 @@ def test_real_structure_is_found_and_beats_the_null(make_matrix: MakeMatrix) -> 
     assert 0.6 < found["default"]["coverage_80"] < 1.0
 
 
-def test_the_house_default_stays_below_twelve_groups(make_matrix: MakeMatrix) -> None:
-    train = TrainingSet(registry_table(make_matrix(8, 11), unit="points"))
-    assert choose_method(train).method == house_default(11) == "mix"
-    assert house_default(9) == "stack"
-
-
-def test_a_clear_winner_replaces_the_house_default(make_table: MakeTable) -> None:
-    """The middle of a feature is best, which the half of mix that is linear can only blur."""
-    rng = np.random.default_rng(0)
-    size = rng.standard_normal((12, 18))
-    scores = 0.05 * rng.standard_normal((12, 18)) - size**2
-    choice = choose_method(TrainingSet(make_table(scores, pair_features={"size": size})), n_seeds=1)
-    assert set(choice.scores) == {"mix", *ALTERNATIVES}
-    assert choice.method == "lightgbm"
-
-
-def test_folds_share_out_whole_groups_and_repeat_themselves() -> None:
-    groups = ["a", "b", "a", "c", "d", "e"]
-    folds = group_folds(groups, 2, seed=3)
-    assert sorted(name for fold in folds for name in fold) == ["a", "b", "c", "d", "e"]
-    assert folds == group_folds(groups, 2, seed=3)
-    assert group_folds(groups, None, seed=0) == [("a",), ("b",), ("c",), ("d",), ("e",)]
-
-
 def test_rivals_are_judged_but_never_learned_from(make_table: MakeTable) -> None:
     rng = np.random.default_rng(0)
     scores = rng.random((8, 6))
@@ -222,29 +191,3 @@ def test_a_fresh_base_starts_from_what_others_know(make_table: MakeTable) -> Non
         found.append(np.corrcoef(predicted, truth[:, 11])[0, 1])
     assert found[1] > 0.7
     assert found[1] > found[0] + 0.1
-
-
-def test_an_adapter_nobody_measured_is_ranked_by_what_it_is(make_matrix: MakeMatrix) -> None:
-    table = registry_table(make_matrix(16, 10, noise=0.01), unit="points")
-    for new_tasks in (False, True):
-        found = backtest_new_adapters(
-            table, methods=("stack", "majority"), new_tasks=new_tasks, n_folds=4, n_seeds=1
-        )
-        assert found.n_targets == 10
-        assert found.methods["stack"]["spearman_rho"] > 0.25
-        assert found.methods["majority"]["spearman_rho"] == 0.0
-
-
-def test_a_new_adapters_own_scores_have_no_say(make_matrix: MakeMatrix) -> None:
-    table = registry_table(make_matrix(6, 5), unit="points")
-    table = replace(table, elsewhere=table)
-    scores = table.scores.copy()
-    scores[2] = np.random.default_rng(0).random(5)
-    changed = replace(table, scores=scores)
-    changed = replace(changed, elsewhere=changed)
-    one, two = (
-        backtest_new_adapters(t, methods=("stack",), n_folds=None, n_seeds=1)
-        for t in (table, changed)
-    )
-    np.testing.assert_array_equal(one.scores["stack"][2], two.scores["stack"][2])
-    assert not np.array_equal(one.scores["stack"], two.scores["stack"])

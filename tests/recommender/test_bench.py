@@ -9,8 +9,14 @@ import pytest
 
 from adapt_lora.errors import MatrixError
 from adapt_lora.recommender.backtest import backtest
-from adapt_lora.recommender.bench import _paired, bench_folder, bench_registry, noise_ceiling
-from adapt_lora.recommender.table import read_matrices, read_matrix
+from adapt_lora.recommender.bench import (
+    _paired,
+    bench_folder,
+    bench_registry,
+    bench_tables,
+    noise_ceiling,
+)
+from adapt_lora.recommender.pivots import read_matrices, read_matrix
 from adapt_lora.report.plain import bench_json
 from tests.recommender.conftest import MakeMatrix, MakeTable
 
@@ -136,12 +142,11 @@ def test_a_matrix_too_small_to_test_is_named(tmp_path: Path) -> None:
 
 def test_public_figures_are_reached(shared_data: Path) -> None:
     """Floor under the small public matrices, a little below what was measured in the docs."""
-    from adapt_lora.recommender.bench import bench_matrix
 
     path = shared_data / "matrices" / "krishna2025_llama32_3b_lora.csv"
     if not path.exists():
         pytest.skip("the public matrices are not in the folder of shared data")
-    found = bench_matrix(read_matrix(path), methods=METHODS).methods
+    found = bench_tables({"": read_matrix(path)}, methods=METHODS).matrices[""].methods
     assert found["default"]["spearman_rho"] > 0.47
     assert found["default"]["spearman_rho"] > found["popularity_trimmed"]["spearman_rho"]
     assert abs(found["majority"]["spearman_rho"]) < 1e-9

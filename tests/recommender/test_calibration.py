@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from adapt_lora.recommender.backtest import DEFAULT, backtest
+from adapt_lora.recommender.backtest import backtest
 from adapt_lora.recommender.bench import bench_registry
 from adapt_lora.recommender.calibration import LEVELS, Calibration, OutOfFold, calibrate
+from adapt_lora.recommender.choice import DEFAULT
 from adapt_lora.recommender.features import registry_table
-from adapt_lora.recommender.gains import GainModel
+from adapt_lora.recommender.level import GainModel
 from adapt_lora.report.plain import bench_json
 from tests.recommender.conftest import MakeMatrix
 

@@ -7,13 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapt_lora.recommender.components import (
-    Scale,
-    choose_rank,
-    impute,
-    principal_components,
-    score_rows,
-)
+from adapt_lora.recommender.columns import Scale
+from adapt_lora.recommender.components import choose_rank, impute, principal_components, score_rows
 
 
 def low_rank(n=40, t=12, *, rank=2, noise=0.3, gaps=0.0, seed=0):

@@ -1,60 +1,20 @@
-"""Features: what each number is, and that a fold computes it from what is left."""
+"""Features of a registry: what each number is."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from adapt_lora.recommender.catalogue import FEATURES, TARGET_FEATURES
 from adapt_lora.recommender.features import (
-    FEATURES,
-    TARGET_FEATURES,
-    TrainingSet,
     label_overlap,
-    neighbour_weights,
     registry_table,
-    shrunken_popularity,
-    similarity_name,
-    standardise,
     table_for_target,
     total_variation,
-    trimmed_mean,
 )
+from adapt_lora.recommender.training_set import TrainingSet
 from adapt_lora.registry.records import Fingerprint, TransferMatrix
-from tests.recommender.conftest import MakeMatrix, MakeTable
-
-
-def test_trimming_cuts_a_fifth_from_each_end_of_what_is_known() -> None:
-    values = np.array([[9.0, 1.0, 2.0, 3.0, -50.0], [4.0, np.nan, 2.0, np.nan, np.nan]])
-    np.testing.assert_allclose(trimmed_mean(values), [2.0, 3.0])
-
-
-def test_popularity_shrinks_with_few_measurements() -> None:
-    z = np.array([[1.0, 1.0, 1.0], [1.0, np.nan, np.nan], [np.nan, np.nan, np.nan]])
-    found = shrunken_popularity(z, 0.2)
-    np.testing.assert_allclose(found[:2], [0.75, 0.5])
-    assert np.isnan(found[2])
-
-
-def test_standardising_ignores_what_is_masked_and_flattens_constants() -> None:
-    values = np.array([[1.0, 5.0], [3.0, 5.0], [99.0, 5.0]])
-    mask = np.array([[True, True], [True, True], [False, True]])
-    z = standardise(values, mask)
-    np.testing.assert_allclose(z[:2, 0], [-1.0, 1.0])
-    assert np.isnan(z[2, 0])
-    np.testing.assert_array_equal(z[:, 1], np.zeros(3))
-
-
-def test_one_near_twin_is_capped_at_twenty_medians() -> None:
-    similarity = np.array([1.0, *([0.0] * 40)])
-    weights = neighbour_weights(similarity)
-    assert weights.max() == pytest.approx(20 * np.median(weights))
-
-
-def test_the_registrys_own_parts_are_never_taken_for_the_similarity() -> None:
-    assert similarity_name(["label_match/overlap", "x"]) is None
-    assert similarity_name(["genetic", "roe_minilm"]) == "roe_minilm"
-    assert similarity_name(["overlap_word", "similarity"]) == "similarity"
+from tests.recommender.conftest import MakeMatrix
 
 
 def test_label_likeness_by_hand() -> None:
@@ -92,39 +52,6 @@ def test_features_survive_adapters_and_targets_without_fingerprints(
     described = TrainingSet(fold.table).describe(fold.queries[0])
     assert all(np.isfinite(values).all() for values in described.values())
     assert "similarity" not in described
-
-
-def test_a_training_row_is_described_without_its_own_group(make_table: MakeTable) -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.standard_normal((6, 5))
-    groups = ("a", "a", "b", "c", "d")
-    changed = scores.copy()
-    changed[:, :2] = rng.standard_normal((6, 2))  # both columns of group a
-    one = TrainingSet(make_table(scores, groups=groups)).cells
-    two = TrainingSet(make_table(changed, groups=groups)).cells
-    of_a = one.column < 2
-    np.testing.assert_array_equal(one.x[of_a], two.x[of_a])
-    assert not np.array_equal(one.x[~of_a], two.x[~of_a])
-
-
-def test_every_task_group_weighs_the_same(make_table: MakeTable) -> None:
-    scores = np.random.default_rng(0).standard_normal((6, 4))
-    scores[3:, 0] = np.nan
-    cells = TrainingSet(make_table(scores, groups=("a", "a", "b", "c"))).cells
-    totals = [cells.weight[cells.column == t].sum() for t in range(4)]
-    np.testing.assert_allclose(totals, [0.5, 0.5, 1.0, 1.0])
-
-
-def test_a_noisy_column_weighs_less_and_one_of_mere_noise_is_not_learned_from(
-    make_table: MakeTable,
-) -> None:
-    scores = np.random.default_rng(0).standard_normal((6, 4))
-    spread = scores.std(axis=0, ddof=1)
-    errors = np.tile(spread * np.array([0.0, 0.5**0.5, 2.0, np.nan]), (6, 1))
-    cells = TrainingSet(replace(make_table(scores), errors=errors)).cells
-    weights = [cells.weight[cells.column == t].sum() for t in range(4)]
-    np.testing.assert_allclose(weights, [1.0, 0.5, 0.0, 1.0])
-    assert 2.0 not in cells.column
 
 
 def with_habits(matrix: TransferMatrix) -> TransferMatrix:
@@ -190,15 +117,6 @@ def test_the_pull_of_training_labels_is_from_the_bases_picks(make_matrix: MakeMa
     np.testing.assert_allclose(table.pair_features["habit_pull"], 0.4)
 
 
-def test_the_page_has_every_feature_with_its_side() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "science.md").read_text(encoding="utf-8")
-    section = page.split("### Features")[1].split("### Methods")[0]
-    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
-    told = [(name.strip(" `"), side.strip()) for name, side in rows]
-    known = {**FEATURES, **TARGET_FEATURES}
-    assert sorted(told) == sorted((f.name, f.side) for f in known.values())
-
-
 def test_every_feature_of_a_registrys_table_is_a_known_one(make_matrix: MakeMatrix) -> None:
     table = registry_table(with_habits(make_matrix(6, 6)), unit="points")
     assert set(table.target_features) == set(TARGET_FEATURES)
@@ -206,3 +124,25 @@ def test_every_feature_of_a_registrys_table_is_a_known_one(make_matrix: MakeMatr
     assert set(table.source_features) <= set(FEATURES)
     assert all(f.side == "target" for f in TARGET_FEATURES.values())
     assert all(f.high and f.low for f in FEATURES.values())
+
+
+class Forward(str):
+    def __hash__(self) -> int:
+        return int(self)
+
+
+class Backward(str):
+    def __hash__(self) -> int:
+        return 63 - int(self)
+
+
+def test_the_order_of_labels_in_a_set_has_no_say() -> None:
+    """It is another one in each process, and sums round."""
+    found = {
+        total_variation(
+            {kind(n): share for n, share in enumerate((0.11, 0.22, 0.67))},
+            {kind(n): share for n, share in enumerate((0.35, 0.31, 0.34))},
+        )
+        for kind in (Forward, Backward)
+    }
+    assert len(found) == 1

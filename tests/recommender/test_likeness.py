@@ -19,6 +19,16 @@ def described(rng: np.random.Generator, n_sources: int, n_targets: int) -> dict[
     }
 
 
+def test_a_column_that_only_rounding_moves_is_like_no_other() -> None:
+    values = np.column_stack([np.full(3, 0.1), [1.0, 2.0, 3.0], [3.0, 1.0, 2.0]])
+    assert values[:, 0].mean() != 0.1  # what would be blown up to a spread of 1
+    (alike,) = task_likeness(
+        similarity=None, pair_features={"x": values}, target_features={}, target_vectors={}
+    ).values()
+    np.testing.assert_array_equal(alike[0], np.zeros(3))
+    assert alike[1, 1] == pytest.approx(3.0)
+
+
 def test_what_two_tasks_share_depends_on_no_third() -> None:
     features = described(np.random.default_rng(0), 6, 7)
     whole = task_likeness(**features)

@@ -79,6 +79,21 @@ def test_signs_coverage_and_brier_by_hand() -> None:
     assert metrics.coverage(gains, low, high) == pytest.approx(2 / 4)
     harmed = (gains < 0).astype(float)
     assert metrics.brier(harmed, np.full(4, 0.5)) == pytest.approx(0.25)
+
+
+def test_the_skill_of_harm_is_against_the_climate_over_all_targets() -> None:
     # Climatology .25 scores (3 · .25² + .75²)/4 = .1875; a perfect forecast has skill 1.
-    assert metrics.brier_skill(harmed, harmed, 0.25) == pytest.approx(1.0)
-    assert metrics.brier_skill(harmed, np.full(4, 0.5), 0.25) == pytest.approx(1 - 0.25 / 0.1875)
+    climate = np.full(2, 0.1875)
+    once = np.ones((1, 2))
+    for brier, skill in ((0.0, 1.0), (0.25, 1 - 0.25 / 0.1875)):
+        found = {"brier": np.full(2, brier), "_brier_climate": climate}
+        assert metrics.means_over_targets(found, once)["brier_skill"] == pytest.approx(skill)
+
+
+def test_a_mean_is_over_the_judged_targets_as_often_as_each_is_drawn() -> None:
+    found = {"rho": np.array([0.2, np.nan, 0.8]), "_best_gain": np.array([0.1, 0.3, 0.0])}
+    found["_verified_gain"] = np.array([0.1, 0.1, 0.0])
+    draws = np.array([[1.0, 1.0, 1.0], [3.0, 0.0, 1.0], [0.0, 2.0, 0.0]])
+    means = metrics.means_over_targets(found, draws)
+    np.testing.assert_allclose(means["rho"], [0.5, 0.35, np.nan])
+    np.testing.assert_allclose(means["verified_share"], [0.5, 1.0, 1 / 3])

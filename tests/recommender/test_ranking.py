@@ -9,8 +9,7 @@ import pytest
 from adapt_lora.errors import RecommendError
 from adapt_lora.recommender import Recommendation, rank_adapters
 from adapt_lora.recommender.ranking import without_selected_columns
-from adapt_lora.recommender.verification import Measurement
-from adapt_lora.registry.records import Fingerprint, TransferMatrix
+from adapt_lora.registry.records import Fingerprint, Measurement, TransferMatrix
 from adapt_lora.report.plain import ranking_json
 from tests.recommender.conftest import MakeMatrix
 
@@ -25,6 +24,7 @@ def rank(matrix: TransferMatrix, target: Fingerprint, **more: object) -> Recomme
 def test_the_json_form_is_the_documented_one(make_matrix: MakeMatrix, target: Fingerprint) -> None:
     found = ranking_json(rank(make_matrix(8, 8), target))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["schema_version"] == 1
     assert set(found["base"]) == {"score", "se", "p_best", "recommended"}
     assert {"name", "regime", "backtest"} <= set(found["model"])
     assert [entry["rank"] for entry in found["ranking"]] == list(range(1, 9))
@@ -231,10 +231,11 @@ def test_a_matrix_full_of_gaps_is_still_ranked(
     assert len(found["ranking"]) == 10
 
 
-def test_top_and_pandas_keep_the_order(make_matrix: MakeMatrix, target: Fingerprint) -> None:
+def test_the_frame_keeps_the_order(make_matrix: MakeMatrix, target: Fingerprint) -> None:
     found = rank(make_matrix(6, 8), target)
-    frame = found.top(2).to_pandas()
-    assert frame["adapter"].tolist() == [e.adapter for e in found.ranking[:2]]
+    frame = found.to_pandas()
+    assert frame["adapter"].tolist() == [e.adapter for e in found.ranking]
+    assert frame["rank"].tolist() == list(range(1, 7))
 
 
 @pytest.mark.parametrize(

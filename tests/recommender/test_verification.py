@@ -3,17 +3,16 @@
 import numpy as np
 import pytest
 
-from adapt_lora.recommender.gains import GainModel
+from adapt_lora.recommender.level import GainModel
 from adapt_lora.recommender.verification import (
     Batch,
-    Measurement,
-    Shelf,
+    Trial,
     expected_choice,
-    halving_choice,
     plan_rounds,
     pool,
     verify_by_halving,
 )
+from adapt_lora.registry.records import Measurement
 
 
 @pytest.mark.parametrize(
@@ -80,36 +79,34 @@ def test_pooling_weighs_by_rows() -> None:
     assert both.se == pytest.approx(np.hypot(100 * 0.06, 300 * 0.06) / 400)
 
 
-def shelves(n: int = 60) -> list[Shelf]:
+def trials(n: int = 60) -> list[Trial]:
     """Targets whose gains are half known: the prediction has correlation .7 with the truth."""
     rng = np.random.default_rng(0)
     scores = rng.standard_normal((12, n))
     gains = 0.02 + 0.07 * scores + 0.07 * rng.standard_normal((12, n))
     model = GainModel().fit(scores, gains, [f"g{t}" for t in range(n)])
     return [
-        Shelf(gains[:, t], 0.5 + gains[:, t], 0.5, model.predict(scores[:, t]).median, model)
+        Trial(gains[:, t], 0.5 + gains[:, t], 0.5, model.predict(scores[:, t]).median, model)
         for t in range(n)
     ]
 
 
 def test_measuring_the_top_beats_random_adapters_and_thin_spreading() -> None:
-    found: dict[str, list[float]] = {"top": [], "random": [], "thin": [], "halving": [], "no": []}
-    for t, shelf in enumerate(shelves()):
+    found: dict[str, list[float]] = {"top": [], "random": [], "thin": [], "no": []}
+    for t, trial in enumerate(trials()):
         rng = np.random.default_rng(t)
-        top = np.argsort(-shelf.predicted)[:3].tolist()
+        top = np.argsort(-trial.predicted)[:3].tolist()
         some = rng.choice(12, 3, replace=False).tolist()
-        found["top"].append(expected_choice(shelf, top, n_rows=100, rng=rng))
-        found["random"].append(expected_choice(shelf, some, n_rows=100, rng=rng))
-        found["thin"].append(expected_choice(shelf, range(12), n_rows=25, rng=rng))
-        found["halving"].append(halving_choice(shelf, 3, max_rows=100, rng=rng, n_draws=20))
-        found["no"].append(float(shelf.gains[top[0]]))
+        found["top"].append(expected_choice(trial, top, n_rows=100, rng=rng))
+        found["random"].append(expected_choice(trial, some, n_rows=100, rng=rng))
+        found["thin"].append(expected_choice(trial, range(12), n_rows=25, rng=rng))
+        found["no"].append(float(trial.gains[top[0]]))
     mean = {name: float(np.mean(values)) for name, values in found.items()}
     assert mean["top"] > max(mean["random"], mean["no"])
-    assert mean["halving"] > max(mean["random"], mean["no"])
 
 
-def test_a_shelf_of_harmful_adapters_leaves_the_base() -> None:
-    shelf = shelves(20)[0]
-    harmful = Shelf(shelf.gains - 1, shelf.scores, 0.5, shelf.predicted - 1, shelf.model)
+def test_harmful_adapters_leave_the_base() -> None:
+    trial = trials(20)[0]
+    harmful = Trial(trial.gains - 1, trial.scores, 0.5, trial.predicted - 1, trial.model)
     rng = np.random.default_rng(0)
     assert expected_choice(harmful, [0, 1, 2], n_rows=100, rng=rng) == 0.0

@@ -11,19 +11,16 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from adapt_lora.errors import MatrixError
-from adapt_lora.recommender.backtest import (
-    DEFAULT,
-    MIN_CANDIDATES,
-    Backtest,
-    backtest,
-    merge_backtests,
-)
+from adapt_lora.recommender.backtest import Backtest, backtest, merge_backtests
 from adapt_lora.recommender.calibration import OutOfFold
+from adapt_lora.recommender.choice import DEFAULT
+from adapt_lora.recommender.columns import Array
 from adapt_lora.recommender.features import registry_table
-from adapt_lora.recommender.metrics import spearman
+from adapt_lora.recommender.metrics import MIN_CANDIDATES, means_over_targets, spearman
 from adapt_lora.recommender.models import METHODS
+from adapt_lora.recommender.pivots import read_matrices
 from adapt_lora.recommender.ranking import without_selected_columns
-from adapt_lora.recommender.table import Array, TransferTable, read_matrices
+from adapt_lora.recommender.table import TransferTable
 from adapt_lora.recommender.track_record import PastRecommendation, judge_past
 from adapt_lora.registry.records import KeptRecommendation, TransferMatrix, Unit
 
@@ -38,9 +35,6 @@ BASELINES = (
     "perplexity",
 )
 """Methods that learn no weights; a matrix's rivals count among them."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with a matrix's name, folds done and folds in all."""
 
 _N_BOOTSTRAP = 2_000
 _TAIL = 0.025
@@ -103,17 +97,6 @@ class BenchReport:
     """Kept recommendations of a registry whose targets were measured."""
 
 
-def bench_matrix(
-    table: TransferTable, *, methods: Sequence[str] = tuple(METHODS), seed: int = 0
-) -> MatrixReport:
-    """Back-test every method on one matrix, leaving out one task group at a time.
-
-    Raises:
-        MatrixError: Fewer than two task groups, or too few candidates to rank anywhere.
-    """
-    return bench_tables({"": table}, methods=methods, seed=seed).matrices[""]
-
-
 def bench_registry(
     matrix: TransferMatrix,
     kept: Sequence[KeptRecommendation] = (),
@@ -122,7 +105,7 @@ def bench_registry(
     methods: Sequence[str] = tuple(METHODS),
     seed: int = 0,
     n_workers: int = 1,
-    progress: Progress | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> BenchReport:
     """Back-test every method on a registry's own matrix, with all its fingerprints as features.
 
@@ -163,9 +146,9 @@ def bench_folder(
     methods: Sequence[str] = tuple(METHODS),
     seed: int = 0,
     n_workers: int = 1,
-    progress: Progress | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> BenchReport:
-    """Back-test every method on every matrix of a folder; see `table.read_matrices`."""
+    """Back-test every method on every matrix of a folder; see `pivots.read_matrices`."""
     tables = read_matrices(folder)
     return bench_tables(tables, methods=methods, seed=seed, n_workers=n_workers, progress=progress)
 
@@ -176,7 +159,7 @@ def bench_tables(
     methods: Sequence[str] = tuple(METHODS),
     seed: int = 0,
     n_workers: int = 1,
-    progress: Progress | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> BenchReport:
     """Back-test every method on every table.
 
@@ -185,7 +168,7 @@ def bench_tables(
         methods: Names in METHODS; `default` is always added.
         seed: The same seed gives the same report, however many work on it.
         n_workers: Processes; each folds out groups of its own, with one thread of linear algebra.
-        progress: Told as folds come back.
+        progress: Told a matrix's name, folds done and folds in all, as folds come back.
 
     Raises:
         MatrixError: A matrix has fewer than two task groups, or too few candidates.
@@ -291,7 +274,7 @@ def _paired(
             shared = _shared_targets(tested.per_target[name], tested.per_target[best], metric)
             for of in (name, best):
                 if of not in drawn:
-                    drawn[of] = _resampled(tested.per_target[of], weights)
+                    drawn[of] = means_over_targets(tested.per_target[of], weights)
             if not shared:
                 continue
             spread = drawn[name][metric] - drawn[best][metric]
@@ -318,25 +301,6 @@ def _group_weights(table: TransferTable, *, seed: int) -> Array:
     return weights
 
 
-def _resampled(found: Mapping[str, Array], weights: Array) -> dict[str, Array]:
-    """Metric → its value in every bootstrap sample; NaN where a sample has no judged target."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sums = {
-            metric: weights @ np.where(np.isfinite(values), values, 0.0)
-            for metric, values in found.items()
-        }
-        means = {
-            metric: total / (weights @ np.isfinite(found[metric]))
-            for metric, total in sums.items()
-            if not metric.startswith("_")
-        }
-        if "_best_gain" in sums:
-            means["verified_share"] = sums["_verified_gain"] / sums["_best_gain"]
-        if "_brier_climate" in sums:
-            means["brier_skill"] = 1.0 - sums["brier"] / sums["_brier_climate"]
-    return means
-
-
 def noise_ceiling(table: TransferTable, *, seed: int = 0) -> dict[str, float]:
     """Mean ρ that a ranking by the true scores would have with the measured ones.
 
@@ -355,16 +319,3 @@ def noise_ceiling(table: TransferTable, *, seed: int = 0) -> dict[str, float]:
         noisy = true + error * rng.standard_normal((_N_CEILING_DRAWS, len(true)))
         found.append(float(np.mean([spearman(draw, true) for draw in noisy])))
     return {"spearman_rho": float(np.mean(found))} if found else {}
-
-
-__all__ = [
-    "BASELINES",
-    "BenchReport",
-    "Comparison",
-    "MatrixReport",
-    "bench_folder",
-    "bench_matrix",
-    "bench_registry",
-    "bench_tables",
-    "noise_ceiling",
-]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from adapt_lora.recommender.table import Array
+from adapt_lora.recommender.columns import Array
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 """Nominal levels at which coverage is counted."""

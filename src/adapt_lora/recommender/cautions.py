@@ -5,11 +5,12 @@ Each sentence says what was seen, with its figure, and what it may mean; none ch
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 
-from adapt_lora.recommender.table import Array, Mask, TransferTable
+from adapt_lora.recommender.columns import Array, Mask, mean_of_known
+from adapt_lora.recommender.features import total_variation
+from adapt_lora.recommender.table import TransferTable
 from adapt_lora.registry.fingerprint.duplicates import leak_report
 from adapt_lora.registry.records import (
     BASE_ROW,
@@ -129,7 +130,7 @@ def _mismatches(source: Fingerprint, target: Fingerprint) -> list[str]:
             )
     a, b = source.label_shares, target.label_shares
     if a and set(a) == set(b):
-        shift = 0.5 * sum(abs(a[label] - b[label]) for label in a)
+        shift = total_variation(a, b)
         if shift >= _LABEL_SHIFT:
             label = max(a, key=lambda name: a[name] - b[name])
             said.append(
@@ -223,11 +224,5 @@ def _standing(table: TransferTable) -> Array:
         if spread > 0:
             z[known, t] = np.clip((scores[known, t] - middle) / spread, -5.0, 5.0)
     enough = np.isfinite(z).sum(axis=1) >= FEW_TASKS
-    return _row_means(z, enough)
-
-
-def _row_means(z: Array, rows: Sequence[bool] | Array) -> Array:
-    known = np.isfinite(z)
-    total = np.where(known, z, 0.0).sum(axis=1)
-    means: Array = np.where(rows, total / np.maximum(known.sum(axis=1), 1), np.nan)
+    means: Array = np.where(enough, mean_of_known(z), np.nan)
     return means

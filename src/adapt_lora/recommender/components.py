@@ -5,43 +5,12 @@ from typing import Self
 
 import numpy as np
 
-from adapt_lora.recommender.table import Array
+from adapt_lora.recommender.columns import Array, Scale
 
 _ROUNDS = 500
 _FOLDS = 5
 _MOST_COMPONENTS = 10
 """Tried by cross-validation; transfer matrices need two to five (Ruan et al. 2024, section 3)."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scale:
-    """What was measured of each column, in two numbers."""
-
-    mean: Array
-    """(n_columns,); 0 where nothing was measured."""
-    spread: Array
-    """(n_columns,): standard deviation; 0 for a constant column."""
-
-    @classmethod
-    def of(cls, values: Array) -> Self:
-        """Moments over what was measured; NaN = not measured."""
-        known = np.isfinite(values)
-        count = np.maximum(known.sum(axis=0), 1)
-        mean = np.where(known, values, 0.0).sum(axis=0) / count
-        spread = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(axis=0) / count)
-        flat = spread <= 1e-12 * np.maximum(np.abs(mean), 1e-12)
-        return cls(mean, np.where(flat, 0.0, spread))
-
-    def apply(self, values: Array) -> Array:
-        """(x − mean)/spread; a constant column becomes 0, a gap stays NaN."""
-        varied = self.spread > 0
-        scaled: Array = (values - self.mean) * varied / np.where(varied, self.spread, 1.0)
-        return scaled
-
-    def undo(self, standard: Array) -> Array:
-        """The inverse of `apply`."""
-        values: Array = standard * self.spread + self.mean
-        return values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +70,9 @@ def impute(
         tolerance: Stops when no filled cell moves by more than this, in standard deviations.
         start: First guess of the gaps, same shape; 0, the column's mean, by default.
 
-    Regularised EM for principal components, Josse and Husson 2012 (J. SFdS 153, section 3).
+    Regularised EM for principal components, Josse and Husson 2012 (J. SFdS 153, section 3). By
+    hand: scikit-learn has no PCA of tables with gaps, and its IterativeImputer knows no number of
+    components to choose.
     """
     gaps = np.isnan(standard)
     filled: Array = np.where(gaps, 0.0 if start is None else start, standard)

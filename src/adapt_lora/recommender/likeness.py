@@ -6,15 +6,14 @@ adapters in like orders.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import nnls
 
-Array = npt.NDArray[np.float64]
+from adapt_lora.recommender.columns import Array, Scale, mean_of_known, standardise
 
 GIVEN = "similarity"
 """The likeness that came with the matrix."""
@@ -51,10 +50,10 @@ def task_likeness(
     numbers = dict(target_features)
     for name, values in pair_features.items():
         if _is_constant(values, axis=0):
-            numbers[name] = _column_mean(values)
+            numbers[name] = mean_of_known(values, axis=0)
         elif not _is_constant(values, axis=1):
-            columns = _standard_columns(values)
-            found[_INNER + name] = columns.T @ columns
+            z = np.nan_to_num(standardise(values))
+            found[_INNER + name] = z.T @ z
     for name, value in numbers.items():
         logs = np.log(np.where(value > 0, value, np.nan))
         found[name] = -np.abs(value[:, None] - value[None, :])
@@ -73,23 +72,6 @@ def _is_constant(values: Array, *, axis: int) -> bool:
     return bool((span <= 1e-9 * np.maximum(np.abs(high[measured]), 1.0)).all())
 
 
-def _column_mean(values: Array) -> Array:
-    known = np.isfinite(values)
-    n = known.sum(axis=0)
-    total = np.where(known, values, 0.0).sum(axis=0)
-    mean: Array = np.where(n > 0, total / np.maximum(n, 1), np.nan)
-    return mean
-
-
-def _standard_columns(values: Array) -> Array:
-    """Z within each column; 0 where unknown."""
-    known = np.isfinite(values)
-    centred = np.where(known, values - _column_mean(values), 0.0)
-    spread = np.sqrt((centred**2).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
-    z: Array = centred / np.where(spread > 0, spread, 1.0)
-    return z
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Centre:
     """Turns inner products with tasks into correlations, after taking off the tasks' mean."""
@@ -103,8 +85,8 @@ class _Centre:
 
     @classmethod
     def of(cls, inner: Array) -> Self:
-        to_mean = _column_mean(inner)
-        overall = float(_column_mean(to_mean[:, None])[0])
+        to_mean = mean_of_known(inner, axis=0)
+        overall = float(mean_of_known(to_mean, axis=0))
         return cls(to_mean, overall, _length(np.diag(inner) - 2 * to_mean + overall))
 
     def among(self, inner: Array) -> Array:
@@ -115,7 +97,7 @@ class _Centre:
 
     def to_target(self, inner: Array) -> Array:
         """(n_targets,), from inner products with each task and, last, with itself."""
-        to_mean = float(_column_mean(inner[:-1, None])[0])
+        to_mean = float(mean_of_known(inner[:-1], axis=0))
         size = _length(inner[-1:] - 2 * to_mean + self.overall)
         correlation: Array = (inner[:-1] - to_mean - self.to_mean + self.overall) / (
             self.size * size
@@ -126,19 +108,6 @@ class _Centre:
 def _length(squared: Array) -> Array:
     length: Array = np.sqrt(np.where(squared > 1e-9, squared, np.nan))
     return length
-
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """Mean and spread of one kind of likeness over pairs of measured tasks."""
-
-    mean: float
-    spread: float
-
-    def apply(self, values: Array) -> Array:
-        """Standardised; 0 (average) where unknown."""
-        z: Array = np.nan_to_num((values - self.mean) / self.spread)
-        return z
 
 
 class Agreement:
@@ -181,7 +150,10 @@ class Agreement:
 
     def _regress(self, observed: Array, pairs: Array, likeness: Mapping[str, Array]) -> Array:
         """(1 + n_kinds,) weights of the mean and of each kind of likeness, none below 0."""
-        columns = [self.scales_[name].apply(x[pairs.astype(bool)]) for name, x in likeness.items()]
+        columns = [
+            np.nan_to_num(self.scales_[name].apply(x[pairs.astype(bool)]))
+            for name, x in likeness.items()
+        ]
         x = np.column_stack([np.ones(int(pairs.sum())), *columns])
         prior = np.array([_MEAN_AGREEMENT, *(_GIVEN_AGREEMENT * (n == GIVEN) for n in likeness)])
         pull = np.array([_MEAN_STRENGTH, *([_STRENGTH] * len(likeness))])
@@ -197,7 +169,8 @@ class Agreement:
         total = np.full(shape, self.weights_[0])
         for weight, (name, scale) in zip(self.weights_[1:], self.scales_.items(), strict=True):
             if weight > 0 and name in likeness:
-                total = total + weight * scale.apply(likeness[name])
+                # Unknown counts as average.
+                total = total + weight * np.nan_to_num(scale.apply(likeness[name]))
         return total
 
     @cached_property
@@ -225,9 +198,7 @@ class Agreement:
         return predicted
 
 
-def _scale_of(values: Array) -> _Scale:
-    known = values[np.isfinite(values)]
-    if not known.size:
-        return _Scale(0.0, 1.0)
-    spread = float(known.std())
-    return _Scale(float(known.mean()), spread if spread > 1e-9 else 1.0)
+def _scale_of(values: Array) -> Scale:
+    """Of one kind of likeness over pairs of measured tasks; where all are alike, as it stands."""
+    scale = Scale.of(values[np.isfinite(values)])
+    return scale if scale.spread > 0 else replace(scale, spread=np.ones(()))

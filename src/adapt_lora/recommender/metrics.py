@@ -1,13 +1,80 @@
 """How good a ranking of one target's candidates was: what was true against what was predicted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.stats import rankdata, weightedtau
 
-from adapt_lora.recommender.table import Array
+from adapt_lora.recommender.columns import Array
+from adapt_lora.recommender.table import TransferTable
+
+MIN_CANDIDATES = 3
+"""A target with fewer measured candidates has no ranking to judge."""
 
 _TIE_DRAWS = 64
+
+
+def judge_scores(table: TransferTable, scores: Array) -> dict[str, float]:
+    """Every ranking metric of out-of-fold scores, mean over the targets that can be judged."""
+    found: dict[str, list[float]] = {}
+    for t in range(len(table.targets)):
+        true = table.transfer_scores[:, t]
+        kept = np.isfinite(true) & np.isfinite(scores[:, t])
+        if kept.sum() < MIN_CANDIDATES:
+            continue
+        judged = ranking_metrics(true[kept], scores[kept, t], points=table.unit == "points")
+        for metric, value in judged.items():
+            found.setdefault(metric, []).append(value)
+    return {metric: float(np.mean(values)) for metric, values in found.items()}
+
+
+def judged_targets(table: TransferTable) -> tuple[int, ...]:
+    """Columns with enough measured candidates to judge a ranking by."""
+    enough = np.isfinite(table.transfer_scores).sum(axis=0) >= MIN_CANDIDATES
+    return tuple(int(t) for t in np.flatnonzero(enough))
+
+
+def ranking_metrics(true: Array, predicted: Array, *, points: bool) -> dict[str, float]:
+    """Every metric of one target's ranking; those of scores themselves for points alone."""
+    found = {
+        "spearman_rho": spearman(true, predicted),
+        "weighted_kendall_tau": weighted_kendall(true, predicted),
+        "ndcg_at_3": ndcg_at(3, true, predicted),
+        "ndcg_taskshop": ndcg_taskshop(true, predicted),
+        "regret_at_1_spread": regret_at_spread(1, true, predicted),
+        "regret_at_3_spread": regret_at_spread(3, true, predicted),
+    }
+    if points:
+        found |= {
+            "regret_at_1": regret_at(1, true, predicted),
+            "regret_at_3": regret_at(3, true, predicted),
+            "top5_regret_taskshop": top5_regret_taskshop(true, predicted),
+        }
+    return found
+
+
+def means_over_targets(found: Mapping[str, Array], weights: Array) -> dict[str, Array]:
+    """Mean of each metric in every draw, (n_draws,); NaN where a draw has no judged target.
+
+    Of what would explode as a ratio per target (`verified_share`, `brier_skill`), the ratio of the
+    means. Metrics whose name begins with "_" serve these alone.
+
+    Args:
+        found: Metric → (n_targets,), NaN where a target could not be judged.
+        weights: (n_draws, n_targets), how often each target counts.
+    """
+    sums = {name: weights @ np.where(np.isfinite(x), x, 0.0) for name, x in found.items()}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = {
+            name: total / (weights @ np.isfinite(found[name]))
+            for name, total in sums.items()
+            if not name.startswith("_")
+        }
+        if "_best_gain" in sums:
+            means["verified_share"] = sums["_verified_gain"] / sums["_best_gain"]
+        if "_brier_climate" in sums:
+            means["brier_skill"] = 1.0 - sums["brier"] / sums["_brier_climate"]
+    return means
 
 
 def spearman(true: Array, predicted: Array) -> float:
@@ -82,12 +149,6 @@ def coverage(true_gains: Array, low: Array, high: Array) -> float:
 def brier(harmed: Array, p_harm: Array) -> float:
     """Mean squared difference of P(harm) and what happened (1 = the adapter did harm)."""
     return float(np.mean((p_harm - harmed) ** 2))
-
-
-def brier_skill(harmed: Array, p_harm: Array, climatology: float) -> float:
-    """1 − Brier score / Brier score of always saying `climatology`; 0 where that is perfect."""
-    reference = brier(harmed, np.full(harmed.shape, climatology))
-    return 1.0 - brier(harmed, p_harm) / reference if reference > 0 else 0.0
 
 
 def _best_of_top(k: int, true: Array, predicted: Array) -> float:

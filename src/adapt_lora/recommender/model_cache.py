@@ -2,7 +2,8 @@
 
 A file holds plain JSON (LightGBM models as their own text) under a digest of all that decides the
 fit, and a checksum of itself. Nothing is pickled, so a file can't run code when it is read. What
-can't be read back exactly is no model: it is fitted again and written anew.
+can't be read back exactly is no model: it is fitted again and written anew. (skops makes such files
+too, but trusts scikit-learn's types alone: neither LightGBM's boosters nor the rankers here.)
 """
 
 import contextlib
@@ -20,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from adapt_lora.recommender import gains
-from adapt_lora.recommender.features import TrainingSet
-from adapt_lora.recommender.gains import GainModel
-from adapt_lora.recommender.models import Ranker, read_booster
+from adapt_lora.recommender.columns import Scale
+from adapt_lora.recommender.level import GainModel
+from adapt_lora.recommender.models import read_booster
+from adapt_lora.recommender.rankers import Ranker
 from adapt_lora.recommender.table import TransferTable
+from adapt_lora.recommender.training_set import TrainingSet
 
 _KEPT = 64
 """Models in a cache folder; the longest unused go first. One is some 10 kB to 3 MB."""
@@ -192,9 +194,8 @@ def _plain(value: Any) -> Any:
         }
     if isinstance(value, GainModel):
         return {"gain_model": _plain(vars(value))}
-    if dataclasses.is_dataclass(value) and type(value).__module__ == gains.__name__:
-        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"record": type(value).__name__, "fields": fields}
+    if isinstance(value, Scale):
+        return {"scale": [_plain(value.mean), _plain(value.spread)]}
     raise TypeError(f"A {type(value).__name__} can't be kept as text.")
 
 
@@ -222,11 +223,9 @@ def _revived(value: Any, train: TrainingSet) -> Any:
         model = GainModel()
         model.__dict__.update(_revived(value["gain_model"], train))
         return model
-    if "record" in value:
-        kind = getattr(gains, value["record"])
-        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-            raise ValueError(f"{value['record']} is no record")
-        return kind(**{name: _revived(item, train) for name, item in value["fields"].items()})
+    if "scale" in value:
+        mean, spread = (_revived(item, train) for item in value["scale"])
+        return Scale(mean, spread)
     raise ValueError(f"unknown content: {', '.join(value)}")
 
 

@@ -1,14 +1,13 @@
 """Plain score tables, rows × tasks: what traits are fitted on."""
 
-import csv
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from adapt_lora.errors import MatrixError
-from adapt_lora.recommender.table import Array
+from adapt_lora.recommender.columns import Array
+from adapt_lora.recommender.csv_tables import read_fields, read_numbers
 from adapt_lora.registry.records import BASE_ID, BASE_ROW, MatrixRow, TransferMatrix
 
 
@@ -56,27 +55,7 @@ def read_scores(path: str | Path) -> ScoreTable:
         MatrixError: Not readable, ragged, or something else than numbers.
     """
     place = Path(path)
-    try:
-        with place.open(newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file) if line]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MatrixError(f"{place}: can't be read as CSV ({error}).") from error
-    if len(lines) < 2:
-        raise MatrixError(f"{place}: a header line and at least one row are needed.")
-    width = len(lines[0])
-    values = [_numbers(place, n, line, width) for n, line in enumerate(lines[1:], start=2)]
-    return ScoreTable(tuple(line[0] for line in lines[1:]), tuple(lines[0][1:]), np.array(values))
-
-
-def _numbers(place: Path, line: int, fields: list[str], width: int) -> list[float]:
-    if len(fields) != width:
-        raise MatrixError(
-            f"{place}, line {line}: {len(fields)} fields, but the header has {width}."
-        )
-    try:
-        return [float(field) if field.strip() else float("nan") for field in fields[1:]]
-    except ValueError as error:
-        raise MatrixError(
-            f"{place}, line {line}: {error}. The first column holds names, all others numbers; "
-            "leave what was not measured empty."
-        ) from error
+    fields = read_fields(place)
+    advice = "The first column holds names, all others numbers; leave what was not measured empty."
+    values = read_numbers(place, fields.iloc[:, 1:], advice=advice)
+    return ScoreTable(tuple(fields.iloc[:, 0]), tuple(fields.columns[1:]), values)

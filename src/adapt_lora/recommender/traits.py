@@ -11,16 +11,15 @@ from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
 from adapt_lora.errors import ConfigError, MatrixError
+from adapt_lora.recommender.columns import Array, Scale
 from adapt_lora.recommender.components import (
     Components,
     RankChoice,
-    Scale,
     choose_rank,
     impute,
     principal_components,
     score_rows,
 )
-from adapt_lora.recommender.table import Array
 
 SAME_TRAIT = 0.85
 """|cosine| of loadings from which a trait counts as the one of the last fit (Tucker's congruence,

@@ -9,20 +9,9 @@ from math import ceil, hypot, sqrt
 
 import numpy as np
 
-from adapt_lora.recommender.gains import GainModel, measurement_update
-from adapt_lora.recommender.table import Array
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """What an adapter gained on the target's own rows."""
-
-    gain: float
-    """Score minus the base's score on the same rows, in the target's unit."""
-    se: float
-    """Standard error of the gain."""
-    n: int
-    """Rows."""
+from adapt_lora.recommender.columns import Array
+from adapt_lora.recommender.level import GainModel, measurement_update
+from adapt_lora.registry.records import Measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +104,8 @@ def verify_by_halving(
         alive = alive[: planned.n_candidates]
         batch = measure(alive, planned.rows)
         failures |= batch.failures
-        for name, found in batch.measured.items():
-            pooled[name] = pool(pooled[name], found) if name in pooled else found
+        for name, new in batch.measured.items():
+            pooled[name] = pool(pooled[name], new) if name in pooled else new
         alive = [name for name in alive if name in batch.measured]
         done.append(Round(len(batch.measured), planned.rows))
         if not alive:
@@ -133,7 +122,7 @@ def pool(a: Measurement, b: Measurement) -> Measurement:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shelf:
+class Trial:
     """One target with its truth, to try ways of spending a budget of rows on."""
 
     gains: Array
@@ -156,7 +145,7 @@ class Shelf:
 
 
 def expected_choice(
-    shelf: Shelf,
+    trial: Trial,
     picked: Sequence[int],
     *,
     n_rows: int,
@@ -170,56 +159,17 @@ def expected_choice(
     and judged by its true gain, that is, on endless fresh rows.
     """
     index = np.asarray(picked, dtype=np.intp)
-    p = np.clip(shelf.scores[index], 0.0, 1.0)
-    seen = shelf.gains[index] + np.sqrt(p * (1 - p) / n_rows) * rng.standard_normal(
+    p = np.clip(trial.scores[index], 0.0, 1.0)
+    measured = trial.gains[index] + np.sqrt(p * (1 - p) / n_rows) * rng.standard_normal(
         (n_draws, len(index))
     )
-    q = min(max(shelf.base_score, 0.0), 1.0)
-    seen += sqrt(q * (1 - q) / n_rows) * rng.standard_normal((n_draws, 1))
-    errors = shelf.noise(n_rows)
-    # The update is linear in the surprise, so one matrix serves all draws.
-    known = {int(i): (float(shelf.gains[i]), float(errors[i])) for i in index}
-    pull = measurement_update(shelf.model, shelf.predicted, known).pull
-    expected = shelf.predicted + (seen - shelf.predicted[index]) @ pull.T  # (n_draws, n)
+    q = min(max(trial.base_score, 0.0), 1.0)
+    measured += sqrt(q * (1 - q) / n_rows) * rng.standard_normal((n_draws, 1))
+    errors = trial.noise(n_rows)
+    # The update is linear in what was measured, so one matrix serves all draws.
+    once = {int(i): Measurement(float(trial.gains[i]), float(errors[i]), n_rows) for i in index}
+    pull = measurement_update(trial.model, trial.predicted, once).pull
+    expected = trial.predicted + (measured - trial.predicted[index]) @ pull.T  # (n_draws, n)
     best = expected.argmax(axis=1)
-    won = np.where(expected.max(axis=1) > 0, shelf.gains[best], 0.0)
+    won = np.where(expected.max(axis=1) > 0, trial.gains[best], 0.0)
     return float(won.mean())
-
-
-def halving_choice(
-    shelf: Shelf, k: int, *, max_rows: int, rng: np.random.Generator, n_draws: int = 100
-) -> float:
-    """The same for `verify_by_halving` of the k best predicted, on endless rows."""
-    order = np.argsort(-shelf.predicted, kind="stable")[:k]
-    p = np.clip(shelf.scores, 0.0, 1.0)
-    q = min(max(shelf.base_score, 0.0), 1.0)
-
-    def measure(names: Sequence[str], rows: range) -> Batch:
-        n = len(rows)
-        errors = shelf.noise(n)
-        off = sqrt(q * (1 - q) / n) * rng.standard_normal()
-        found = {}
-        for name in names:
-            s = int(name)
-            seen = shelf.gains[s] + off + sqrt(p[s] * (1 - p[s]) / n) * rng.standard_normal()
-            found[name] = Measurement(float(seen), float(errors[s]), n)
-        return Batch(found)
-
-    def judge(measured: Mapping[str, Measurement]) -> Mapping[str, float]:
-        seen = {int(name): (m.gain, m.se) for name, m in measured.items()}
-        moved = shelf.predicted + measurement_update(shelf.model, shelf.predicted, seen).shift
-        return {str(s): float(gain) for s, gain in enumerate(moved)}
-
-    won = []
-    for _ in range(n_draws):
-        found = verify_by_halving(
-            [str(s) for s in order],
-            measure=measure,
-            judge=judge,
-            max_rows=max_rows,
-            n_rows=len(order) * max_rows,
-        )
-        expected = judge(found.measured)
-        best = max(expected, key=lambda name: expected[name])
-        won.append(float(shelf.gains[int(best)]) if expected[best] > 0 else 0.0)
-    return float(np.mean(won))

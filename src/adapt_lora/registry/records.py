@@ -334,6 +334,18 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Measurement:
+    """What an adapter gained over its base on the same rows of a target."""
+
+    gain: float
+    """Score minus the base's score, in the target's unit."""
+    se: float
+    """Standard error of the gain."""
+    n: int
+    """Rows."""
+
+
+@dataclass(frozen=True, slots=True)
 class KeptRecommendation:
     """A recommendation that was kept, to be compared with what was measured later."""
 

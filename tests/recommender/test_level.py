@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from adapt_lora.recommender.gains import GainModel, measurement_update
+from adapt_lora.recommender.level import GainModel, measurement_update
+from adapt_lora.registry.records import Measurement
 
 
 def shelf(n_groups: int = 10, n_sources: int = 20, *, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -74,10 +75,10 @@ def test_harm_is_likelier_at_the_bottom() -> None:
 def test_an_exact_measurement_is_believed_and_a_vague_one_ignored() -> None:
     model = fitted(12)
     predicted = model.predict(np.zeros(20)).median
-    exact = measurement_update(model, predicted, {3: (0.5, 1e-9)})
+    exact = measurement_update(model, predicted, {3: Measurement(0.5, 1e-9, 100)})
     assert predicted[3] + exact.shift[3] == pytest.approx(0.5)
     assert exact.scale[3] == pytest.approx(0.0, abs=1e-4)
-    vague = measurement_update(model, predicted, {3: (0.5, 100.0)})
+    vague = measurement_update(model, predicted, {3: Measurement(0.5, 100.0, 1)})
     np.testing.assert_allclose(vague.shift, 0.0, atol=1e-4)
 
 
@@ -85,7 +86,9 @@ def test_others_follow_a_measurement_by_the_shared_part() -> None:
     model = fitted(30)
     shared, own = model.variances
     predicted = model.predict(np.zeros(20)).median
-    update = measurement_update(model, predicted, {0: (float(predicted[0]) + 0.1, 0.0)})
+    update = measurement_update(
+        model, predicted, {0: Measurement(float(predicted[0]) + 0.1, 0.0, 100)}
+    )
     assert update.shift[1] == pytest.approx(0.1 * shared / (shared + own))
     assert update.shift[1] == pytest.approx(update.shift[19])
 

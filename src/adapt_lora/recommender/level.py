@@ -6,7 +6,8 @@ from typing import Self
 
 import numpy as np
 
-from adapt_lora.recommender.table import Array, Mask
+from adapt_lora.recommender.columns import Array, Mask, Scale
+from adapt_lora.registry.records import Measurement
 
 MIN_GROUPS_FOR_INTERVAL = 3
 """With two task groups, nothing tells an outlier from the rule."""
@@ -59,7 +60,8 @@ class GainModel:
             base_hints: (n_targets,) the base's score on each target, estimated on other rows than
                 the gains: how much there is left to win, or to lose. NaN where unknown.
         """
-        self.hints_ = _Hints.of(np.full(len(groups), np.nan) if base_hints is None else base_hints)
+        hints = np.full(len(groups), np.nan) if base_hints is None else base_hints
+        self.hint_scale_ = Scale.of(hints[np.isfinite(hints)])
         usable = np.isfinite(scores) & np.isfinite(gains)
         columns = [t for t in range(len(groups)) if usable[:, t].sum() >= 2]
         self.groups_ = tuple(dict.fromkeys(groups[t] for t in columns))
@@ -70,6 +72,7 @@ class GainModel:
         self.lines_ = np.array(by_group).reshape(-1, 2)
         self.level_, self.slope_ = _pooled(self.lines_)
         self._keep_residuals(scores, gains, usable, columns, member)
+        self._fit_harm(scores, gains, usable, columns, member, self._standard_hints(hints))
         return self
 
     def _keep_residuals(
@@ -89,7 +92,6 @@ class GainModel:
         self.residuals_ = np.concatenate(values) if values else np.zeros(0)
         self.weights_ = np.concatenate(weights) if weights else np.zeros(0)
         self.column_ = np.concatenate(owner).astype(np.intp) if owner else np.zeros(0, np.intp)
-        self._fit_harm(scores, gains, usable, columns, member)
 
     @property
     def interval_level(self) -> float | None:
@@ -191,14 +193,21 @@ class GainModel:
         """Logistic and residual odds, the former by K/(K + 4): it has more to learn."""
         share = self.n_groups_ / (self.n_groups_ + _HARM_GROUPS)
         learned = self._logistic_harm(score, base_hint)
-        odds: Array = share * learned + (1 - share) * self._residual_harm(point)
+        odds: Array = share * learned + (1 - share) * self.weight_below(-point)
         return odds
 
-    def _residual_harm(self, point: Array) -> Array:
-        return self.weight_below(-point)
+    def _standard_hints(self, hints: Array) -> Array:
+        """Base scores as harm is regressed on them; 0 (average) where unknown."""
+        return np.nan_to_num(self.hint_scale_.apply(hints))
 
     def _fit_harm(
-        self, scores: Array, gains: Array, usable: Mask, columns: list[int], member: Array
+        self,
+        scores: Array,
+        gains: Array,
+        usable: Mask,
+        columns: list[int],
+        member: Array,
+        hints: Array,
     ) -> None:
         """Ridge logistic of harm on score, the source's other harm rate, and the base's score."""
         harmed = np.where(usable, gains < 0, np.nan)[:, columns]
@@ -207,7 +216,7 @@ class GainModel:
         for i, t in enumerate(columns):
             keep = usable[:, t]
             rate = _shrunken_rate(harmed[:, member != member[i]])
-            hint = np.full(keep.sum(), self.hints_.standard[t])
+            hint = np.full(keep.sum(), hints[t])
             x.append(np.column_stack([scores[keep, t], _logit(rate[keep]), hint]))
             y.append(harmed[keep, i])
             w.append(np.full(keep.sum(), 1.0 / (keep.sum() * (member == member[i]).sum())))
@@ -221,35 +230,12 @@ class GainModel:
 
     def _logistic_harm(self, score: Array, base_hint: float | None) -> Array:
         if self.logit_ is None:
-            return self._residual_harm(self.level_ + self.slope_ * score)
-        hint = np.full(len(score), self.hints_.apply(base_hint))
-        x = np.column_stack([np.ones(len(score)), score, _logit(self.harm_rate_), hint])
+            return self.weight_below(-(self.level_ + self.slope_ * score))
+        hint = np.full(len(score), np.nan if base_hint is None else base_hint)
+        x = np.column_stack(
+            [np.ones(len(score)), score, _logit(self.harm_rate_), self._standard_hints(hint)]
+        )
         return _sigmoid(x @ self.logit_)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Hints:
-    """Base scores on the scale on which harm is regressed on them."""
-
-    mean: float
-    spread: float
-    standard: Array
-    """(n_targets,): z; 0 (average) where unknown."""
-
-    @classmethod
-    def of(cls, values: Array) -> Self:
-        known = values[np.isfinite(values)]
-        mean = float(known.mean()) if known.size else 0.0
-        spread = float(known.std()) if known.size else 0.0
-        if spread <= 1e-9:
-            return cls(mean, 0.0, np.zeros(len(values)))
-        return cls(mean, spread, np.nan_to_num((values - mean) / spread))
-
-    def apply(self, value: float | None) -> float:
-        """The same for one target."""
-        if value is None or not np.isfinite(value) or self.spread == 0:
-            return 0.0
-        return (value - self.mean) / self.spread
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -261,21 +247,21 @@ class Update:
     scale: Array
     """(n_sources,): of the residual spread, in (0, 1]."""
     pull: Array
-    """(n_sources, n_measured): how a surprise of each measured adapter moves every source."""
+    """(n_sources, n_measured): how a gain that is off its prediction moves every source."""
 
 
 def measurement_update(
-    model: GainModel, predicted: Array, measured: Mapping[int, tuple[float, float]]
+    model: GainModel, predicted: Array, measured: Mapping[int, Measurement]
 ) -> Update:
-    """Condition all gains on measured ones, each with its standard error.
+    """Condition all gains on those of measured sources, by their number.
 
     Residuals of one target share a variance (its level) and have their own: the measured adapter
     moves to a precision-weighted mean of prediction and measurement, which also corrects for
     having been chosen as the best of several; the others follow by the shared part.
     """
     index = np.fromiter(measured, dtype=np.intp)
-    gain = np.array([measured[int(i)][0] for i in index])
-    error = np.array([measured[int(i)][1] for i in index])
+    gain = np.array([one.gain for one in measured.values()])
+    error = np.array([one.se for one in measured.values()])
     shared, own = model.variances
     cross = np.full((len(predicted), len(index)), shared)
     cross[index, np.arange(len(index))] += own
@@ -328,7 +314,11 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _ridge_logistic(x: Array, y: Array, weight: Array, ridge: Array) -> Array:
-    """Newton steps with a ridge on all but the intercept; (intercept, coefficients)."""
+    """Newton steps with a ridge on all but the intercept; (intercept, coefficients).
+
+    By hand: scikit-learn's logistic has one strength for all coefficients, here each has its own,
+    and folds fit it thousands of times.
+    """
     x = np.column_stack([np.ones(len(x)), x])
     penalty = np.diag([1e-6, *ridge])
     beta = np.zeros(x.shape[1])
