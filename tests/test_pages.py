@@ -255,7 +255,9 @@ def test_every_link_to_a_file_leads_somewhere(page):
     assert [link for link in links - made if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
-@pytest.mark.parametrize("name", ["Registry", "recommend", "register", "train", "evaluate"])
+@pytest.mark.parametrize(
+    "name", ["RecommendRequest", "Registry", "recommend", "register", "train", "evaluate"]
+)
 def test_the_public_names_are_there(name):
     import adapt_lora
 

@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from adapt_lora.data import read_dataset
     from adapt_lora.evaluator import EvaluationRequest
     from adapt_lora.registry import Registry
-    from adapt_lora.roads import evaluate, recommend, register, train
+    from adapt_lora.roads import RecommendRequest, evaluate, recommend, register, train
 
 # Resolved on first use, so that `import adapt_lora` stays as cheap as an empty module.
 _HOMES = {
     "EvaluationRequest": "adapt_lora.evaluator",
+    "RecommendRequest": "adapt_lora.roads",
     "Registry": "adapt_lora.registry",
     "evaluate": "adapt_lora.roads",
     "read_dataset": "adapt_lora.data",
@@ -24,6 +25,7 @@ _HOMES = {
 
 __all__ = [
     "EvaluationRequest",
+    "RecommendRequest",
     "Registry",
     "__version__",
     "evaluate",

@@ -114,12 +114,38 @@ def test_evaluating_again_measures_nothing(shelf, tiny_base_dir):
     assert again.report.n_skipped == 20
 
 
+def asked(target, base_dir, **more):
+    return roads.RecommendRequest(target, base_model=str(base_dir), **more)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "words"),
+    [
+        ({"verify": -1}, ConfigError, "--verify is 0 or more"),
+        ({"budget_s": -5.0}, ConfigError, "--budget is 0 or more"),
+        ({"max_rows": 1}, ConfigError, "--max-rows is 2 or more"),
+        ({"method": "magic"}, RecommendError, "Unknown method 'magic'"),
+        ({"metric": "rouge"}, RecommendError, "Unknown metric 'rouge'"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused_where_it_is_made(more, error, words):
+    with pytest.raises(error, match=words):
+        roads.RecommendRequest("target.jsonl", **more)
+
+
+def test_a_dataset_alone_is_a_request_with_all_defaults(shelf, tiny_base, monkeypatch):
+    home, registry, _ = shelf
+    monkeypatch.setattr("adapt_lora.roads.recommendation.load_base_model", {None: tiny_base}.get)
+    target = write_rows(home / "alone.jsonl", "mood", 30)
+    answer = roads.recommend(target, registry=registry)
+    same = roads.recommend(roads.RecommendRequest(target), registry=registry)
+    assert answer.recommendation == same.recommendation
+
+
 def test_recommend_ranks_every_adapter_and_the_base_competes(shelf, tiny_base_dir):
     home, registry, _ = shelf
     target = write_rows(home / "target.jsonl", "mood", 30)
-    answer = recommendation_json(
-        roads.recommend(target, registry=registry, base_model=str(tiny_base_dir))
-    )
+    answer = recommendation_json(roads.recommend(asked(target, tiny_base_dir), registry=registry))
     assert [entry["rank"] for entry in answer["ranking"]] == [1, 2, 3]
     assert {"score", "se", "p_best", "recommended"} <= answer["base"].keys()
     for entry in answer["ranking"]:
@@ -136,15 +162,13 @@ def test_an_unlabelled_target_is_ranked_without_base_score(shelf, tiny_base_dir)
     target.write_text(
         "".join(json.dumps({"prompt": f"was {m} {i}"}) + "\n" for i, m in enumerate(MOODS * 3))
     )
-    answer = recommendation_json(
-        roads.recommend(target, registry=registry, base_model=str(tiny_base_dir))
-    )
+    answer = recommendation_json(roads.recommend(asked(target, tiny_base_dir), registry=registry))
     assert len(answer["ranking"]) == 3
     assert "score" not in answer["base"]
     with pytest.raises(
         DatasetError, match="--verify measures adapters on the target's own answers"
     ):
-        roads.recommend(target, registry=registry, base_model=str(tiny_base_dir), verify=1)
+        roads.recommend(asked(target, tiny_base_dir, verify=1), registry=registry)
 
 
 def test_a_fresh_base_starts_from_the_registrys_other_base(
@@ -163,13 +187,14 @@ def test_a_fresh_base_starts_from_the_registrys_other_base(
     both.add_matrix(replace(measured, adapters=tuple(here), tasks=(), cells=()))
     both.add_matrix(replace(measured, base=other, adapters=tuple(there), cells=tuple(cells)))
     target = write_rows(tmp_path / "unseen.jsonl", "mood", 30)
-    ask = {"registry": both, "base_model": str(tiny_base_dir), "verify": 0}
-    answer = recommendation_json(roads.recommend(target, **ask))
+    ask = asked(target, tiny_base_dir, verify=0)
+    answer = recommendation_json(roads.recommend(ask, registry=both))
     assert answer["model"]["borrowed"]["base_models"] == ["other/base"]
     assert answer["model"]["borrowed"]["n_adapters"] == 3
     assert any("other/base" in warning for warning in answer["warnings"])
     # The target's own group is not looked at there either.
-    one_less = recommendation_json(roads.recommend(target, group=measured.tasks[0].group, **ask))
+    same_group = replace(ask, group=measured.tasks[0].group)
+    one_less = recommendation_json(roads.recommend(same_group, registry=both))
     groups = [a["model"]["borrowed"]["n_groups"] for a in (answer, one_less)]
     assert groups[1] == groups[0] - 1
 
@@ -178,7 +203,7 @@ def test_verification_shows_measured_beside_predicted(shelf, tiny_base_dir, tiny
     home, registry, _ = shelf
     target = write_rows(home / "verified.jsonl", "choice", 26)
     answer = recommendation_json(
-        roads.recommend(target, registry=registry, base_model=str(tiny_base_dir), verify=2)
+        roads.recommend(asked(target, tiny_base_dir, verify=2), registry=registry)
     )
     measured = [entry for entry in answer["ranking"] if "measured" in entry]
     assert len(measured) == 2
@@ -191,7 +216,7 @@ def test_an_empty_registry_says_what_to_do(tiny_base_dir, tmp_path):
     registry = Registry(tmp_path / "empty", cache_folder=tmp_path / "cache")
     target = write_rows(tmp_path / "t.jsonl", "mood")
     with pytest.raises(RecommendError, match="holds no adapter for tiny/llama"):
-        roads.recommend(target, registry=registry, base_model=str(tiny_base_dir))
+        roads.recommend(asked(target, tiny_base_dir), registry=registry)
 
 
 def test_no_register_leaves_a_folder_that_peft_loads(shelf, tiny_base_dir, tmp_path):
@@ -238,7 +263,7 @@ def test_verification_reads_its_own_protocol_not_an_older_column(shelf, tiny_bas
         EvaluationRequest([target], base_model=str(tiny_base_dir), max_rows=10), registry=registry
     )
     answer = recommendation_json(
-        roads.recommend(target, registry=registry, base_model=str(tiny_base_dir), verify=1)
+        roads.recommend(asked(target, tiny_base_dir, verify=1), registry=registry)
     )
     measured = [entry["measured"] for entry in answer["ranking"] if "measured" in entry]
     assert [m["n"] for m in measured] == [30]
@@ -329,8 +354,8 @@ def test_three_are_measured_by_default_where_there_are_answers_and_time(shelf, t
     home, registry, _ = shelf
     target = write_rows(home / "unasked.jsonl", "mood", 60)
     said: list[str] = []
-    ask = {"registry": registry, "base_model": str(tiny_base_dir)}
-    answer = roads.recommend(target, say=said.append, **ask)
+    ask = asked(target, tiny_base_dir)
+    answer = roads.recommend(ask, registry=registry, say=said.append)
     assert "Measuring the best 3 on up to 60 of the target's rows" in said[0]
     assert answer.verification is not None
     assert answer.verification.rounds[0] == (3, 50)
@@ -338,7 +363,7 @@ def test_three_are_measured_by_default_where_there_are_answers_and_time(shelf, t
     assert content["verification"]["n_rows"] == 60
     first = next(entry for entry in content["ranking"] if "measured" in entry)
     assert {"predicted_alone", "predicted_gain"} <= first.keys()
-    again = roads.recommend(target, **ask)
+    again = roads.recommend(ask, registry=registry)
     for was, now in zip(answer.recommendation.ranking, again.recommendation.ranking, strict=True):
         for name in was.__dataclass_fields__:
             assert getattr(was, name) == getattr(now, name), name  # cells were looked up
@@ -350,13 +375,8 @@ def test_a_budget_that_is_too_small_leaves_a_prediction_and_says_so(shelf, tiny_
     home, registry, _ = shelf
     target = write_rows(home / "hurry.jsonl", "choice", 50)
     said: list[str] = []
-    answer = roads.recommend(
-        target,
-        registry=registry,
-        base_model=str(tiny_base_dir),
-        budget_s=0.001,
-        say=said.append,
-    )
+    hurry = asked(target, tiny_base_dir, budget_s=0.001)
+    answer = roads.recommend(hurry, registry=registry, say=said.append)
     assert answer.verification is None
     assert "over the budget of 0 s" in said[0]
     assert not any("measured" in entry for entry in recommendation_json(answer)["ranking"])
@@ -374,7 +394,7 @@ def test_what_cannot_be_measured_leaves_a_prediction_with_the_reason(
         raise TaskError("the disk is full")
 
     monkeypatch.setattr(TargetMeter, "measure", fail)
-    answer = roads.recommend(target, registry=registry, base_model=str(tiny_base_dir))
+    answer = roads.recommend(asked(target, tiny_base_dir), registry=registry)
     assert answer.verification is None
     assert any("the disk is full" in warning for warning in answer.warnings)
     assert len(answer.recommendation.ranking) == 3
@@ -387,8 +407,7 @@ def test_a_kept_recommendation_is_judged_once_its_target_is_measured(
 
     home, registry, _ = shelf
     target = write_rows(home / "later.jsonl", "mood", 22)
-    ask = {"registry": registry, "base_model": str(tiny_base_dir)}
-    answer = roads.recommend(target, verify=0, **ask)
+    answer = roads.recommend(asked(target, tiny_base_dir, verify=0), registry=registry)
     run_id = roads.keep_recommendation(answer, registry=registry)
     (kept,) = registry.recommendations(tiny_base.identity)
     assert kept.run_id == run_id

@@ -77,25 +77,24 @@ def recommend(
     from adapt_lora.report.tables import recommendation_table
 
     console = Console(as_json, quiet)
+    request = roads.RecommendRequest(
+        target,
+        base_model=base_model,
+        metric=metric,
+        mapping=read_mapping(mapping),
+        group=group,
+        method=method,
+        verify=verify,
+        budget_s=budget,
+        max_rows=max_rows,
+        seed=seed,
+        grading=Grading(
+            decision, allow_code_execution, accept_weak_sandbox, judge_url, judge_model
+        ),
+    )
     registry = open_registry(tracking_uri, console)
-    grading = Grading(decision, allow_code_execution, accept_weak_sandbox, judge_url, judge_model)
     with console.progress() as progress:
-        answer = roads.recommend(
-            target,
-            registry=registry,
-            base_model=base_model,
-            metric=metric,
-            mapping=read_mapping(mapping),
-            group=group,
-            method=method,
-            verify=verify,
-            budget_s=budget,
-            max_rows=max_rows,
-            seed=seed,
-            grading=grading,
-            progress=progress,
-            say=console.say,
-        )
+        answer = roads.recommend(request, registry=registry, progress=progress, say=console.say)
     if log:
         run_id = roads.keep_recommendation(answer, registry=registry)
         console.remark(

@@ -16,7 +16,7 @@ from adapt_lora.roads.bases import other_matrices, which_base
 from adapt_lora.roads.evaluation import evaluate, plan_evaluation
 from adapt_lora.roads.exchange import export_registry, import_results
 from adapt_lora.roads.progress import Progress
-from adapt_lora.roads.recommendation import keep_recommendation, recommend
+from adapt_lora.roads.recommendation import RecommendRequest, keep_recommendation, recommend
 from adapt_lora.roads.registration import register
 from adapt_lora.roads.training import find_training, stored_recipe, train
 from adapt_lora.roads.traits import fit_traits
@@ -27,6 +27,7 @@ __all__ = [
     "Import",
     "PlannedCell",
     "Progress",
+    "RecommendRequest",
     "TargetRanking",
     "Training",
     "evaluate",

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapt_lora.data import Dataset, read_dataset
-from adapt_lora.errors import AdaptError, DatasetError, RecommendError
-from adapt_lora.model.base import BaseIdentity, cache_dir, load_base_model
+from adapt_lora.errors import AdaptError, ConfigError, DatasetError, RecommendError
+from adapt_lora.model.base import cache_dir, load_base_model
 from adapt_lora.registry import Registry
-from adapt_lora.registry.records import Fingerprint, TransferMatrix
+from adapt_lora.registry.records import Fingerprint, Measurement, TransferMatrix
 from adapt_lora.results import TargetRanking, VerificationReport
 from adapt_lora.roads.bases import other_matrices
 from adapt_lora.roads.evaluation import base_predictions, fetch_weights
@@ -25,41 +25,69 @@ if TYPE_CHECKING:
 TARGET_TOKENS = 8_000
 """Tokens of a target that are read for its fingerprint."""
 
+DEFAULT_VERIFY = 3
+"""Adapters that are measured where nobody says how many."""
+
+_LEAST_ROWS = 40
+"""Fewer rows per adapter decide nothing: an error of 8 points on a score of one half."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendRequest:
+    """What is asked of `recommend`."""
+
+    target: str | Path
+    """The unseen dataset: file, folder (test.jsonl) or Hub id; labels and responses are
+    optional."""
+    base_model: str | None = None
+    """As for `load_base_model`."""
+    metric: str = "auto"
+    """What the gain is counted in; "auto" takes what suits the rows."""
+    mapping: Mapping[str, str] | None = None
+    """Field names, as for `read_dataset`."""
+    group: str | None = None
+    """What the target shares with its twins; cells of this group are never learned from."""
+    method: str = "default"
+    """A ranking method by name; "default" chooses by back-test."""
+    verify: int | None = None
+    """Measure this many of the top adapters on the target's own rows; 0 for none. None measures
+    three where the target has answers and they fit the budget, on fewer rows if need be."""
+    budget_s: float = 60.0
+    """Seconds that a verification which nobody asked for may take."""
+    max_rows: int = 100
+    """Rows per measured adapter, on average; the last ones left get more."""
+    seed: int = 0
+    """Decides every draw."""
+    grading: "Grading | None" = None
+    """How verification turns answers into scores; None as `Grading()` does."""
+
+    def __post_init__(self) -> None:
+        if self.verify is not None and self.verify < 0:
+            raise ConfigError(f"{self.verify} adapters can't be measured; --verify is 0 or more.")
+        if self.budget_s < 0:
+            raise ConfigError(f"A budget of {self.budget_s:g} s is none; --budget is 0 or more.")
+        if self.max_rows < 2:
+            raise ConfigError(f"{self.max_rows} row(s) decide nothing; --max-rows is 2 or more.")
+        if (self.metric, self.method) != ("auto", "default"):
+            from adapt_lora.evaluator import metric_key
+            from adapt_lora.recommender.ranking import check_names
+
+            metric = "accuracy" if self.metric == "auto" else metric_key(self.metric)
+            check_names(metric=metric, method=self.method)
+
 
 def recommend(
-    target: str | Path,
+    request: RecommendRequest | str | Path,
     *,
     registry: Registry,
-    base_model: str | None = None,
-    metric: str = "auto",
-    mapping: Mapping[str, str] | None = None,
-    group: str | None = None,
-    method: str = "default",
-    verify: int | None = None,
-    budget_s: float = 60.0,
-    max_rows: int = 100,
-    seed: int = 0,
-    grading: "Grading | None" = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> TargetRanking:
     """Rank the registry's adapters for an unseen dataset.
 
     Args:
-        target: File, folder (test.jsonl) or Hub id; labels and responses are optional.
+        request: What is asked; a dataset alone stands for a request with all defaults.
         registry: Where the adapters and measured cells are.
-        base_model: As for `load_base_model`.
-        metric: What the gain is counted in; "auto" takes what suits the rows.
-        mapping: Field names, as for `read_dataset`.
-        group: What the target shares with its twins; cells of this group are never learned from.
-        method: A ranking method by name; "default" chooses by back-test.
-        verify: Measure this many of the top adapters on the target's own rows; 0 for none. None
-            measures three where the target has answers and they fit the budget, on fewer rows if
-            need be.
-        budget_s: Seconds that a verification which nobody asked for may take.
-        max_rows: Rows per measured adapter, on average; the last ones left get more.
-        seed: Decides every draw.
-        grading: As for `evaluate`; used by verification.
         progress: Told about each step.
         say: Told what a person should know before it happens.
 
@@ -67,16 +95,17 @@ def recommend(
         RecommendError: There is no adapter to rank.
         DatasetError: `verify` was asked for, but the target has no answers.
     """
+    ask = request if isinstance(request, RecommendRequest) else RecommendRequest(request)
     clock = _Clock()
-    rows = read_dataset(target, mapping=mapping, group=group)
+    rows = read_dataset(ask.target, mapping=ask.mapping, group=ask.group)
+    has_answers = rows.is_labelled or rows.has_responses
     clock.lap("read_data")
-    if verify and not _has_answers(rows):
+    if ask.verify and not has_answers:
         raise DatasetError(
             f"{rows.source}: --verify measures adapters on the target's own answers, but its "
             "rows have none. Add a response or label to each row, or use --verify 0."
         )
-    base = load_base_model(base_model)
-    from adapt_lora.evaluator import Grading
+    base = load_base_model(ask.base_model)
     from adapt_lora.registry.fingerprint import fingerprint_dataset
 
     clock.lap("load_base")
@@ -84,64 +113,42 @@ def recommend(
         rows,
         base=base,
         max_tokens=TARGET_TOKENS,
-        seed=seed,
+        seed=ask.seed,
         progress=of_step(progress, "read the target"),
     )
     clock.lap("fingerprint")
     matrix = registry.transfer_matrix(base.identity)
-    _check_adapters(matrix, base.identity)
+    if not matrix.adapters:
+        raise RecommendError(
+            f"The registry holds no adapter for {base.identity.name}, so there is nothing to rank. "
+            "Add some with `adapt register` or `adapt train`, then measure them with "
+            "`adapt evaluate`."
+        )
     clock.lap("registry")
-    from adapt_lora.recommender.model_cache import ModelCache
-    from adapt_lora.recommender.ranking import fit_ranking
-
-    chosen_metric = _target_metric(rows, metric)
-    fitted = fit_ranking(
-        matrix,
-        fingerprint,
-        metric=chosen_metric,
-        group=rows.group,
-        others=other_matrices(registry, matrix.base),
-        method=method,
-        seed=seed,
-        cache=ModelCache(cache_dir() / "models"),
-    )
-    base_score = _base_score(fingerprint, chosen_metric)
-    ranking = fitted.answer(base_score=base_score)
+    target = _Target(ask, rows, fingerprint, _metric_of(rows, ask.metric), base, registry)
+    fitted = _fit(target, matrix)
+    ranking = fitted.answer(base_score=target.base_score)
     clock.lap("rank")
     warning = registry.base_warning(base.identity)
     warnings = [warning] if warning else []
-    verification = None
-    if verify != 0 and _has_answers(rows):
-        job = _VerificationJob(
-            rows, fingerprint, chosen_metric, base, registry, seed, grading or Grading(), progress
-        )
+    verified = None
+    if ask.verify != 0 and has_answers:
         try:
-            checked = _verify(
-                job,
-                fitted,
-                ranking,
-                k=verify,
-                budget_s=budget_s,
-                max_rows=max_rows,
-                say=say or (lambda _: None),
-            )
+            verified = _verify(target, fitted, ranking, progress=progress, say=say)
         # A prediction is still an answer; why it stands alone is part of it.
         except AdaptError as error:
             warnings.append(f"Nothing could be measured on the target, this is prediction: {error}")
-        else:
-            if checked is not None:
-                ranking, verification = checked
         clock.lap("verify")
     return TargetRanking(
-        recommendation=ranking,
+        recommendation=ranking if verified is None else verified[0],
         target=rows,
         fingerprint=fingerprint,
         base=base.identity,
-        metric=chosen_metric,
+        metric=target.metric,
         timing_s=clock.laps,
         warnings=tuple(warnings),
-        verification=verification,
-        figures_only=frozenset(r.adapter_id for r in matrix.adapters if not r.has_weights),
+        verification=None if verified is None else verified[1],
+        figures_only=frozenset(a.adapter_id for a in matrix.adapters if not a.has_weights),
     )
 
 
@@ -159,103 +166,124 @@ def keep_recommendation(answer: TargetRanking, *, registry: Registry) -> str:
     )
 
 
-DEFAULT_VERIFY = 3
-"""Adapters that are measured where nobody says how many."""
-
-
-_LEAST_ROWS = 40
-"""Fewer rows per adapter decide nothing: an error of 8 points on a score of one half."""
-
-
 @dataclass(frozen=True, slots=True)
-class _VerificationJob:
-    """What is to be measured on, and where the cells go."""
+class _Target:
+    """A request with all that was read for it."""
 
+    ask: RecommendRequest
     rows: Dataset
     fingerprint: Fingerprint
     metric: str
     base: "BaseModel"
     registry: Registry
-    seed: int
-    grading: "Grading"
-    progress: Progress | None
 
-    def meter(self, say: Callable[[str], None]) -> "TargetMeter":
-        """Measures adapters on the target's rows and files the cells."""
-        from adapt_lora.evaluator import (
-            Measuring,
-            TargetMeter,
-            TransformersBackend,
-            make_graders,
-            make_task,
-        )
+    @property
+    def base_score(self) -> tuple[float, float] | None:
+        """The base's score from the target's pass, which knows balanced accuracy alone."""
+        values = self.fingerprint.values
+        if self.metric != "balanced_accuracy" or not {"base_score", "base_score_se"} <= set(values):
+            return None
+        return values["base_score"], values["base_score_se"]
 
-        task = make_task(self.rows, metric=self.metric)
-        task = replace(task, record=replace(task.record, fingerprint=self.fingerprint))
-        identity, registry, name = self.base.identity, self.registry, task.record.name
-        by_id = {record.adapter_id: record for record in registry.adapters(identity)}
-        measuring = Measuring(
-            TransformersBackend(self.base),
-            decision=self.grading.decision,
-            graders=make_graders(self.grading, [task]),
-            base_predictions=base_predictions(registry, identity, warn=say),
-        )
-        return TargetMeter(
-            measuring,
-            self.rows,
-            task,
-            folder_of=lambda adapter_id: fetch_weights(registry, by_id[adapter_id]),
-            measured=registry.measured(identity),
-            find_cell=lambda row, protocol: registry.cell(identity, row, name, protocol),
-            save_cell=lambda result, batch: registry.add_cells(
-                identity,
-                by_id.get(result.cell.row.model, result.cell.row),
-                batch.record,
-                [result.cell],
-                result.predictions,
-            ),
-            seed=self.seed,
-            progress=of_step(self.progress, "measure the best"),
-        )
+
+def _metric_of(rows: Dataset, metric: str) -> str:
+    from adapt_lora.evaluator import choose_metric, metric_key
+
+    if metric != "auto":
+        return metric_key(metric)
+    if rows.metric is not None:
+        return rows.metric
+    return choose_metric(rows) if rows.is_labelled or rows.has_responses else "balanced_accuracy"
+
+
+def _fit(target: _Target, matrix: TransferMatrix) -> "FittedRanking":
+    from adapt_lora.recommender.model_cache import ModelCache
+    from adapt_lora.recommender.ranking import fit_ranking
+
+    return fit_ranking(
+        matrix,
+        target.fingerprint,
+        metric=target.metric,
+        group=target.rows.group,
+        others=other_matrices(target.registry, matrix.base),
+        method=target.ask.method,
+        seed=target.ask.seed,
+        cache=ModelCache(cache_dir() / "models"),
+    )
+
+
+def _meter(target: _Target, progress: Progress | None, say: Callable[[str], None]) -> "TargetMeter":
+    """Measures adapters on the target's rows and files the cells."""
+    from adapt_lora.evaluator import (
+        Grading,
+        Measuring,
+        TargetMeter,
+        TransformersBackend,
+        make_graders,
+        make_task,
+    )
+
+    registry, identity = target.registry, target.base.identity
+    grading = target.ask.grading or Grading()
+    task = make_task(target.rows, metric=target.metric)
+    task = replace(task, record=replace(task.record, fingerprint=target.fingerprint))
+    by_id = {record.adapter_id: record for record in registry.adapters(identity)}
+    measuring = Measuring(
+        TransformersBackend(target.base),
+        decision=grading.decision,
+        graders=make_graders(grading, [task]),
+        base_predictions=base_predictions(registry, identity, warn=say),
+    )
+    return TargetMeter(
+        measuring,
+        target.rows,
+        task,
+        folder_of=lambda adapter_id: fetch_weights(registry, by_id[adapter_id]),
+        measured=registry.measured(identity),
+        find_cell=lambda row, protocol: registry.cell(identity, row, task.record.name, protocol),
+        save_cell=lambda result, batch: registry.add_cells(
+            identity,
+            by_id.get(result.cell.row.model, result.cell.row),
+            batch.record,
+            [result.cell],
+            result.predictions,
+        ),
+        seed=target.ask.seed,
+        progress=of_step(progress, "measure the best"),
+    )
 
 
 def _verify(
-    job: _VerificationJob,
+    target: _Target,
     fitted: "FittedRanking",
     ranking: "Recommendation",
     *,
-    k: int | None,
-    budget_s: float,
-    max_rows: int,
-    say: Callable[[str], None],
+    progress: Progress | None,
+    say: Callable[[str], None] | None,
 ) -> "tuple[Recommendation, VerificationReport] | None":
-    """Measure the top k on the target and rank again; None where the budget does not allow it."""
-    from adapt_lora.recommender.verification import (
-        Batch,
-        Measurement,
-        plan_rounds,
-        verify_by_halving,
-    )
+    """Measure the best on the target and rank again; None where the budget does not allow it."""
+    from adapt_lora.recommender.verification import Batch, plan_rounds, verify_by_halving
 
-    records = {record.adapter_id: record for record in job.registry.adapters(job.base.identity)}
-    with_files = [e.adapter_id for e in ranking.ranking if records[e.adapter_id].has_weights]
-    candidates = with_files[: DEFAULT_VERIFY if k is None else k]
+    ask, n_rows, say = target.ask, len(target.rows.rows), say or (lambda _: None)
+    has_files = {a.adapter_id for a in fitted.matrix.adapters if a.has_weights}
+    ranked = [entry.adapter_id for entry in ranking.ranking if entry.adapter_id in has_files]
+    candidates = ranked[: DEFAULT_VERIFY if ask.verify is None else ask.verify]
     if not candidates:
         return None
-    meter, n_rows = job.meter(say), len(job.rows.rows)
+    meter = _meter(target, progress, say)
 
     def cost(rows_each: int) -> float:
         rounds = plan_rounds(len(candidates), max_rows=rows_each, n_rows=n_rows)
         return meter.estimated_s([(candidates[: r.n_candidates], r.rows) for r in rounds])
 
-    rows_each = max_rows
+    rows_each = ask.max_rows
     expected = cost(rows_each)
-    if k is None and expected > budget_s:
-        rows_each = int(min(max_rows, n_rows) * budget_s / expected)
+    if ask.verify is None and expected > ask.budget_s:
+        rows_each = int(min(rows_each, n_rows) * ask.budget_s / expected)
         if rows_each < _LEAST_ROWS:
             say(
                 f"Not measured on the target: the best {len(candidates)} would take about "
-                f"{expected:.0f} s, over the budget of {budget_s:.0f} s (--budget). This is "
+                f"{expected:.0f} s, over the budget of {ask.budget_s:.0f} s (--budget). This is "
                 f"prediction only; --verify {len(candidates)} measures them whatever it takes."
             )
             return None
@@ -267,9 +295,9 @@ def _verify(
     )
 
     def measure(adapter_ids: Sequence[str], rows: range) -> Batch:
-        found = meter.measure(adapter_ids, rows)
-        gains = {name: Measurement(g.gain, g.se, g.n) for name, g in found.gains.items()}
-        return Batch(gains, found.failures)
+        batch = meter.measure(adapter_ids, rows)
+        gains = {name: Measurement(g.gain, g.se, g.n) for name, g in batch.gains.items()}
+        return Batch(gains, batch.failures)
 
     started = time.perf_counter()
     done = verify_by_halving(
@@ -289,39 +317,6 @@ def _verify(
         base_score=meter.base_score, measured=done.measured, failures=done.failures
     )
     return answer, report
-
-
-def _has_answers(rows: Dataset) -> bool:
-    return rows.is_labelled or rows.has_responses
-
-
-def _check_adapters(matrix: TransferMatrix, identity: BaseIdentity) -> None:
-    if not matrix.adapters:
-        raise RecommendError(
-            f"The registry holds no adapter for {identity.name}, so there is nothing to rank. "
-            "Add some with `adapt register` or `adapt train`, then measure them with "
-            "`adapt evaluate`."
-        )
-
-
-def _target_metric(rows: Dataset, metric: str) -> str:
-    from adapt_lora.evaluator import choose_metric, metric_key
-
-    if metric != "auto":
-        return metric_key(metric)
-    if rows.metric is not None:
-        return rows.metric
-    if rows.is_labelled or rows.has_responses:
-        return choose_metric(rows)
-    return "balanced_accuracy"
-
-
-def _base_score(fingerprint: Fingerprint, metric: str) -> tuple[float, float] | None:
-    """The base's score from the target's pass, which knows balanced accuracy alone."""
-    values = fingerprint.values
-    if metric != "balanced_accuracy" or not {"base_score", "base_score_se"} <= values.keys():
-        return None
-    return values["base_score"], values["base_score_se"]
 
 
 class _Clock:
