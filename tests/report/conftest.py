@@ -12,7 +12,6 @@ from adapt_lora.data import read_dataset
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.recommender import Recommendation, rank_adapters
 from adapt_lora.recommender.traits import Traits, fit_traits
-from adapt_lora.recommender.verification import Measurement
 from adapt_lora.registry.records import (
     BASE_ID,
     MAJORITY_ID,
@@ -22,6 +21,7 @@ from adapt_lora.registry.records import (
     Fingerprint,
     Histogram,
     MatrixRow,
+    Measurement,
     TaskRecord,
     TransferMatrix,
 )

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from adapt_lora.analysis.twins import MeanDifference
     from adapt_lora.evaluator import CellFailure
     from adapt_lora.recommender import Recommendation
+    from adapt_lora.recommender.answer import ModelSummary, RankedAdapter
     from adapt_lora.recommender.bench import BenchReport, Comparison
     from adapt_lora.recommender.bench import MatrixReport as BenchedMatrix
     from adapt_lora.recommender.calibration import Share
-    from adapt_lora.recommender.ranking import ModelSummary, RankedAdapter
     from adapt_lora.recommender.traits import Traits
     from adapt_lora.results import (
         Evaluation,

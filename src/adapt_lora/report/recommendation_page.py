@@ -17,7 +17,7 @@ from adapt_lora.report.wording import (
 
 if TYPE_CHECKING:
     from adapt_lora.recommender import Recommendation
-    from adapt_lora.recommender.ranking import Evidence, RankedAdapter
+    from adapt_lora.recommender.answer import Evidence, RankedAdapter
     from adapt_lora.results import TargetRanking
 
 _NO_WEIGHTS = "Known by its figures: the registry does not have its weights."

@@ -29,7 +29,7 @@ from adapt_lora.report.wording import (
 )
 
 if TYPE_CHECKING:
-    from adapt_lora.recommender.ranking import BaseChoice, ModelSummary, RankedAdapter
+    from adapt_lora.recommender.answer import BaseChoice, ModelSummary, RankedAdapter
     from adapt_lora.results import TargetRanking, VerificationReport
 
 
