@@ -1,6 +1,6 @@
 """Every method on every matrix of a folder, each target unseen: the table behind `adapt bench`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
@@ -16,7 +16,12 @@ from adapt_lora.recommender.calibration import OutOfFold
 from adapt_lora.recommender.choice import DEFAULT
 from adapt_lora.recommender.columns import Array
 from adapt_lora.recommender.features import registry_table
-from adapt_lora.recommender.metrics import MIN_CANDIDATES, means_over_targets, spearman
+from adapt_lora.recommender.metrics import (
+    MIN_CANDIDATES,
+    judged_targets,
+    means_over_targets,
+    spearman,
+)
 from adapt_lora.recommender.models import METHODS
 from adapt_lora.recommender.pivots import read_matrices
 from adapt_lora.recommender.ranking import without_selected_columns
@@ -174,7 +179,12 @@ def bench_tables(
         MatrixError: A matrix has fewer than two task groups, or too few candidates.
     """
     for name, table in tables.items():
-        _check_size(name, table)
+        if not judged_targets(table) or len(table.group_names) < 2:
+            raise MatrixError(
+                f"{f'{name}: a' if name else 'A'} back-test needs at least two task groups with "
+                f"{MIN_CANDIDATES} measured adapters each; this matrix has {len(table.sources)} "
+                f"adapters and {len(table.group_names)} group(s)."
+            )
     jobs = [
         _Job(name, table, tuple(methods), seed, group)
         for name, table in tables.items()
@@ -190,7 +200,19 @@ def bench_tables(
     reports = {}
     for name, table in tables.items():
         in_order = [parts[name][group] for group in table.group_names]
-        reports[name] = _report(table, merge_backtests(table, in_order), seed=seed)
+        tested = merge_backtests(table, in_order)
+        reports[name] = MatrixReport(
+            n_targets=tested.n_targets,
+            n_groups=tested.n_groups,
+            regime=table.regime,
+            chosen=tested.chosen,
+            methods=tested.methods,
+            paired=_paired(table, tested, [*BASELINES, *table.rivals], seed=seed),
+            paired_popularity=_paired(table, tested, ["popularity_trimmed"], seed=seed),
+            ceiling=noise_ceiling(table, seed=seed),
+            unit=table.unit,
+            cells=tested.cells,
+        )
     return BenchReport(reports)
 
 
@@ -205,7 +227,7 @@ class _Job:
     group: str
 
 
-def _run(jobs: Sequence[_Job], n_workers: int) -> "Sequence[tuple[_Job, Backtest]] | Any":
+def _run(jobs: Sequence[_Job], n_workers: int) -> Iterator[tuple[_Job, Backtest]]:
     if n_workers < 2 or len(jobs) < 2:
         yield from ((job, _fold(job)) for job in jobs)
         return
@@ -218,33 +240,6 @@ def _fold(job: _Job) -> Backtest:
     # Matrices of this size keep no second thread busy, but threads keep each other waiting.
     with threadpool_limits(limits=1):
         return backtest(job.table, methods=job.methods, seed=job.seed, held_out={job.group})
-
-
-def _check_size(name: str, table: TransferTable) -> None:
-    judged = (np.isfinite(table.transfer_scores).sum(axis=0) >= MIN_CANDIDATES).any()
-    if judged and len(table.group_names) >= 2:
-        return
-    where = f"{name}: a" if name else "A"
-    raise MatrixError(
-        f"{where} back-test needs at least two task groups with {MIN_CANDIDATES} measured adapters "
-        f"each; this matrix has {len(table.sources)} adapters and "
-        f"{len(table.group_names)} group(s)."
-    )
-
-
-def _report(table: TransferTable, tested: Backtest, *, seed: int) -> MatrixReport:
-    return MatrixReport(
-        n_targets=tested.n_targets,
-        n_groups=tested.n_groups,
-        regime=table.regime,
-        chosen=tested.chosen,
-        methods=tested.methods,
-        paired=_paired(table, tested, [*BASELINES, *table.rivals], seed=seed),
-        paired_popularity=_paired(table, tested, ["popularity_trimmed"], seed=seed),
-        ceiling=noise_ceiling(table, seed=seed),
-        unit=table.unit,
-        cells=tested.cells,
-    )
 
 
 # --- intervals ----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from adapt_lora.registry.records import (
     AdapterRecord,
     Cell,
     Fingerprint,
+    MatrixRow,
     TransferMatrix,
 )
 
@@ -49,15 +50,17 @@ def adapter_notes(
     foreign = _foreign_cells(matrix, table)
     collapsed = _constant_answers(matrix, frozenset(table.targets))
     standing = _standing(table)
-    elsewhere = _known_elsewhere(table)
+    elsewhere: Mask = np.zeros(len(table.sources), dtype=bool)
+    if table.lent is not None:
+        elsewhere = np.asarray(np.isfinite(table.lent.transfer_scores).any(axis=1))
     return [
         [
             *adapter.warnings,
             *_leaks(adapter, target, group),
-            *_faults(adapter, collapsed.get(adapter.adapter_id), float(standing[s])),
+            *_faults(adapter, collapsed.get(adapter.row), float(standing[s])),
             *_mismatches(adapter.fingerprint, target),
             *_thin_evidence(int(np.isfinite(table.transfer_scores[s]).sum()), bool(elsewhere[s])),
-            *foreign.get(adapter.adapter_id, ()),
+            *foreign.get(adapter.row, ()),
         ]
         for s, adapter in enumerate(matrix.adapters)
     ]
@@ -140,15 +143,6 @@ def _mismatches(source: Fingerprint, target: Fingerprint) -> list[str]:
     return said
 
 
-def _known_elsewhere(table: TransferTable) -> Mask:
-    """Which adapters have a measured counterpart under other base models."""
-    if table.lent is None:
-        return np.zeros(len(table.sources), dtype=bool)
-    counts = np.isfinite(table.lent.transfer_scores).sum(axis=1)
-    known: Mask = counts > 0
-    return known
-
-
 def _thin_evidence(n_tasks: int, is_known_elsewhere: bool) -> list[str]:
     if n_tasks == 0 and is_known_elsewhere:
         return ["Never measured on another task here: ranked by its counterpart's standing."]
@@ -160,26 +154,28 @@ def _thin_evidence(n_tasks: int, is_known_elsewhere: bool) -> list[str]:
     return []
 
 
-def _foreign_cells(matrix: TransferMatrix, table: TransferTable) -> dict[str, list[str]]:
-    """Adapter id → a sentence on its cells that were left out for their protocol."""
+def _foreign_cells(matrix: TransferMatrix, table: TransferTable) -> dict[MatrixRow, list[str]]:
+    """Row → a sentence on its cells that were left out for their protocol."""
     tasks = frozenset(table.targets)
     of_base = {c.task: c.protocol for c in matrix.cells if c.row == BASE_ROW}
     left_out = Counter(
-        cell.row.id
+        cell.row
         for cell in matrix.cells
         if cell.task in tasks and cell.protocol != of_base.get(cell.task, cell.protocol)
     )
     return {
-        adapter_id: [
+        row: [
             f"{n} of its cells were measured under another protocol than the base model's and do "
             "not count."
         ]
-        for adapter_id, n in left_out.items()
+        for row, n in left_out.items()
     }
 
 
-def _constant_answers(matrix: TransferMatrix, tasks: frozenset[str]) -> dict[str, tuple[int, int]]:
-    """Adapter id → (tasks with one label for nearly all rows, label tasks), where that is most.
+def _constant_answers(
+    matrix: TransferMatrix, tasks: frozenset[str]
+) -> dict[MatrixRow, tuple[int, int]]:
+    """Row → (tasks with one label for nearly all rows, label tasks), where that is most.
 
     Tasks on which the bare base does the same, or whose gold labels are lopsided, tell nothing.
     """
@@ -192,13 +188,13 @@ def _constant_answers(matrix: TransferMatrix, tasks: frozenset[str]) -> dict[str
         and 0 < share < _ONE_LABEL
         and max(gold.get(task, {}).values(), default=0.0) < _LOPSIDED
     }
-    seen: dict[str, list[bool]] = {}
+    constant: dict[MatrixRow, list[bool]] = {}
     for cell in matrix.cells:
         if cell.task in telling and cell.predicted_shares:
-            seen.setdefault(cell.row.id, []).append(_largest(cell) >= _ONE_LABEL)
+            constant.setdefault(cell.row, []).append(_largest(cell) >= _ONE_LABEL)
     return {
-        adapter_id: (sum(marks), len(marks))
-        for adapter_id, marks in seen.items()
+        row: (sum(marks), len(marks))
+        for row, marks in constant.items()
         if sum(marks) >= _COLLAPSED_TASKS and 2 * sum(marks) > len(marks)
     }
 

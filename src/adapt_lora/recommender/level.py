@@ -191,9 +191,14 @@ class GainModel:
 
     def _harm(self, score: Array, point: Array, base_hint: float | None) -> Array:
         """Logistic and residual odds, the former by K/(K + 4): it has more to learn."""
+        counted = learned = self.weight_below(-point)
+        if self.logit_ is not None:
+            hint = np.full(len(score), np.nan if base_hint is None else base_hint)
+            rate = _logit(self.harm_rate_)
+            x = np.column_stack([np.ones(len(score)), score, rate, self._standard_hints(hint)])
+            learned = _sigmoid(x @ self.logit_)
         share = self.n_groups_ / (self.n_groups_ + _HARM_GROUPS)
-        learned = self._logistic_harm(score, base_hint)
-        odds: Array = share * learned + (1 - share) * self.weight_below(-point)
+        odds: Array = share * learned + (1 - share) * counted
         return odds
 
     def _standard_hints(self, hints: Array) -> Array:
@@ -227,15 +232,6 @@ class GainModel:
             if x
             else None
         )
-
-    def _logistic_harm(self, score: Array, base_hint: float | None) -> Array:
-        if self.logit_ is None:
-            return self.weight_below(-(self.level_ + self.slope_ * score))
-        hint = np.full(len(score), np.nan if base_hint is None else base_hint)
-        x = np.column_stack(
-            [np.ones(len(score)), score, _logit(self.harm_rate_), self._standard_hints(hint)]
-        )
-        return _sigmoid(x @ self.logit_)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

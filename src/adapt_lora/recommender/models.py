@@ -20,7 +20,7 @@ from adapt_lora.recommender.rankers import (
 )
 from adapt_lora.recommender.stack import StackRanker, learnable
 from adapt_lora.recommender.table import Query
-from adapt_lora.recommender.training_set import Cells, TrainingSet
+from adapt_lora.recommender.training_set import TrainingSet
 
 MIN_GROUPS_FOR_TREES = 10
 """Below this many task groups LightGBM learns the tasks by heart (docs/experiments.md, 5)."""
@@ -62,13 +62,15 @@ class BoostRanker(Ranker):
 
         first = self.random_state * 1_000
         is_ranking = self.objective == "lambdarank"
+        # Which fifth of its column each cell is in, 0 (worst) to 4: what LambdaRank learns from.
+        grades = np.clip((ndtr(cells.y) * _N_GRADES).astype(int), 0, _N_GRADES - 1)
 
         def grow(seeds: range) -> list[Any]:
             settings = [_tree_settings(self.objective, seed=first + seed) for seed in seeds]
             # Cells of a column stand together, as LightGBM wants the documents of a query.
             data = lightgbm.Dataset(
                 cells.x,
-                _grades(cells) if is_ranking else cells.y,
+                grades if is_ranking else cells.y,
                 weight=cells.weight / cells.weight.mean(),
                 group=np.unique(cells.column, return_counts=True)[1] if is_ranking else None,
                 params=settings[0],
@@ -130,12 +132,6 @@ def read_booster(text: str) -> Any:
         return lightgbm.Booster(model_str=text)
     except lightgbm.basic.LightGBMError as error:
         raise ValueError(f"Not the text of a LightGBM model: {error}") from error
-
-
-def _grades(cells: Cells) -> np.ndarray:
-    """Which fifth of its column each cell is in, 0 (worst) to 4: what LambdaRank learns from."""
-    grades: np.ndarray = np.clip((ndtr(cells.y) * _N_GRADES).astype(int), 0, _N_GRADES - 1)
-    return grades
 
 
 def _tree_settings(objective: str, *, seed: int) -> dict[str, Any]:

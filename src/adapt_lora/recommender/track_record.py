@@ -1,6 +1,6 @@
 """How good past recommendations were, once their targets have been measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ def _judged(one: KeptRecommendation, matrix: TransferMatrix) -> PastRecommendati
     if not entries:
         return None
     true = np.array([gains[entry["adapter_id"]] for entry in entries])
-    said = np.array([_predicted(entry) for entry in entries])
+    said = np.array([entry.get("predicted_alone", entry["predicted_gain"]) for entry in entries])
     # Once the adapter was measured its interval is about what the measurement left open.
     ends = [
         (entry["interval"], gain)
@@ -91,7 +91,3 @@ def _is_target(task: TaskRecord, one: KeptRecommendation) -> bool:
         return False
     same_name = (task.name, task.group) == (target.get("name"), one.group)
     return task.dataset.digest == one.digest or same_name
-
-
-def _predicted(entry: Mapping[str, Any]) -> float:
-    return float(entry.get("predicted_alone", entry["predicted_gain"]))

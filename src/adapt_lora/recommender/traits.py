@@ -416,12 +416,11 @@ def _poles(loadings: Array, tasks: Sequence[str]) -> Poles:
 
 def _automatic_name(key: str, poles: Poles) -> str:
     """The poles in words, as in "T1 GSM8K Goat vs IMDB"."""
-    high, low = (" ".join(_word(task) for task in side) for side in (poles.high, poles.low))
+    high, low = (
+        " ".join(re.sub(r"[^\w.-]+", "-", task).strip("-") for task in side)
+        for side in (poles.high, poles.low)
+    )
     return f"{key} {high}" + (f" vs {low}" if low else "")
-
-
-def _word(task: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", task).strip("-")
 
 
 def _number(key: str) -> int:
