@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from adapt_lora.model.base import BaseIdentity
+from adapt_lora.recommender import Recommendation, rank_adapters
 from adapt_lora.recommender.table import TransferTable
 from adapt_lora.registry.records import (
     BASE_ROW,
@@ -95,6 +96,11 @@ def make_matrix() -> MakeMatrix:
 def target() -> Fingerprint:
     rng = np.random.default_rng(99)
     return fingerprint(rng, rng.standard_normal(12), length=3)
+
+
+def rank(matrix: TransferMatrix, target: Fingerprint, **more: object) -> Recommendation:
+    settings: dict[str, object] = {"metric": "balanced_accuracy", "base_score": (0.5, 0.03)}
+    return rank_adapters(matrix, target, **{**settings, **more})  # type: ignore[arg-type]
 
 
 MakeTable = Callable[..., TransferTable]

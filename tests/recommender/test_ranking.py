@@ -1,45 +1,15 @@
-"""The answer: what it says, what it leaves out, and that it never invents."""
+"""A ranking of a registry's adapters: what it learns from, and what it leaves out."""
 
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from adapt_lora.errors import RecommendError
-from adapt_lora.recommender import Recommendation, rank_adapters
 from adapt_lora.recommender.ranking import without_selected_columns
-from adapt_lora.registry.records import Fingerprint, Measurement, TransferMatrix
+from adapt_lora.registry.records import Fingerprint
 from adapt_lora.report.plain import ranking_json
-from tests.recommender.conftest import MakeMatrix
-
-METRIC = "balanced_accuracy"
-
-
-def rank(matrix: TransferMatrix, target: Fingerprint, **more: object) -> Recommendation:
-    settings: dict[str, object] = {"metric": METRIC, "base_score": (0.5, 0.03)}
-    return rank_adapters(matrix, target, **{**settings, **more})  # type: ignore[arg-type]
-
-
-def test_the_json_form_is_the_documented_one(make_matrix: MakeMatrix, target: Fingerprint) -> None:
-    found = ranking_json(rank(make_matrix(8, 8), target))
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["schema_version"] == 1
-    assert set(found["base"]) == {"score", "se", "p_best", "recommended"}
-    assert {"name", "regime", "backtest"} <= set(found["model"])
-    assert [entry["rank"] for entry in found["ranking"]] == list(range(1, 9))
-    for entry in found["ranking"]:
-        low, high = entry["interval"]
-        assert low <= entry["predicted_gain"] <= high
-        assert entry["interval_level"] == 0.8
-        assert 0 <= entry["p_harm"] <= 1
-        assert entry["reasons"]
-        assert all(reason["text"] for reason in entry["reasons"])
-        assert "measured" not in entry
-    gains = [entry["predicted_gain"] for entry in found["ranking"]]
-    assert gains == sorted(gains, reverse=True)
-    chances = [entry["p_best"] for entry in found["ranking"]]
-    assert sum(chances) + found["base"]["p_best"] == pytest.approx(1.0)
+from tests.recommender.conftest import MakeMatrix, rank
 
 
 def test_the_same_seed_gives_the_same_answer(make_matrix: MakeMatrix, target: Fingerprint) -> None:
@@ -66,44 +36,6 @@ def test_the_backtest_and_its_baseline_travel_along(
     assert set(tested["against"]["popularity_trimmed"]) >= {"spearman_rho", "regret_at_1"}
 
 
-@pytest.mark.parametrize("n_tasks", [1, 2])
-def test_too_few_task_groups_fall_back_to_the_prior_aloud(
-    make_matrix: MakeMatrix, target: Fingerprint, n_tasks: int
-) -> None:
-    found = ranking_json(rank(make_matrix(6, n_tasks), target))
-    assert any("the ranking is the prior" in said for said in found["warnings"])
-    for entry in found["ranking"]:
-        assert not {"interval", "p_harm", "p_best"} & set(entry)
-        assert entry["reasons"]
-
-
-def test_with_nothing_measured_only_likeness_orders_and_no_gain_is_invented(
-    make_matrix: MakeMatrix, target: Fingerprint
-) -> None:
-    matrix = make_matrix(5, 0)
-    found = rank(matrix, target)
-    assert any("gains can't be predicted" in said for said in found.warnings)
-    assert all(entry.predicted_gain is None for entry in found.ranking)
-    assert not found.base.recommended
-    assert found.model.backtest == {}
-    direction = np.array(target.vectors["hidden_mid_mean"])
-    likeness = {
-        a.name: float(np.dot(v := np.array(a.fingerprint.vectors["hidden_mid_mean"]), direction))
-        / float(np.linalg.norm(v))
-        for a in matrix.adapters
-    }
-    assert [e.adapter for e in found.ranking] == sorted(likeness, key=lambda a: -likeness[a])
-
-
-def test_with_nothing_known_at_all_the_order_is_said_to_mean_nothing(
-    make_matrix: MakeMatrix,
-) -> None:
-    found = rank(make_matrix(4, 0), Fingerprint())
-    assert any("the order says nothing" in said for said in found.warnings)
-    assert [entry.adapter for entry in found.ranking] == ["a0", "a1", "a2", "a3"]
-    assert found.ranking[0].reasons[0].feature == "nothing"
-
-
 def test_an_unlabelled_target_is_ranked_without_a_base_score(
     make_matrix: MakeMatrix, target: Fingerprint
 ) -> None:
@@ -122,53 +54,6 @@ def test_log_likelihood_targets_learn_from_log_likelihood_alone(
     found = rank(nats, target, metric="answer_log_likelihood")
     assert found.model.unit == "nats"
     assert found.model.n_groups == 6
-
-
-def test_gains_stay_inside_what_the_score_can_still_gain(
-    make_matrix: MakeMatrix, target: Fingerprint
-) -> None:
-    found = rank(make_matrix(8, 8), target, base_score=(0.99, 0.01))
-    assert all(e.interval is not None and e.interval.high <= 0.0100001 for e in found.ranking)
-
-
-def test_harmful_adapters_leave_the_base_as_the_recommendation(
-    make_matrix: MakeMatrix, target: Fingerprint
-) -> None:
-    matrix = make_matrix(6, 8)
-    worse = tuple(
-        c if c.row.id == "base" else replace(c, score=c.score - 0.4) for c in matrix.cells
-    )
-    found = rank(replace(matrix, cells=worse), target)
-    assert found.base.recommended
-    assert found.base.p_best is not None
-    assert found.base.p_best > 0.9
-    assert all(e.p_harm is not None and e.p_harm > 0.7 for e in found.ranking)
-
-
-def test_a_measurement_moves_its_adapter_and_a_little_the_others(
-    make_matrix: MakeMatrix, target: Fingerprint
-) -> None:
-    matrix = make_matrix(8, 8)
-    before = {e.adapter: e for e in rank(matrix, target).ranking}
-    seen = rank(matrix, target, measured={"id-a7": Measurement(0.4, 0.03, 100)})
-    after = {e.adapter: e for e in seen.ranking}
-    assert after["a7"].measured is not None
-    assert after["a7"].measured.gain == pytest.approx(0.4)
-    assert after["a7"].reasons[0].feature == "measured"
-    mine, was = after["a7"].predicted_gain, before["a7"].predicted_gain
-    assert mine is not None
-    assert was is not None
-    assert was < mine < 0.4  # shrunken toward the prediction
-    assert width(after["a7"]) < width(before["a7"])
-    assert after["a7"].predicted_alone == pytest.approx(was)
-    shifts = {after[n].predicted_gain - before[n].predicted_gain for n in after if n != "a7"}
-    assert all(0 <= shift < mine - was for shift in shifts)
-    assert "measured" not in ranking_json(seen)["ranking"][-1]
-
-
-def width(entry: object) -> float:
-    interval = entry.interval  # type: ignore[attr-defined]
-    return float(interval.high - interval.low)
 
 
 def test_an_in_domain_adapter_stays_with_a_warning(
@@ -214,28 +99,12 @@ def test_columns_that_verification_alone_filled_do_not_teach_standing(
     assert without_selected_columns(replace(matrix, cells=half)).tasks == matrix.tasks
 
 
-def test_evidence_shows_the_nearest_tasks_first(
-    make_matrix: MakeMatrix, target: Fingerprint
-) -> None:
-    for entry in rank(make_matrix(6, 8), target).ranking:
-        near = [item.similarity for item in entry.evidence]
-        assert len(near) == 3
-        assert near == sorted(near, reverse=True)
-
-
 def test_a_matrix_full_of_gaps_is_still_ranked(
     make_matrix: MakeMatrix, target: Fingerprint
 ) -> None:
     found = ranking_json(rank(make_matrix(10, 12, gap_share=0.6), target))
     assert json.dumps(found, allow_nan=False)
     assert len(found["ranking"]) == 10
-
-
-def test_the_frame_keeps_the_order(make_matrix: MakeMatrix, target: Fingerprint) -> None:
-    found = rank(make_matrix(6, 8), target)
-    frame = found.to_pandas()
-    assert frame["adapter"].tolist() == [e.adapter for e in found.ranking]
-    assert frame["rank"].tolist() == list(range(1, 7))
 
 
 @pytest.mark.parametrize(

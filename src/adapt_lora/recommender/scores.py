@@ -8,7 +8,7 @@ import numpy as np
 
 from adapt_lora.recommender.columns import Array
 from adapt_lora.recommender.csv_tables import read_fields, read_numbers
-from adapt_lora.registry.records import BASE_ID, BASE_ROW, MatrixRow, TransferMatrix
+from adapt_lora.registry.records import BASE_ROW, MatrixRow, TransferMatrix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +40,8 @@ def measured_scores(matrix: TransferMatrix) -> ScoreTable:
 
 def unique_names(matrix: TransferMatrix) -> dict[MatrixRow, str]:
     """Names of the base and the adapters; name/version where several rows would share a name."""
-    uses = Counter([BASE_ID, *(record.name for record in matrix.adapters)])
-    names = {BASE_ROW: BASE_ID}
+    uses = Counter([BASE_ROW.label, *(record.name for record in matrix.adapters)])
+    names = {BASE_ROW: BASE_ROW.label}
     for record in matrix.adapters:
         shared = uses[record.name] > 1
         names[record.row] = f"{record.name}/{record.version}" if shared else record.name
