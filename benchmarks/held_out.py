@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 from adapt_lora import EvaluationRequest, roads
 from adapt_lora.registry import Registry
-from adapt_lora.registry.records import BASE_ROW, TransferMatrix
+from adapt_lora.registry.records import BASE_ROW, MatrixRow, TransferMatrix
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,15 @@ def main() -> None:
 def compare(answer: roads.TargetRanking, matrix: TransferMatrix) -> list[PredictedMeasured]:
     """One point per adapter, in the predicted order."""
     task = answer.target.name
-    cells = {cell.row.model: cell for cell in matrix.cells if cell.task == task}
-    base = cells[BASE_ROW.model]
+    cells = {cell.row: cell for cell in matrix.cells if cell.task == task}
+    base = cells[BASE_ROW]
     return [
         PredictedMeasured(
             adapter=entry.adapter,
             target=task,
             predicted=entry.predicted_gain,
             interval=(entry.interval.low, entry.interval.high),
-            measured=cells[entry.adapter_id].score - base.score,
+            measured=cells[MatrixRow(entry.adapter_id)].score - base.score,
         )
         for entry in answer.recommendation.ranking
     ]
@@ -94,13 +94,13 @@ def show(
 ) -> None:
     """Print a markdown table of predicted against measured gains."""
     task = answer.target.name
-    cells = {cell.row.model: cell for cell in matrix.cells if cell.task == task}
-    base = cells[BASE_ROW.model]
+    cells = {cell.row: cell for cell in matrix.cells if cell.task == task}
+    base = cells[BASE_ROW]
     print(f"\n{task}: base model {100 * base.score:.1f} ± {100 * base.se:.1f}, {base.n} rows")
     print("| adapter | predicted gain | interval | P(harm) | measured gain | ± |")
     print("|---|---|---|---|---|---|")
     for entry, point in zip(answer.recommendation.ranking, found, strict=True):
-        se = np.hypot(cells[entry.adapter_id].se, base.se)
+        se = np.hypot(cells[MatrixRow(entry.adapter_id)].se, base.se)
         low, high = (100 * end for end in point.interval)
         print(
             f"| {point.adapter} | {100 * point.predicted:+.1f} | {low:+.1f} to {high:+.1f} "
