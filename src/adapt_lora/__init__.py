@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from adapt_lora.evaluator import EvaluationRequest
     from adapt_lora.registry import Registry
     from adapt_lora.roads import RecommendRequest, evaluate, recommend, register, train
+    from adapt_lora.trainer import TrainRequest
 
 # Resolved on first use, so that `import adapt_lora` stays as cheap as an empty module.
 _HOMES = {
     "EvaluationRequest": "adapt_lora.evaluator",
     "RecommendRequest": "adapt_lora.roads",
     "Registry": "adapt_lora.registry",
+    "TrainRequest": "adapt_lora.trainer",
     "evaluate": "adapt_lora.roads",
     "read_dataset": "adapt_lora.data",
     "recommend": "adapt_lora.roads",
@@ -27,6 +29,7 @@ __all__ = [
     "EvaluationRequest",
     "RecommendRequest",
     "Registry",
+    "TrainRequest",
     "__version__",
     "evaluate",
     "read_dataset",
