@@ -33,6 +33,7 @@ def test_plain_tasks_stand_for_a_request_with_defaults():
     request = EvaluationRequest(("moods.jsonl",), shots=2)
     assert EvaluationRequest.of(request) is request
     assert EvaluationRequest.of(["moods.jsonl"]) == EvaluationRequest(("moods.jsonl",))
+    assert EvaluationRequest.of("moods.jsonl") == EvaluationRequest(("moods.jsonl",))
 
 
 def test_what_may_be_graded_follows_from_what_is_allowed():

@@ -7,7 +7,6 @@ from adapt_lora.evaluator.cells import (
     CellFailure,
     CellResult,
     CellUnit,
-    failure_reason,
 )
 from adapt_lora.evaluator.comparison import PairedComparison, compare_with_base
 from adapt_lora.evaluator.fewshot import Shots, draw_shots
@@ -64,7 +63,6 @@ __all__ = [
     "code_protection",
     "compare_with_base",
     "draw_shots",
-    "failure_reason",
     "make_graders",
     "make_task",
     "measure_on_cluster",

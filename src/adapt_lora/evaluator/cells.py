@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt_lora.errors import AdaptError, ScoringError, TaskError
+from adapt_lora.errors import ScoringError, TaskError
 from adapt_lora.evaluator.backends import Backend
 from adapt_lora.evaluator.fewshot import Shots
 from adapt_lora.evaluator.grading import Grader
@@ -83,14 +83,6 @@ class CellFailure:
     """Name of the task."""
     reason: str
     """What went wrong, one sentence."""
-
-
-def failure_reason(error: Exception) -> str:
-    """One sentence about an error, with its type where it is not one of ours."""
-    reason = str(error).strip() or repr(error)
-    if isinstance(error, AdaptError):
-        return reason
-    return f"{type(error).__name__}: {reason.splitlines()[0]}"
 
 
 def majority_label(task: Task) -> str:

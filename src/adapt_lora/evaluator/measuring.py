@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt_lora.errors import AdapterError, TaskError
+from adapt_lora.errors import AdapterError, TaskError, failure_reason
 from adapt_lora.evaluator.backends import Backend, MixingBackend
 from adapt_lora.evaluator.cells import (
     CellFailure,
     CellResult,
     CellUnit,
-    failure_reason,
     measure_cell,
 )
 from adapt_lora.evaluator.comparison import compare_with_base

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from adapt_lora.errors import ConfigError
 from adapt_lora.evaluator.metrics import LabelDecision
@@ -119,6 +119,8 @@ class EvaluationRequest:
             raise ConfigError("--shots-from says where examples come from; say how many: --shots.")
 
     @classmethod
-    def of(cls, asked: "EvaluationRequest | Sequence[str | Path]") -> "EvaluationRequest":
-        """The request itself; of plain tasks, one with the defaults."""
-        return asked if isinstance(asked, EvaluationRequest) else cls(tuple(asked))
+    def of(cls, asked: "EvaluationRequest | str | Path | Sequence[str | Path]") -> Self:
+        """The request itself; of plain tasks, or of a single one, one with the defaults."""
+        if isinstance(asked, cls):
+            return asked
+        return cls((asked,) if isinstance(asked, str | Path) else tuple(asked))

@@ -11,7 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapt_lora.errors import NotFoundError, RegistryError
+from adapt_lora.errors import NotFoundError, RegistryError, failure_reason
 from adapt_lora.model.base import BaseIdentity, cache_dir, load_base_model
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import (
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def plan_evaluation(
-    request: "EvaluationRequest | Sequence[str | Path]", *, registry: Registry
+    request: "EvaluationRequest | str | Path | Sequence[str | Path]", *, registry: Registry
 ) -> EvaluationPlan:
     """What `evaluate` would measure and how long it would take; writes nothing.
 
@@ -62,7 +62,7 @@ def plan_evaluation(
 
 
 def evaluate(
-    request: "EvaluationRequest | Sequence[str | Path]",
+    request: "EvaluationRequest | str | Path | Sequence[str | Path]",
     *,
     registry: Registry,
     progress: Progress | None = None,
@@ -261,7 +261,7 @@ def _describe_tasks(
     ready: _Prepared, progress: Progress | None
 ) -> "tuple[MatrixPlan, list[CellFailure]]":
     """The plan with the fingerprints of its tasks, each kept at once; without broken tasks."""
-    from adapt_lora.evaluator import EVERY_ROW, CellFailure, failure_reason
+    from adapt_lora.evaluator import EVERY_ROW, CellFailure
 
     base, registry = ready.base, ready.registry
     pending = {unit.task.record.name for unit in ready.plan.units}
@@ -320,7 +320,7 @@ def fetch_weights(registry: Registry, record: AdapterRecord) -> Path:
 
 def _fetch_all(registry: Registry, adapters: Sequence[AdapterRecord]) -> "dict[Path, CellFailure]":
     """Have the files of all adapters on this disk; of those that can't be had, why, by folder."""
-    from adapt_lora.evaluator import EVERY, CellFailure, failure_reason
+    from adapt_lora.evaluator import EVERY, CellFailure
 
     lost: dict[Path, CellFailure] = {}
     for record in adapters:
