@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 from adapt_lora.errors import ConfigError
 from adapt_lora.evaluator.metrics import LabelDecision
@@ -119,8 +119,10 @@ class EvaluationRequest:
             raise ConfigError("--shots-from says where examples come from; say how many: --shots.")
 
     @classmethod
-    def of(cls, asked: "EvaluationRequest | str | Path | Sequence[str | Path]") -> Self:
+    def of(
+        cls, asked: "EvaluationRequest | str | Path | Sequence[str | Path]"
+    ) -> "EvaluationRequest":
         """The request itself; of plain tasks, or of a single one, one with the defaults."""
-        if isinstance(asked, cls):
+        if isinstance(asked, EvaluationRequest):
             return asked
         return cls((asked,) if isinstance(asked, str | Path) else tuple(asked))
