@@ -1,10 +1,19 @@
 """The values of a file's fields: as text, in words, or not usable."""
 
-from collections.abc import Iterable, Mapping
+import ast
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 
 
 class Unusable(Exception):
     """Why one row can't be used; caught where rows are read."""
+
+
+class Number(str):
+    """A number of a JSON file, in the digits that stand there: 1.50 is not 1.5."""
+
+    __slots__ = ()
 
 
 def scalar_text(value: object) -> str | None:
@@ -41,6 +50,22 @@ def checked_text(value: object, field: str) -> str | None:
     return text.replace("\r\n", "\n")
 
 
+def json_text(value: object) -> str:
+    """A nested value as one line of JSON; the fields that Arrow fills with nulls are left out."""
+    return json.dumps(_plain(value), ensure_ascii=False)
+
+
+def nested_value(text: str) -> object:
+    """The list or object that a text spells in JSON, or in Python as pandas does; else None."""
+    stripped = text.strip()
+    if stripped[:2] in ('"[', '"{'):  # spelt twice over
+        stripped = str(_read(json.loads, stripped))
+    if stripped[:1] not in ("[", "{"):
+        return None
+    value = _read(json.loads, stripped) or _read(_python_literal, stripped)
+    return value if isinstance(value, list | dict) else None
+
+
 def kind_of(value: object) -> str:
     """What a value is, in words: "an array"."""
     if isinstance(value, list):
@@ -54,4 +79,31 @@ def listed(names: Iterable[str], shown: int = 12) -> str:
     """Names from a file, made fit for one line of a message."""
     plain = ["".join(c if c.isprintable() else "?" for c in name[:41]) for name in names]
     short = [name if len(name) <= 40 else name[:37] + "..." for name in plain[:shown]]
+    if len(short) > 1:
+        short = [f"'{name}'" if "," in name else name for name in short]
     return ", ".join(short) + (", ..." if len(plain) > shown else "")
+
+
+def _read(reader: Callable[[str], object], text: str) -> object:
+    try:
+        return reader(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+def _python_literal(text: str) -> object:
+    if text[-1] not in "]}":
+        return None
+    with warnings.catch_warnings():  # of odd escapes in what turns out to be no literal
+        warnings.simplefilter("ignore", SyntaxWarning)
+        return ast.literal_eval(text)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Number):
+        return json.loads(value)
+    return value if isinstance(value, str | int | float | None) else str(value)
