@@ -28,7 +28,8 @@ def numbered(n: int) -> list[dict[str, str]]:
 
 def assert_skipped(tmp_path: Path, line: bytes, words: str) -> None:
     """That the line, the 501st among 600 good ones, is skipped alone, and named in those words."""
-    good = [json.dumps(record).encode() for record in numbered(600)]
+    records = [*numbered(599), {"prompt": "größer", "response": "naïve"}]
+    good = [json.dumps(record, ensure_ascii=False).encode() for record in records]
     path = tmp_path / "mine.jsonl"
     path.write_bytes(b"\n".join([*good[:500], line, *good[500:]]))
     dataset = read_dataset(path)

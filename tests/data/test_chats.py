@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from tests.data.conftest import ASSISTANT, USER, read_records, texts
@@ -41,6 +43,99 @@ def test_a_chat_gives_its_last_answer_and_what_precedes_it(tmp_path, case):
     assert dataset.shape == shape
 
 
+WEATHER = {"name": "weather", "arguments": '{"city": "Oslo", "days": 2}'}
+CALL_TEXT = '{"name": "weather", "arguments": {"city": "Oslo", "days": 2}}'
+OPENAI_CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": WEATHER}]}
+ANSWERS_THAT_ARE_CALLS = {
+    "OpenAI": OPENAI_CALL,
+    "OpenAI's older form": {"role": "assistant", "content": None, "function_call": WEATHER},
+    "arguments as an object": {
+        "role": "assistant",
+        "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Oslo", "days": 2}}}],
+    },
+    "Anthropic": {
+        "role": "assistant",
+        "content": [{"type": "tool_use", "name": "weather", "input": {"city": "Oslo", "days": 2}}],
+    },
+    "ShareGPT": {"from": "function_call", "value": CALL_TEXT},
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS_THAT_ARE_CALLS)
+def test_a_tool_call_is_the_answer_and_no_earlier_turn_is(tmp_path, case):
+    last = ANSWERS_THAT_ARE_CALLS[case]
+    chat = {"messages": [USER, ASSISTANT, {"role": "user", "content": "go"}, last]}
+    prompt = "User: hi\n\nAssistant: hello\n\nUser: go"
+    assert texts(read_records(tmp_path, chat)) == [(prompt, CALL_TEXT, None)]
+
+
+def test_a_tool_call_in_the_middle_stays_in_the_prompt(tmp_path):
+    result = {"role": "tool", "content": "sunny"}
+    row = read_records(tmp_path, {"messages": [USER, OPENAI_CALL, result, ASSISTANT]}).rows[0]
+    assert row.prompt == f"User: hi\n\nAssistant: {CALL_TEXT}\n\nTool: sunny"
+    assert row.response == "hello"
+
+
+def test_what_is_said_beside_a_call_stands_before_it_and_each_call_has_its_line(tmp_path):
+    calls = [{"function": WEATHER}, {"function": {"name": "time", "arguments": "{}"}}]
+    last = {"role": "assistant", "content": "Let me look.", "tool_calls": calls}
+    row = read_records(tmp_path, {"messages": [USER, last]}).rows[0]
+    assert row.response == f'Let me look.\n{CALL_TEXT}\n{{"name": "time", "arguments": {{}}}}'
+
+
+def test_a_last_answer_that_says_nothing_is_no_answer(tmp_path):
+    silent = {"role": "assistant", "content": ""}
+    chat = {"messages": [USER, ASSISTANT, {"role": "user", "content": "go"}, silent]}
+    dataset = read_records(tmp_path, chat)
+    assert texts(dataset) == [("User: hi\n\nAssistant: hello\n\nUser: go", None, None)]
+
+
+def test_the_function_of_a_sharegpt_chat_is_a_call_where_its_result_follows(tmp_path):
+    human, call = {"from": "human", "value": "hi"}, {"from": "function", "value": "f()"}
+    result, answer = {"from": "observation", "value": "1"}, {"from": "gpt", "value": "one"}
+    row = read_records(tmp_path, {"conversations": [human, call, result, answer]}).rows[0]
+    assert row.prompt == "User: hi\n\nAssistant: f()\n\nTool: 1"
+
+
+CHATS_HELD_OTHERWISE = {
+    "JSON": {"messages": json.dumps([USER, ASSISTANT])},
+    "JSON of ShareGPT": {
+        "conversations": json.dumps(
+            [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
+        )
+    },
+    "Python": {"messages": repr([USER, ASSISTANT])},
+    "JSON in JSON": {"messages": json.dumps(json.dumps([USER, ASSISTANT]))},
+    "an object as JSON": {"messages": json.dumps({"messages": [USER, ASSISTANT]})},
+    "an object": {"messages": {"messages": [USER, ASSISTANT]}},
+    "inside out": {"messages": {"role": ["user", "assistant"], "content": ["hi", "hello"]}},
+    "prompt and completion as JSON": {
+        "prompt": json.dumps([USER]),
+        "completion": json.dumps([ASSISTANT]),
+    },
+    "a text field": {"text": json.dumps([USER, ASSISTANT])},
+}
+
+
+@pytest.mark.parametrize("case", CHATS_HELD_OTHERWISE)
+def test_a_chat_is_known_however_it_is_held(tmp_path, case):
+    assert texts(read_records(tmp_path, CHATS_HELD_OTHERWISE[case])) == [("hi", "hello", None)]
+
+
+def test_a_chat_as_text_that_is_judged_as_a_whole_stays_as_it_is(tmp_path):
+    said = json.dumps([USER, ASSISTANT])
+    assert texts(read_records(tmp_path, {"text": said, "label": "spam"})) == [
+        (said, "spam", "spam")
+    ]
+
+
+def test_text_that_only_begins_like_a_chat_is_skipped_and_named(tmp_path):
+    good = {"messages": [USER, ASSISTANT]}
+    broken = {"messages": '[{"role": "user", "content"'}
+    dataset = read_records(tmp_path, good, broken, allow_skips=True)
+    assert "holds text that is no list of messages" in dataset.skipped[0].reason
+
+
 @pytest.mark.parametrize(
     ("message", "words"),
     [
@@ -48,9 +143,11 @@ def test_a_chat_gives_its_last_answer_and_what_precedes_it(tmp_path, case):
         ("hi", "not a list of messages"),
         ({"role": "user", "content": [{"type": "image"}]}, "parts that are not text"),
         ({"role": "assistant", "content": "x"}, "no text before the answer"),
+        ({**ASSISTANT, "weight": 0}, "marked as not to be learnt"),
+        ({"from": "function", "value": "f()"}, "a call or its result?"),
     ],
 )
 def test_a_bad_chat_is_skipped_and_named(tmp_path, message, words):
     good = {"messages": [USER, ASSISTANT]}
-    dataset = read_records(tmp_path, good, {"messages": [message]}, good)
+    dataset = read_records(tmp_path, good, {"messages": [message]}, good, allow_skips=True)
     assert words in dataset.skipped[0].reason

@@ -70,6 +70,8 @@ SHAPES = {
         ("t", "pos", "pos"),
         "text/label_text",
     ),
+    "OpenAI's evals": ({"input": [USER], "ideal": "hello"}, ("hi", "hello", None), "input/ideal"),
+    "promptfoo": ({"question": "q", "__expected": "a"}, ("q", "a", None), "question/__expected"),
     "premise/hypothesis/label": (
         {"premise": "a", "hypothesis": "b", "label": "neutral"},
         ("Premise: a\nHypothesis: b", "neutral", "neutral"),
@@ -131,6 +133,13 @@ def test_mappings_are_parsed():
         "prompt": "question+context",
         "response": "answer",
         "label": "",
+    }
+
+
+def test_a_mapped_field_may_have_a_comma_in_its_name():
+    assert parse_mapping("prompt=text, the review,label=label, gold") == {
+        "prompt": "text, the review",
+        "label": "label, gold",
     }
 
 

@@ -32,11 +32,17 @@ def fake_datasets(monkeypatch, *, splits: dict[str, list], names: list[str] | No
 def test_a_hub_dataset_gives_its_class_names(monkeypatch):
     rows = [{"text": "a", "label": 1}, {"text": "b", "label": 0}, {"text": "c", "label": -1}]
     calls = fake_datasets(monkeypatch, splits={"test": rows}, names=["neg", "pos"])
-    dataset = read_dataset("stanfordnlp/imdb:plain@refs/pr/3")
+    dataset = read_dataset("stanfordnlp/imdb:plain@refs/pr/3", allow_skips=True)
     assert calls == [("stanfordnlp/imdb", "plain", "refs/pr/3", "test")]
     assert [row.label for row in dataset.rows] == ["pos", "neg"]
     assert dataset.skipped[0].line == 3  # -1 is a hidden label
     assert (dataset.name, dataset.source) == ("imdb-plain", "stanfordnlp/imdb:plain@refs/pr/3")
+
+
+def test_what_stands_for_a_hub_split_is_said(monkeypatch):
+    fake_datasets(monkeypatch, splits={"train": numbered(2), "validation": numbered(2)})
+    note = "there is no split 'test', so 'validation' is read instead"
+    assert read_dataset("org/name").notes[0] == note
 
 
 def test_a_hub_split_may_be_named_or_is_the_one_nearest_to_a_test_split(monkeypatch):

@@ -107,6 +107,6 @@ def test_few_responses_among_many_rows_are_not_used(tmp_path):
 
 def test_hidden_labels_of_a_few_rows_skip_those_rows(tmp_path):
     records = [{"text": f"t{i}", "label": "ab"[i % 2] if i else None} for i in range(5)]
-    dataset = read_records(tmp_path, *records)
+    dataset = read_records(tmp_path, *records, allow_skips=True)
     assert [row.line for row in dataset.skipped] == [1]
     assert dataset.is_labelled

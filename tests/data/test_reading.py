@@ -19,6 +19,12 @@ BROKEN_FILES = {
     "empty wrapper": ("mine.json", b'{"data": []}', "holds no rows"),
     "binary": ("mine.jsonl", b"\x89PNG\r\n\0\0\0\rIHDR\0", "is a binary file, not text"),
     "spreadsheet": ("mine.csv", b"PK\x03\x04\x14\0\6\0", "unpack it first"),
+    "Git LFS pointer": (
+        "mine.parquet",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        r"is a Git LFS pointer, not the data.*git lfs pull",
+    ),
+    "web page": ("mine.jsonl", b"\n<!DOCTYPE html><html></html>", "is a web page, not data"),
     "damaged gzip": ("mine.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "gzip file is damaged"),
     "damaged Parquet": ("mine.parquet", b"PAR1 and nothing else", "damaged Parquet file"),
     "prose": ("mine.txt", b"Once upon a time", "the format is not known"),
@@ -30,7 +36,7 @@ BROKEN_FILES = {
     "latin-1 all over": (
         "mine.jsonl",
         b'{"prompt": "caf\xe9"}\n' * 3,
-        r"3 of 3 rows can't be used \(line 1: 'prompt' has bytes that are not UTF-8",
+        "is not UTF-8 text. It looks like WINDOWS-1252: as that, line 1 would read .*caf\u00e9",
     ),
     "truncated array": (
         "mine.json",
@@ -57,7 +63,7 @@ def test_a_broken_file_gets_its_sentence(tmp_path, case):
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_more_than_half_unusable_rows_are_an_error_with_line_numbers(tmp_path):
+def test_unusable_rows_are_an_error_with_line_numbers(tmp_path):
     records = [{"prompt": "p", "response": "r"}, {"x": 1}, {"x": 2}]
     with pytest.raises(
         DatasetError, match=r"mine.jsonl: 2 of 3 rows can't be used \(line 2: no 'pr"
@@ -65,8 +71,28 @@ def test_more_than_half_unusable_rows_are_an_error_with_line_numbers(tmp_path):
         read_records(tmp_path, *records)
 
 
-def test_exactly_half_unusable_rows_are_still_read(tmp_path):
-    assert len(read_records(tmp_path, {"prompt": "p", "response": "r"}, {"x": 1}).rows) == 1
+def test_any_number_of_unusable_rows_is_skipped_where_that_is_allowed(tmp_path):
+    records = [{"prompt": "p", "response": "r"}, {"x": 1}, {"x": 2}]
+    assert len(read_records(tmp_path, *records, allow_skips=True).rows) == 1
+
+
+def test_a_split_column_gives_the_split_that_is_asked_for(tmp_path):
+    rows = [{**row, "split": ["train", "test"][i % 2]} for i, row in enumerate(numbered(10))]
+    test = read_records(tmp_path, *rows)
+    assert [row.line for row in test.rows] == [2, 4, 6, 8, 10]
+    assert "the split 'test' is read, beside train" in test.notes
+    train = read_records(tmp_path, *rows, split="train")
+    assert [row.line for row in train.rows] == [1, 3, 5, 7, 9]
+    with pytest.raises(DatasetError, match=r"names no row of the split 'train' \(found: test, dev"):
+        read_records(
+            tmp_path, {**rows[0], "split": "test"}, {**rows[1], "split": "dev"}, split="train"
+        )
+
+
+@pytest.mark.parametrize("values", [("train", "train"), ("train", "upper"), ("a", "b")])
+def test_a_split_column_that_names_no_two_splits_divides_nothing(tmp_path, values):
+    rows = [{**row, "split": values[i % 2]} for i, row in enumerate(numbered(10))]
+    assert len(read_records(tmp_path, *rows).rows) == 10
 
 
 def test_one_row_is_read_and_said(tmp_path):

@@ -1,9 +1,10 @@
 """Chats as text: whose turn it is, what comes before the last answer, and that answer."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from adapt_lora.data.values import Unusable, checked_text, listed
+from adapt_lora.data.values import Unusable, checked_text, json_text, listed, nested_value
 
 _ROLE_OF = {
     "user": "user",
@@ -14,12 +15,21 @@ _ROLE_OF = {
     "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
     "system": "system",
     "developer": "system",
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
 }
+_ROLE_KEYS = ("role", "from")
+_TEXT_KEYS = ("content", "value", "text")
+# The form of Anthropic's preference data: blank lines before "Human: ..." and "Assistant: ...".
+_TRANSCRIPT_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,47 +39,150 @@ class Turn:
     role: str
     """Who speaks: "user", "assistant", "system" or "tool"."""
     text: str
-    """What is said; never blank."""
+    """What is said, tool calls as JSON; blank only where an assistant says nothing."""
+
+
+def find_messages(value: object) -> list[object] | None:
+    """The messages of a chat, however a file holds them; None where the value is no chat.
+
+    A list; an object around one, or of two lists (`datasets` turns lists of objects inside out);
+    text that spells one of these in JSON.
+    """
+    if isinstance(value, str):
+        value = nested_value(value) if any(key in value for key in _ROLE_KEYS) else None
+    if isinstance(value, Mapping):
+        around = next((value[key] for key in ("messages", "conversations") if key in value), None)
+        if around is not None:
+            return find_messages(around)
+        lists = {key: item for key, item in value.items() if isinstance(item, list)}
+        if any(key in lists for key in _ROLE_KEYS) and len({*map(len, lists.values())}) == 1:
+            return [
+                dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)
+            ]
+        return [value] if any(key in value for key in _ROLE_KEYS) else None
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return value if any(key in value[0] for key in _ROLE_KEYS) else None
+    return None
 
 
 def read_turns(messages: Sequence[object], field: str) -> list[Turn]:
-    """The messages of a list of {role, content} or {from, value}; those without text left out.
+    """The messages of a list of {role, content} or {from, value}; those that say nothing left out.
 
     Raises:
-        Unusable: Not such a list, a role that is not known, or a part that is not text.
+        Unusable: Not such a list, a role that is not known, a part that is not text, or an answer
+            that is marked as not to be learnt.
     """
-    turns = []
-    for message in messages:
+    turns: list[Turn] = []
+    marked = False
+    for index, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise Unusable(f"'{field}' is not a list of messages with role and content")
-        said = str(message.get("role") or message.get("from") or "")
-        role = _ROLE_OF.get(said.lower())
-        if role is None:
-            raise Unusable(f"'{field}' has a message with the unknown role {listed([said])!r}")
-        content = message.get("content", message.get("value"))
-        if isinstance(content, list):  # [{"type": "text", "text": ...}]
-            parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-            if not all(isinstance(part, str) for part in parts):
-                raise Unusable(f"'{field}' has a message with parts that are not text")
-            content = "\n".join(map(str, parts))
-        text = checked_text(content, field)
-        if text is not None:
-            turns.append(Turn(role, text.strip()))
+        role = _role(message, messages[index + 1 :], field)
+        text, role = _said(message, role, field)
+        if role == "assistant":
+            marked = str(message.get("weight")) == "0" or message.get("train") is False
+        if text or role == "assistant":
+            turns.append(Turn(role, text))
+    if marked:
+        raise Unusable(f"the last answer in '{field}' is marked as not to be learnt")
     return turns
 
 
+def read_transcript(text: str) -> list[Turn] | None:
+    """The turns of "Human: ...", a blank line, "Assistant: ..."; None where the text is none."""
+    first = _TRANSCRIPT_TURN.match(text)
+    if first is None or first[1] != "Human":
+        return None
+    _, *parts = _TRANSCRIPT_TURN.split(text)
+    return [
+        Turn(_ROLE_OF[speaker.lower()], said.strip())
+        for speaker, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
 def split_chat(turns: Sequence[Turn]) -> tuple[str, str | None]:
-    """What precedes the last assistant turn, and that turn; later turns are dropped."""
+    """What precedes the last assistant turn, and that turn; later turns are dropped.
+
+    An assistant that says nothing there gave no answer: no earlier turn stands in for it.
+    """
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     if not answers:
         return render_chat(turns), None
-    return render_chat(turns[: answers[-1]]), turns[answers[-1]].text
+    return render_chat(turns[: answers[-1]]), turns[answers[-1]].text or None
 
 
 def render_chat(turns: Sequence[Turn]) -> str:
     """System text and a single user turn bare; from two turns on, each with its speaker's name."""
     system = [turn.text for turn in turns if turn.role == "system"]
-    talk = [turn for turn in turns if turn.role != "system"]
+    talk = [turn for turn in turns if turn.role != "system" and turn.text]
     if len(talk) == 1 and talk[0].role == "user":
         return "\n\n".join([*system, talk[0].text])
     return "\n\n".join([*system, *(f"{turn.role.capitalize()}: {turn.text}" for turn in talk)])
+
+
+def _role(message: Mapping[str, object], later: Sequence[object], field: str) -> str:
+    said = next((str(message[key]) for key in _ROLE_KEYS if message.get(key)), "")
+    role = _ROLE_OF.get(said.lower().replace("-", "_"))
+    if role is None:
+        raise Unusable(f"'{field}' has a message with the unknown role {listed([said])!r}")
+    if said.lower() == "function" and "role" not in message:
+        # ShareGPT's "function" is a call where its result follows; OpenAI's is the result.
+        following = later[0] if later else None
+        if following is None:
+            raise Unusable(f"'{field}' ends with a 'function' turn: a call or its result?")
+        if isinstance(following, Mapping) and following.get("from") == "observation":
+            return "assistant"
+    return role
+
+
+def _said(message: Mapping[str, object], role: str, field: str) -> tuple[str, str]:
+    """What a message says, its tool calls as JSON a line each; and whose words these are."""
+    content = next((message[key] for key in _TEXT_KEYS if message.get(key) is not None), None)
+    if content is None:
+        content = message.get("refusal")
+    calls = [_call_text(call) for call in _calls(message)]
+    if isinstance(content, list) and not all(isinstance(part, str) for part in content):
+        parts = [part if isinstance(part, Mapping) else {"text": part} for part in content]
+        kinds = {part.get("type") for part in parts}
+        if kinds == {"tool_result"}:
+            role = "tool"
+        calls += [_call_text(part) for part in parts if part.get("type") == "tool_use"]
+        content = [_part_text(part, field) for part in parts if part.get("type") != "tool_use"]
+    if isinstance(content, list):
+        content = "\n".join(map(str, content))
+    elif isinstance(content, Mapping) and role in ("tool", "assistant"):
+        content = json_text(content)
+    text = checked_text(content, field) or ""
+    return "\n".join(filter(None, [text.strip(), *calls])), role
+
+
+def _part_text(part: Mapping[str, object], field: str) -> str:
+    """The text of a part such as {"type": "text", "text": ...}."""
+    text = next((part[key] for key in ("text", "refusal") if part.get(key) is not None), None)
+    if text is None and part.get("type") == "tool_result":
+        inner = part.get("content")
+        text = inner if isinstance(inner, str) or inner is None else json_text(inner)
+    if not isinstance(text, str):
+        raise Unusable(f"'{field}' has a message with parts that are not text")
+    return text
+
+
+def _calls(message: Mapping[str, object]) -> list[object]:
+    calls = message.get("tool_calls") or message.get("function_call") or []
+    if isinstance(calls, str):
+        calls = nested_value(calls) or calls
+    return calls if isinstance(calls, list) else [calls]
+
+
+def _call_text(call: object) -> str:
+    """A tool call as {"name": ..., "arguments": ...}, in whichever API's words it is given."""
+    if not isinstance(call, Mapping):
+        return str(call)
+    inner = call.get("function")
+    said = inner if isinstance(inner, Mapping) else call
+    words = ("arguments", "input", "args")
+    arguments: object = next((said[word] for word in words if said.get(word)), {})
+    if isinstance(arguments, str):
+        parsed = nested_value(arguments)
+        arguments = arguments if parsed is None else parsed
+    return json_text({"name": said.get("name"), "arguments": arguments})

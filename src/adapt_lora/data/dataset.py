@@ -50,6 +50,40 @@ class SkippedRow:
         return f"{counted} {self.line}: {self.reason}"
 
 
+@dataclass(frozen=True, slots=True)
+class SkipReason:
+    """Rows that were skipped for one reason."""
+
+    reason: str
+    """As in `SkippedRow.reason`."""
+    n_rows: int
+    """How many there are."""
+    lines: tuple[int, ...]
+    """Where they start, the first ten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """What a reader made of a source: for each command to print, and for its JSON."""
+
+    source: str
+    """As in `Dataset.source`."""
+    file_format: str
+    """As in `Dataset.file_format`."""
+    encoding: str
+    """As in `Dataset.encoding`."""
+    shape: str
+    """As in `Dataset.shape`."""
+    n_rows: int
+    """Rows that are used."""
+    n_skipped: int
+    """Rows that are not."""
+    reasons: tuple[SkipReason, ...]
+    """Why they are not, the most frequent reason first."""
+    notes: tuple[str, ...]
+    """As in `Dataset.notes`."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A user's data, read and checked."""
@@ -77,11 +111,14 @@ class Dataset:
     family: str
     """Coarser than group: "nli", "sentiment"; "" when unknown."""
     file_format: str = "JSONL"
-    """"JSONL", "JSON", "JSON on one line", "CSV", "TSV", "Parquet" or "Hub"."""
+    """"JSONL", "JSON", "JSON on one line", "JSON by columns", "CSV", "TSV", "Parquet", "Arrow" or
+    "Hub"."""
     notes: tuple[str, ...] = ()
     """What a person should know about the data, one sentence each."""
     parent: str = ""
     """What it was made from and how, where it is a copy with something changed; else ""."""
+    encoding: str = "UTF-8"
+    """What its text was read as: "UTF-8", "UTF-16", "UTF-32"; where bytes were lost, a guess."""
 
     @cached_property
     def digest(self) -> str:
@@ -98,15 +135,34 @@ class Dataset:
         """Whether every row has a response (if not, none has)."""
         return self.rows[0].response is not None
 
+    @property
+    def echo(self) -> Echo:
+        """What was detected, how many rows are used, and why others are not."""
+        lines: dict[str, list[int]] = {}
+        for row in self.skipped:
+            lines.setdefault(row.reason, []).append(row.line)
+        reasons = [SkipReason(reason, len(at), tuple(at[:10])) for reason, at in lines.items()]
+        return Echo(
+            source=self.source,
+            file_format=self.file_format,
+            encoding=self.encoding,
+            shape=self.shape,
+            n_rows=len(self.rows),
+            n_skipped=len(self.skipped),
+            reasons=tuple(sorted(reasons, key=lambda each: -each.n_rows)),
+            notes=self.notes,
+        )
+
     def describe(self) -> str:
         """What was detected and used, a few lines for people."""
+        encoding = "" if self.encoding == "UTF-8" else f" in {self.encoding}"
         fields = " · ".join(f"{role} ← {field}" for role, field in self.mapping.items())
         used = f"  {len(self.rows):,} of {self.n_read:,} rows used"
         skipped = [row.describe(self.file_format) for row in self.skipped[:5]]
         if len(self.skipped) > 5:
             skipped.append(f"and {len(self.skipped) - 5:,} more")
         lines = [
-            f"{self.name} ({self.source}): {self.file_format}, {self.shape}",
+            f"{self.name} ({self.source}): {self.file_format}{encoding}, {self.shape}",
             f"  {fields}",
             f"{used}; skipped: {'; '.join(skipped)}" if skipped else used,
         ]

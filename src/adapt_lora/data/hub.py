@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
+from adapt_lora.data.files import class_name
+from adapt_lora.data.splits import SplitChoice, choose_split
 from adapt_lora.data.table import Table
 from adapt_lora.errors import DatasetError
 
@@ -59,37 +61,32 @@ def read_hub(hub: HubId, split: str) -> Table:
         ) from error
     where = {"path": hub.repo, "revision": hub.revision}
     try:
-        wanted = hub.split or _nearest_split(
-            split, datasets.get_dataset_split_names(config_name=hub.config, **where)
-        )
-        loaded = datasets.load_dataset(name=hub.config, split=wanted, **where)
+        chosen = SplitChoice(hub.split or "")
+        if not hub.split:
+            there = datasets.get_dataset_split_names(config_name=hub.config, **where)
+            chosen = _chosen_split(split, there)
+        loaded = datasets.load_dataset(name=hub.config, split=chosen.name, **where)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).partition("\n")[0] or type(error).__name__
         raise DatasetError(
             f"{hub.repo} is not an existing path, and the Hub dataset can't be loaded: {first} "
             "Check the id org/name[:config][@revision][#split] and the network, or pass a file."
         ) from error
-    names = {field: getattr(kind, "names", None) for field, kind in loaded.features.items()}
+    names = {
+        field: getattr(getattr(kind, "feature", kind), "names", None)
+        for field, kind in loaded.features.items()
+    }
     records = [
-        (number, {field: _class_name(value, names[field]) for field, value in record.items()})
+        (number, {field: class_name(value, names[field]) for field, value in record.items()})
         for number, record in enumerate(loaded, start=1)
     ]
     if not records:
-        raise DatasetError(f"{hub.repo}: split {wanted!r} has no rows. Name another: #train.")
-    return Table("Hub", records)
+        raise DatasetError(f"{hub.repo}: split {chosen.name!r} has no rows. Name another: #train.")
+    return Table("Hub", records, notes=(chosen.note,) if chosen.note else ())
 
 
-def _nearest_split(wanted: str, there: Sequence[str]) -> str:
-    """The wanted split; for a task without one, what is nearest to a test split."""
-    choices = (wanted,) if wanted == "train" else (wanted, "test", "validation", "dev", "train")
-    found = next((choice for choice in choices if choice in there), None)
-    if found is None:
+def _chosen_split(wanted: str, there: Sequence[str]) -> SplitChoice:
+    choice = choose_split(wanted, there)
+    if choice is None:
         raise ValueError(f"there is no split {wanted!r} (found: {', '.join(there)}).")
-    return found
-
-
-def _class_name(value: object, names: Sequence[str] | None) -> object:
-    """A class number's name; the Hub writes -1 where a test set hides its labels."""
-    if names is None or not isinstance(value, int):
-        return value
-    return names[value] if 0 <= value < len(names) else None
+    return choice

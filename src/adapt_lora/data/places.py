@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from adapt_lora.data.files import SUFFIXES
+from adapt_lora.data.files import SUFFIXES, is_saved_dataset, read_saved_splits
 from adapt_lora.data.hub import HubId, parse_hub_id
+from adapt_lora.data.splits import SPLIT_NAMES, choose_split
 from adapt_lora.errors import DatasetError
 
-_SPLITS = (
-    *("train", "training", "test", "testing"),
-    *("dev", "devel", "valid", "validation", "val", "eval"),
-)
-_STEMS_WITHOUT_NAME = (*_SPLITS, "data", "dataset")
+_STEMS_WITHOUT_NAME = (*SPLIT_NAMES, "data", "dataset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +18,15 @@ class Place:
     """Where the rows of a source lie, and how to speak of it."""
 
     at: Path | HubId
-    """The file that holds them, or the Hub dataset."""
+    """The file that holds them, the folder that `datasets` saved them to, or the Hub dataset."""
     name: str
     """What people call it, unless they say otherwise."""
     source: str
     """For the record: the file's name (never a path) or the Hub id."""
     shown: str
     """For messages: as people can open it."""
+    note: str = ""
+    """What a person should know of the split that was chosen, a sentence; "" for nothing."""
 
 
 def find_place(source: str | Path, split: str) -> Place:
@@ -42,9 +41,20 @@ def find_place(source: str | Path, split: str) -> Place:
     hub = None if is_name or path.exists() else parse_hub_id(str(source))
     if hub is not None:
         return Place(hub, hub.name, str(source), str(source))
-    path = _data_file(path, split)
+    note = ""
+    saved = read_saved_splits(path)
+    if saved:
+        choice = choose_split(split, saved)
+        if choice is None:
+            raise DatasetError(
+                f"{path}: there is no split {split!r} (found: {', '.join(saved)}). "
+                "Pass the folder of the one that you mean."
+            )
+        path, note = path / choice.name, choice.note
+    if not is_saved_dataset(path):
+        path = _data_file(path, split)
     name = path.resolve().parent.name if is_bare_split(path) else ""
-    return Place(path, name or _stem(path), path.name, str(path))
+    return Place(path, name or _stem(path), path.name, str(path), note)
 
 
 def _data_file(path: Path, split: str) -> Path:
@@ -75,7 +85,7 @@ def is_bare_split(path: Path) -> bool:
 
 def group_of(name: str) -> str:
     """The name without a split at its end, so that "sst2_train" and "sst2-test" are twins."""
-    return re.sub(rf"(?i)[-_. ]({'|'.join(_SPLITS)})$", "", name) or name
+    return re.sub(rf"(?i)[-_. ]({'|'.join(SPLIT_NAMES)})$", "", name) or name
 
 
 def _stem(path: Path) -> str:

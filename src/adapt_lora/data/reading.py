@@ -4,17 +4,22 @@ docs/data.md lists the shapes, the detection rules and what happens with each ki
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from adapt_lora.data.dataset import Dataset, Row
 from adapt_lora.data.fields import detect_fields
-from adapt_lora.data.files import read_file
+from adapt_lora.data.files import read_file, read_saved_dataset
 from adapt_lora.data.hub import HubId, read_hub
 from adapt_lora.data.labels import settle_labels, settle_role
 from adapt_lora.data.meta import Meta, read_meta
 from adapt_lora.data.places import find_place, group_of
 from adapt_lora.data.rows import read_rows
+from adapt_lora.data.skips import check_skips
+from adapt_lora.data.splits import choose_split, kind_of_split
+from adapt_lora.data.table import Table
 from adapt_lora.data.values import listed
+from adapt_lora.errors import DatasetError
 
 
 def read_dataset(
@@ -24,35 +29,44 @@ def read_dataset(
     group: str | None = None,
     name: str | None = None,
     split: str = "test",
+    allow_skips: bool = False,
 ) -> Dataset:
     """Read rows from a file, a folder with meta.json, or a Hub dataset.
 
     Args:
-        source: A file (JSONL, JSON, CSV, TSV, Parquet; each also gzipped), a folder with
-            `{split}.jsonl`, or a Hub id `org/name[:config][@revision][#split]`.
+        source: A file (JSONL, JSON, CSV, TSV, Parquet, Arrow; each also gzipped), a folder with
+            `{split}.jsonl` or of `datasets.save_to_disk`, or a Hub id
+            `org/name[:config][@revision][#split]`.
         mapping: Role to field ("prompt", "response", "label"), where detection should not decide;
             "a+b" joins fields, "" switches a role off.
         group: What twins share; the default comes from meta.json, else from the name.
         name: What people call it; the default comes from meta.json, else from the file.
-        split: Which file of a folder or split of a Hub dataset: "test" to score, "train" to learn.
+        split: Which file of a folder, part of a file or split of a Hub dataset: "test" to score,
+            "train" to learn.
+        allow_skips: Whether more may be skipped than a few rows that are like the others.
 
     Raises:
         DatasetError: Nothing is there, it can't be read, no field looks like a prompt, or more than
-            half of the rows can't be used.
+            one in twenty rows would be skipped, a whole class, or all that are not ASCII.
     """
     place = find_place(source, split)
     if isinstance(place.at, HubId):
         table, meta = read_hub(place.at, split), Meta()
     else:
-        table, meta = read_file(place.at), read_meta(place.at)
+        if place.at.is_dir():
+            table = read_saved_dataset(place.at)
+        else:
+            table = read_file(place.at, split=split, allow_skips=allow_skips)
+        meta = read_meta(place.at)
+    if "split" not in (mapping or {}).values():
+        table = _rows_of_split(table, split, place.shown)
     fields = detect_fields(table, mapping or {}, place.shown)
     draft = read_rows(table, fields)
     settle_role(draft, "label")
     settle_role(draft, "response")
     labels = settle_labels(draft, field=fields.label, known=meta.labels)
     skipped = tuple(sorted(draft.skipped, key=lambda row: row.line))
-    if not draft.rows or 2 * len(skipped) > table.n_read:
-        raise table.refusal(skipped, place.shown)
+    check_skips(table, draft, skipped, fields=fields, shown=place.shown, allow=allow_skips)
     unused = fields.unused(table.field_counts)
     final_name = name or meta.name or place.name
     return Dataset(
@@ -69,13 +83,34 @@ def read_dataset(
         family=meta.family,
         file_format=table.file_format,
         notes=(
+            *([place.note] if place.note else []),
+            *table.notes,
+            *fields.notes,
             *([f"fields not used: {listed(unused)}"] if unused else []),
             *meta.notes,
             *draft.notes,
             *_oddities(draft.rows, labels),
         ),
         parent=meta.parent,
+        encoding=table.encoding,
     )
+
+
+def _rows_of_split(table: Table, wanted: str, shown: str) -> Table:
+    """Those of the wanted split where a field called split names one for every row."""
+    field = next((field for field in table.field_counts if field.lower() == "split"), "")
+    said = [str(value) for value in table.values(field)]
+    there = list(dict.fromkeys(said))
+    if len(there) < 2 or None in map(kind_of_split, there):
+        return table
+    choice = choose_split(wanted, there)
+    if choice is None:
+        raise DatasetError(
+            f"{shown}: '{field}' names no row of the split {wanted!r} (found: {', '.join(there)}). "
+            "Save the rows that you mean as a file of their own."
+        )
+    records = [row for row, split in zip(table.records, said, strict=True) if split == choice.name]
+    return replace(table, records=records, notes=(*table.notes, choice.note))
 
 
 def _oddities(rows: Sequence[Row], labels: Sequence[str]) -> Iterator[str]:

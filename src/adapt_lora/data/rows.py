@@ -4,11 +4,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from adapt_lora.data.chats import read_turns, render_chat, split_chat
+from adapt_lora.data.chats import (
+    Turn,
+    find_messages,
+    read_transcript,
+    read_turns,
+    render_chat,
+    split_chat,
+)
+from adapt_lora.data.choices import ChoiceFields, is_missing, read_choice, read_options
 from adapt_lora.data.dataset import Row, SkippedRow
 from adapt_lora.data.fields import Fields
 from adapt_lora.data.table import Table
-from adapt_lora.data.values import Unusable, checked_text, listed
+from adapt_lora.data.values import Unusable, checked_text, kind_of, listed
 
 
 @dataclass(slots=True)
@@ -59,24 +67,66 @@ def read_rows(table: Table, fields: Fields) -> Draft:
 
 
 def _row(line: int, record: Mapping[str, object], fields: Fields) -> Row:
-    value = record.get(fields.prompt[0])
+    turns = _turns(record.get(fields.prompt[0]), fields)
     response: str | None = None
-    if isinstance(value, list):
-        turns = read_turns(value, fields.prompt[0])
-        if fields.response is None:
-            prompt, response = split_chat(turns)
-        else:
-            prompt = render_chat(turns)
-    else:
+    if turns is None:
         prompt = _prompt_text(record, fields)
+    elif fields.response is None:
+        prompt, response = split_chat(turns)
+    elif turns[-1].role == "assistant" and turns[-1].text:
+        raise Unusable(f"'{fields.prompt[0]}' ends with an answer, beside '{fields.response}'")
+    else:
+        prompt = render_chat(turns)
     if not prompt.strip():
         raise Unusable(f"'{fields.prompt[0]}' holds no text before the answer")
+    if fields.choices is not None:
+        return _choice_row(line, record, fields, fields.choices, prompt=prompt)
     if fields.response is not None:
         response = _answer_text(record.get(fields.response), fields.response)
     label = None if fields.label is None else _label_text(record.get(fields.label), fields.label)
     if fields.response is None and response is None:
         response = label
     return Row(prompt, response, label, line, _unit_tests(record, fields))
+
+
+def _turns(value: object, fields: Fields) -> list[Turn] | None:
+    """The turns of a prompt that is a chat; None where it is text.
+
+    Text that spells a chat, and is judged as a whole, stays as it is.
+    """
+    field = fields.prompt[0]
+    if isinstance(value, str):
+        if fields.label is not None and fields.response is None and not fields.is_dialogue:
+            return None
+        transcript = read_transcript(value) if fields.response is None else None
+        if transcript is not None and any(turn.role == "assistant" for turn in transcript):
+            return transcript
+    messages = find_messages(value)
+    if messages is None and isinstance(value, list):
+        messages = value
+    if messages is not None:
+        return read_turns(messages, field)
+    if fields.is_dialogue and isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        raise Unusable(f"'{field}' holds text that is no list of messages in JSON")
+    return None
+
+
+def _choice_row(
+    line: int, record: Mapping[str, object], fields: Fields, choices: ChoiceFields, *, prompt: str
+) -> Row:
+    """A row of multiple choice: the options below the question, unless they stand in it."""
+    options = read_options(record, choices.options)
+    if not all(text in prompt for text in options.texts):
+        prompt = f"{prompt}\n{options.lines}"
+    value = None if choices.answer is None else record.get(choices.answer)
+    if is_missing(value):
+        return Row(prompt, None, None, line)
+    if isinstance(value, list | Mapping):
+        raise Unusable(f"'{choices.answer}' is {kind_of(value)} where one option was expected")
+    response, label = read_choice(value, choices, options)
+    if fields.label is not None:
+        label = _label_text(record.get(fields.label), fields.label)
+    return Row(prompt, response, label, line)
 
 
 def _prompt_text(record: Mapping[str, object], fields: Fields) -> str:
@@ -96,6 +146,9 @@ def _prompt_text(record: Mapping[str, object], fields: Fields) -> str:
 
 def _answer_text(value: object, field: str) -> str | None:
     """The response; the first of several answers, the last assistant turn of a chat."""
+    messages = find_messages(value)
+    if messages is not None:
+        return split_chat(read_turns(messages, field))[1]
     if isinstance(value, Mapping):  # SQuAD: {"text": [...], "answer_start": [...]}
         if "text" not in value:
             raise Unusable(f"'{field}' is an object without 'text'")
@@ -105,7 +158,7 @@ def _answer_text(value: object, field: str) -> str | None:
             return None
         first = value[0]
         if isinstance(first, Mapping) and "text" not in first:
-            return split_chat(read_turns(value, field))[1]
+            raise Unusable(f"'{field}' is not a list of messages with role and content")
         value = first["text"] if isinstance(first, Mapping) else first
     return checked_text(value, field)
 

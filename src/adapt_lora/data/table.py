@@ -19,6 +19,10 @@ class Table:
     """Each with its line, or with its number where a format has no lines; counted from 1."""
     skipped: Sequence[SkippedRow] = ()
     """What was no record."""
+    encoding: str = "UTF-8"
+    """As in `Dataset.encoding`."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it was read, one sentence each."""
 
     @property
     def n_read(self) -> int:
@@ -30,16 +34,21 @@ class Table:
         """In how many records each field stands, in the order of the file."""
         return Counter(key for _, record in self.records for key in record)
 
-    def refusal(self, skipped: Sequence[SkippedRow], shown: str) -> DatasetError:
+    def values(self, field: str) -> list[object]:
+        """What the records hold in a field; None where one lacks it."""
+        return [record.get(field) for _, record in self.records]
+
+    def refusal(self, skipped: Sequence[SkippedRow], shown: str, what_next: str) -> DatasetError:
         """The error of a table too many of whose rows had to be skipped.
 
         Args:
             skipped: All of them, by line.
             shown: What the message calls the source.
+            what_next: What to do about it, as the sentences after the first.
         """
         parts = [row.describe(self.file_format) for row in skipped[:3]]
         more = "; ..." if len(skipped) > 3 else ""
         return DatasetError(
             f"{shown}: {len(skipped):,} of {self.n_read:,} rows can't be used "
-            f"({'; '.join(parts)}{more}). Mend or drop them, or name the fields with --map."
+            f"({'; '.join(parts)}{more}). {what_next}"
         )

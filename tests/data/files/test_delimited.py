@@ -1,6 +1,10 @@
 import csv
 
+import pytest
+
 from adapt_lora.data import read_dataset
+from adapt_lora.errors import DatasetError
+from tests.data.conftest import texts
 
 
 def test_csv_labels_stay_strings(tmp_path):
@@ -41,7 +45,7 @@ def test_a_stray_quotation_mark_does_not_swallow_the_rest_of_a_csv(tmp_path):
 def test_bad_csv_rows_are_skipped_and_named(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_bytes(b'text,label\na,x\nb,with,comma\n"c"d,x\ncaf\xe9,x\n,x\ne,x\nf,x\ng,x\nh,x\n')
-    dataset = read_dataset(path)
+    dataset = read_dataset(path, allow_skips=True)
     assert [row.prompt for row in dataset.rows] == ["a", "e", "f", "g", "h"]
     reasons = {row.line: row.reason for row in dataset.skipped}
     assert list(reasons) == [3, 4, 5, 6]
@@ -57,3 +61,62 @@ def test_csv_cells_of_ten_megabytes_are_read_and_the_global_limit_comes_back(tmp
     path.write_text("prompt,response\n" + "word " * 2_000_000 + ",r\n")
     assert len(read_dataset(path).rows[0].prompt) == 10_000_000
     assert csv.field_size_limit() == before
+
+
+def rows_of(tmp_path, text: str, name: str = "mine.csv") -> list[tuple]:
+    path = tmp_path / name
+    path.write_text(text, newline="")
+    return texts(read_dataset(path))
+
+
+SEPARATED = {
+    "commas in the names of a file with semicolons": (
+        "text;label;note, of whom, and when\na;x;n\nb;y;n\n"
+    ),
+    "commas in the texts of a file with semicolons": "text;label\na;x\nb;y\n",
+    "decimal commas": "text;score;label\na;1,5;x\nb;2,5;y\n",
+    "tabs in a .csv": "text\tlabel\na\tx\nb\ty\n",
+    "bars": "text|label\na|x\nb|y\n",
+    "Excel's first line": "sep=;\r\ntext;label\r\na;x\r\nb;y\r\n",
+    "Excel's first line in quotes after a BOM": '\ufeff"sep=|"\ntext|label\na|x\nb|y\n',
+    "Excel's first line against the look of it": "SEP=\t\ntext\tlabel\ta,b,c\na\tx\t\nb\ty\t\n",
+}
+
+
+@pytest.mark.parametrize("case", SEPARATED)
+def test_the_separator_is_the_one_by_which_the_rows_agree(tmp_path, case):
+    assert rows_of(tmp_path, SEPARATED[case]) == [("a", "x", "x"), ("b", "y", "y")]
+
+
+def test_the_line_that_says_the_separator_counts_as_a_line(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("sep=;\ntext;label\na;x\n")
+    assert read_dataset(path).rows[0].line == 3
+
+
+def test_one_column_may_hold_any_separator(tmp_path):
+    text = "text\nwell, yes; or no\nwell, no\n"
+    assert [row[0] for row in rows_of(tmp_path, text)] == ["well, yes; or no", "well, no"]
+
+
+def test_commas_in_a_tsv_file_are_its_separator_where_it_has_no_tabs(tmp_path):
+    assert rows_of(tmp_path, "text,label\na,x\n", "mine.tsv") == [("a", "x", "x")]
+
+
+def test_two_columns_of_one_name_are_refused_by_name(tmp_path):
+    with pytest.raises(DatasetError, match=r"line 1: two columns are called 'text'.*Rename one"):
+        rows_of(tmp_path, "text,text,label\na,b,x\n")
+
+
+def test_columns_without_a_name_may_be_several(tmp_path):
+    assert rows_of(tmp_path, "text,label,,\na,x,,\n") == [("a", "x", "x")]
+
+
+def test_a_header_that_comes_again_is_no_row(tmp_path):
+    path = tmp_path / "joined.csv"
+    path.write_text("text,label\n" + "a,x\nb,y\n" * 10 + "text,label\n" + "a,x\nb,y\n" * 10)
+    dataset = read_dataset(path)
+    assert [(row.line, row.reason) for row in dataset.skipped] == [
+        (22, "the header line once more")
+    ]
+    assert dataset.labels == ("x", "y")

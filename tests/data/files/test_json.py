@@ -1,6 +1,10 @@
+import json
+
 import pytest
 
-from tests.data.conftest import assert_skipped, numbered, read_records
+from adapt_lora.data import read_dataset
+from adapt_lora.errors import DatasetError
+from tests.data.conftest import ASSISTANT, USER, assert_skipped, numbered, read_records
 
 BAD_LINES = {
     # a line among good ones, the words that name it
@@ -22,3 +26,84 @@ def test_lines_of_ten_megabytes_are_read(tmp_path):
     long = "word " * 2_000_000
     dataset = read_records(tmp_path, {"prompt": long, "response": "r"}, numbered(1)[0])
     assert len(dataset.rows[0].prompt) == 10_000_000
+
+
+TRAIN = [{"prompt": f"train {i}", "response": "r"} for i in range(4)]
+TEST = [{"prompt": f"test {i}", "response": "r"} for i in range(3)]
+SPLIT_OBJECTS = {
+    "train first": {"train": TRAIN, "test": TEST},
+    "test first": {"test": TEST, "train": TRAIN},
+    "other spellings": {"Training_Data": TRAIN, "Test_Set": TEST},
+    "with remarks": {"version": {"test": 1}, "train": TRAIN, "n": [1, 2], "test": TEST},
+    "inside data": {"data": {"train": TRAIN, "test": TEST}},
+    "around data": {"train": {"data": TRAIN}, "test": {"data": TEST}},
+    "by columns": {
+        name: {key: [row[key] for row in rows] for key in ("prompt", "response")}
+        for name, rows in (("train", TRAIN), ("test", TEST))
+    },
+}
+
+
+def read_object(tmp_path, value: object, *, indent: int | None = None, split: str = "test"):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(value, indent=indent))
+    return read_dataset(path, split=split)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("case", SPLIT_OBJECTS)
+def test_an_object_of_splits_gives_the_one_that_is_asked_for(tmp_path, case, indent):
+    for split, rows in (("train", TRAIN), ("test", TEST)):
+        dataset = read_object(tmp_path, SPLIT_OBJECTS[case], indent=indent, split=split)
+        assert [row.prompt for row in dataset.rows] == [row["prompt"] for row in rows]
+        assert "is read, beside" in dataset.notes[0]
+
+
+def test_to_score_on_the_nearest_split_will_do_and_is_said(tmp_path):
+    dataset = read_object(tmp_path, {"train": TRAIN, "validation": TEST})
+    assert dataset.rows[0].prompt == "test 0"
+    assert dataset.notes[0] == "there is no split 'test', so 'validation' is read instead"
+    dataset = read_object(tmp_path, {"train": TRAIN})
+    assert dataset.notes[0] == "there is no split 'test', so 'train' is read instead"
+
+
+@pytest.mark.parametrize("value", [{"test": TEST}, {"data": TRAIN, "test": TEST}])
+def test_rows_that_may_not_be_learnt_are_not_taken_for_the_train_split(tmp_path, value):
+    with pytest.raises(DatasetError, match=r"no split 'train' \(found: test"):
+        read_object(tmp_path, value, split="train")
+
+
+def test_rows_beside_another_split_are_not_taken_for_the_one_asked_for(tmp_path):
+    with pytest.raises(DatasetError, match=r"split 'test' can't be told \(found: train, data\)"):
+        read_object(tmp_path, {"data": TEST, "train": TRAIN})
+
+
+def test_a_field_called_test_makes_no_splits(tmp_path):
+    record = {"prompt": "p", "response": "r", "test": ["assert True"], "train": {"a": 1}}
+    assert read_object(tmp_path, record, split="train").rows[0].prompt == "p"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"text": ["a", "b"], "label": [0, 1]},
+        {"text": {"0": "a", "1": "b"}, "label": {"0": 0, "1": 1}},
+    ],
+)
+def test_rows_may_stand_by_columns(tmp_path, columns):
+    dataset = read_object(tmp_path, columns)
+    assert [(row.prompt, row.label, row.line) for row in dataset.rows] == [
+        ("a", "0", 1),
+        ("b", "1", 2),
+    ]
+    assert dataset.file_format == "JSON by columns"
+
+
+def test_a_chat_in_each_field_is_one_row_and_no_columns(tmp_path):
+    chats = {"prompt": [USER, USER], "completion": [ASSISTANT, ASSISTANT]}
+    assert len(read_object(tmp_path, chats).rows) == 1
+
+
+def test_a_field_that_stands_twice_skips_its_row(tmp_path):
+    line = b'{"prompt": "p", "response": "r", "response": "s"}'
+    assert_skipped(tmp_path, line, "two fields of one name")

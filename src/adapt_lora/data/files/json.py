@@ -1,46 +1,89 @@
-"""JSON files: an object per line, an array of objects, or an object around such an array."""
+"""JSON files: an object per line, an array of objects, or an object around such arrays."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from adapt_lora.data.dataset import SkippedRow
 from adapt_lora.data.files.content import Content
+from adapt_lora.data.splits import choose_split, kind_of_split
 from adapt_lora.data.table import Table
-from adapt_lora.data.values import kind_of
+from adapt_lora.data.values import Number, kind_of, listed
 from adapt_lora.errors import DatasetError
 
-_WRAPPER_KEYS = ("data", "rows", "examples", "instances", "items", "train", "test")
+_WRAPPER_KEYS = ("data", "rows", "examples", "instances", "items")
 
-# Numbers stay as they are written (a label 1.50 is not 1.5) and NaN is a missing value; raw tabs
-# inside strings are common in home-made files and harmless, hence strict=False.
+
+class _Doubled(dict[str, object]):
+    """An object two of whose fields have one name."""
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    plain = dict(pairs)
+    return plain if len(plain) == len(pairs) else _Doubled(pairs)
+
+
+# Numbers stay as they are written and NaN is a missing value; raw tabs inside strings are common
+# in home-made files and harmless, hence strict=False.
 _DECODER = json.JSONDecoder(
-    parse_float=str, parse_int=str, parse_constant=lambda _: None, strict=False
+    object_pairs_hook=_object,
+    parse_float=Number,
+    parse_int=Number,
+    parse_constant=lambda _: None,
+    strict=False,
 )
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Where the rows stand inside an object."""
+
+    start: int
+    """Where their array opens, or the object that holds them by columns."""
+    note: str = ""
+    """As in `Table.notes`; "" where there is nothing to say."""
+
+
 def read_json(content: Content) -> Table:
-    """Rows of JSONL, of an array, or of an object such as {"data": [...]}.
+    """Rows of JSONL, of an array, or of an object such as {"data": [...]} or {"train": [...]}.
 
     Raises:
-        DatasetError: An array breaks off or is malformed.
+        DatasetError: An array breaks off or is malformed, or the wanted split is not there.
     """
     text = content.text
     start = _skip_space(text, 0)
     first_end = text.find("\n", start)
     is_one_line = first_end < 0 or not text[first_end:].strip()
+    table = None
     if text[start] == "{" and not is_one_line:
         _, first = next(_line_values(text[start:first_end]))
         if isinstance(first, dict):
-            return _table("JSONL", _line_values(text))
+            table = _table("JSONL", _line_values(text))
+    if table is None:
+        table = _whole(content, start, is_one_line=is_one_line)
+    return replace(table, encoding=content.encoding.name)
+
+
+def _whole(content: Content, start: int, *, is_one_line: bool) -> Table:
+    """The rows of a file that is one array or one object; of JSONL whose first line is broken."""
+    text = content.text
     # Where all is one line, only the number of the row leads anywhere.
     file_format = "JSON on one line" if is_one_line else "JSON"
     try:
-        array_start = start if text[start] == "[" else _wrapped_array(text, start)
-        if array_start is not None:
-            return _table(file_format, _array_values(text, array_start, is_one_line=is_one_line))
-        return _table(file_format, [(1, _DECODER.decode(text.strip()))])
+        rows = _Rows(start) if text[start] == "[" else _find_rows(content, start)
+        if rows is None or text[rows.start] == "{":
+            value, _ = _DECODER.raw_decode(text, start if rows is None else rows.start)
+            columns = _rows_of_columns(value)
+            if columns is not None:
+                table = _table("JSON by columns", enumerate(columns, start=1))
+            else:
+                table = _table(file_format, [(1, _DECODER.decode(text.strip()))])
+        else:
+            values = _array_values(text, rows.start, is_one_line=is_one_line)
+            table = _table(file_format, values)
+        return replace(table, notes=(rows.note,)) if rows and rows.note else table
     except (json.JSONDecodeError, RecursionError) as error:
         # Perhaps only the first line of a JSONL file is broken; a broken array can't be resumed.
         table = _table("JSONL", _line_values(text))
@@ -58,7 +101,9 @@ def _table(file_format: str, values: Iterable[tuple[int, object]]) -> Table:
     records: list[tuple[int, Mapping[str, object]]] = []
     skipped: list[SkippedRow] = []
     for line, value in values:
-        if isinstance(value, dict):
+        if isinstance(value, _Doubled):
+            skipped.append(SkippedRow(line, "two fields of one name, so one is lost"))
+        elif isinstance(value, dict):
             records.append((line, value))
         elif isinstance(value, SkippedRow):
             skipped.append(value)
@@ -98,22 +143,86 @@ def _array_values(text: str, start: int, *, is_one_line: bool) -> Iterator[tuple
             raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
 
 
-def _wrapped_array(text: str, start: int) -> int | None:
-    """Where the array of rows opens inside an object such as {"version": 2, "data": [...]}."""
-    position = _skip_space(text, start + 1) if text[start] == "{" else len(text)
+def _find_rows(content: Content, start: int) -> _Rows | None:
+    """The rows inside an object such as {"version": 2, "data": [...]} or {"train": [...], ...}.
+
+    Raises:
+        DatasetError: The wanted split is not there, or can't be told from the rest.
+    """
+    text = content.text
+    parts = {key: at for key, at in _parts(text, start) if text[at] in "[{"}
+    splits = [key for key, at in parts.items() if kind_of_split(key) and _holds_rows(content, at)]
+    arrays = [key for key in _WRAPPER_KEYS if key in parts and text[parts[key]] == "["]
+    if splits:
+        choice = choose_split(content.split, [*splits, *arrays])
+        found = listed([*splits, *arrays])
+        if choice is None:
+            raise DatasetError(
+                f"{content.path}: there is no split {content.split!r} (found: {found}). "
+                "Save the rows that you mean as a file of their own."
+            )
+        if arrays and kind_of_split(choice.name) != kind_of_split(content.split):
+            raise DatasetError(
+                f"{content.path}: which rows are the split {content.split!r} can't be told "
+                f"(found: {found}). Save them as a file of their own."
+            )
+        at = parts[choice.name]
+        inner = _find_rows(content, at) if text[at] == "{" else None
+        return _Rows(inner.start if inner else at, choice.note)
+    if arrays:
+        return _Rows(min(parts[key] for key in arrays))
+    inside = (_find_rows(content, parts[key]) for key in _WRAPPER_KEYS if key in parts)
+    return next((rows for rows in inside if rows), None)
+
+
+def _parts(text: str, start: int) -> Iterator[tuple[str, int]]:
+    """The fields of the object that opens at `start`, each with where its value begins."""
+    position = _skip_space(text, start + 1)
     while text[position : position + 1] == '"':
         key, end = _DECODER.raw_decode(text, position)
         position = _skip_space(text, end)
         if text[position : position + 1] != ":":
             raise json.JSONDecodeError("Expecting ':'", text, position)
         position = _skip_space(text, position + 1)
-        if key in _WRAPPER_KEYS and text[position : position + 1] == "[":
-            return position
+        yield key, position
         _, end = _DECODER.raw_decode(text, position)
         position = _skip_space(text, end)
         if text[position : position + 1] == ",":
             position = _skip_space(text, position + 1)
-    return None
+
+
+def _holds_rows(content: Content, start: int) -> bool:
+    """Whether an array of objects opens there (or an empty one), or an object that holds rows."""
+    text = content.text
+    if text[start] == "[":
+        inside = _skip_space(text, start + 1)
+        return text[inside : inside + 1] in ("{", "]")
+    if _find_rows(content, start) is not None:
+        return True
+    return _rows_of_columns(_DECODER.raw_decode(text, start)[0]) is not None
+
+
+def _rows_of_columns(value: object) -> list[dict[str, object]] | None:
+    """The rows of {"text": ["a", "b"], "label": [0, 1]}, or of {"text": {"0": "a", "1": "b"}, ...}.
+
+    `datasets` and pandas write these; None where the value is neither.
+    """
+    if not isinstance(value, dict) or len(value) < 2:
+        return None
+    columns: Sequence[object] = list(value.values())
+    if all(isinstance(column, dict) for column in columns):
+        keys = {tuple(column) for column in columns if isinstance(column, dict)}
+        columns = [[*column.values()] for column in columns if isinstance(column, dict)]
+        if len(keys) != 1 or not all(key.isdigit() for key in next(iter(keys))):
+            return None
+    lists = [column for column in columns if isinstance(column, list)]
+    if len(lists) < len(columns) or len({*map(len, lists)}) != 1:
+        return None
+    rows = [dict(zip(value, cells, strict=True)) for cells in zip(*lists, strict=True)]
+    # One row may have a list of messages in each of its fields.
+    first = rows[0].values() if rows else ()
+    is_chat = any(isinstance(cell, dict) and {"role", "from"} & cell.keys() for cell in first)
+    return None if is_chat else rows
 
 
 def _skip_space(text: str, position: int) -> int:

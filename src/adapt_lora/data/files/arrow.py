@@ -1,0 +1,159 @@
+"""Arrow files, folders of `datasets.save_to_disk`, and Parquet files: all tables of Arrow."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapt_lora.data.files.content import Content, read_content
+from adapt_lora.data.table import Table
+from adapt_lora.data.values import listed
+from adapt_lora.errors import DatasetError
+
+# `datasets` leaves its features in the schema, under this name; -1 is its missing label.
+_FEATURES_KEY = b"huggingface"
+
+
+def read_arrow(content: Content) -> Table:
+    """Rows of an Arrow file, written as a stream (as `datasets` does) or for random access.
+
+    Raises:
+        DatasetError: It is damaged, or two columns have one name.
+    """
+    return _as_table("Arrow", [_arrow_table(content)], content.path)
+
+
+def read_parquet(content: Content) -> Table:
+    """Rows of a Parquet file.
+
+    Raises:
+        DatasetError: It is damaged, or two columns have one name.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content.data))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise _damaged("Parquet", content.path, error) from error
+    return _as_table("Parquet", [table], content.path)
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `datasets.save_to_disk` wrote this folder, for one split."""
+    state = folder / "state.json"
+    return state.is_file() and b'"_data_files"' in state.read_bytes()
+
+
+def read_saved_splits(folder: Path) -> list[str]:
+    """The splits that `datasets.save_to_disk` wrote into a folder; none where it did not.
+
+    Raises:
+        DatasetError: Its list of them can't be read.
+    """
+    listing = folder / "dataset_dict.json"
+    return (
+        [str(name) for name in _read_json(listing).get("splits", ())] if listing.is_file() else []
+    )
+
+
+def read_saved_dataset(folder: Path) -> Table:
+    """Rows of a folder that `datasets.save_to_disk` wrote, all its shards in their order.
+
+    Raises:
+        DatasetError: A shard is missing or damaged, or it holds a selection of its rows only.
+    """
+    state = _read_json(folder / "state.json")
+    info = folder / "dataset_info.json"
+    features = _read_json(info).get("features") if info.is_file() else None
+    if state.get("_indices_files") or state.get("_indices_data_files"):
+        raise DatasetError(
+            f"{folder} holds a selection of its rows by their indices. Save it once more after "
+            "`dataset.flatten_indices()`, or with a newer `datasets`."
+        )
+    shards = [folder / file["filename"] for file in state["_data_files"]]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise DatasetError(f"{folder}: {listed(missing)} is missing. Copy the folder again, whole.")
+    tables = [_arrow_table(read_content(shard)) for shard in shards]
+    table = _as_table("Arrow", tables, folder, features=features) if tables else None
+    if table is None or not table.n_read:
+        raise DatasetError(f"{folder} holds no rows. Save it again with some.")
+    return table
+
+
+def class_name(value: object, names: Sequence[str] | None) -> object:
+    """The name of a class number, or of each in a list; None where -1 says that it is hidden."""
+    if names is None:
+        return value
+    if isinstance(value, list):
+        return [class_name(item, names) for item in value]
+    if not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None
+
+
+def _arrow_table(content: Content) -> Any:
+    """The pyarrow table of a file."""
+    import pyarrow
+    import pyarrow.ipc
+
+    is_file = content.data.startswith(b"ARROW1")
+    open_it = pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream
+    try:
+        return open_it(pyarrow.BufferReader(content.data)).read_all()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise _damaged("Arrow", content.path, error) from error
+
+
+def _as_table(
+    file_format: str, tables: Sequence[Any], path: Path, *, features: object = None
+) -> Table:
+    fields = tables[0].column_names
+    twice = sorted({field for field in fields if fields.count(field) > 1})
+    if twice:
+        raise DatasetError(
+            f"{path}: two columns are called {listed(twice[:1])!r}, so which is meant can't be "
+            "told. Rename one of them."
+        )
+    stored = (tables[0].schema.metadata or {}).get(_FEATURES_KEY)
+    if stored:
+        features = json.loads(stored).get("info", {}).get("features")
+    names = _class_names(features)
+    rows: Iterable[Mapping[str, object]] = (row for table in tables for row in table.to_pylist())
+    return Table(file_format, list(enumerate(_with_names(rows, names), start=1)))
+
+
+def _class_names(features: object) -> dict[str, Sequence[str]]:
+    """The names of the classes, for each field that holds class numbers."""
+    found = {}
+    for field, kind in features.items() if isinstance(features, Mapping) else ():
+        while isinstance(kind, list) and kind:  # one way to say "a list of"
+            kind = kind[0]
+        while isinstance(kind, Mapping) and isinstance(kind.get("feature"), Mapping):
+            kind = kind["feature"]
+        if isinstance(kind, Mapping) and kind.get("_type") == "ClassLabel" and kind.get("names"):
+            found[field] = kind["names"]
+    return found
+
+
+def _with_names(
+    rows: Iterable[Mapping[str, object]], names: Mapping[str, Sequence[str]]
+) -> Iterator[Mapping[str, object]]:
+    for row in rows:
+        yield {field: class_name(value, names.get(field)) for field, value in row.items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(read_content(path).data)
+    except ValueError as error:
+        raise DatasetError(f"{path}: can't be read as JSON ({error}). Copy it again.") from error
+    if not isinstance(value, dict):
+        raise DatasetError(f"{path}: not a JSON object. Copy it again.")
+    return value
+
+
+def _damaged(file_format: str, path: Path, error: Exception) -> DatasetError:
+    first = str(error).partition("\n")[0]
+    return DatasetError(f"{path}: damaged {file_format} file ({first}). Write it again.")

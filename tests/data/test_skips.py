@@ -1,0 +1,75 @@
+import json
+
+import pytest
+
+from adapt_lora.data import read_dataset
+from adapt_lora.errors import DatasetError
+from tests.data.conftest import numbered, read_records
+
+
+def test_one_row_in_twenty_may_be_skipped_but_no_more(tmp_path):
+    assert len(read_records(tmp_path, *numbered(19), {"x": 1}).rows) == 19
+    with pytest.raises(DatasetError, match=r"2 of 20 rows can't be used .*--allow-skips"):
+        read_records(tmp_path, *numbered(18), {"x": 1}, {"x": 2})
+
+
+def test_a_class_that_would_be_lost_is_an_error(tmp_path):
+    rows = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(99)]
+    lost = {"text": "", "label": "c"}
+    with pytest.raises(
+        DatasetError, match=r"line 100: 'text' is empty.* all rows of the class 'c'"
+    ):
+        read_records(tmp_path, *rows, lost)
+    assert read_records(tmp_path, *rows, lost, allow_skips=True).labels == ("a", "b")
+
+
+def test_a_class_with_other_rows_is_not_lost_even_where_it_got_another_name(tmp_path):
+    said = {0: "negative", 1: "positive"}
+    rows = [{"prompt": f"t{i}", "response": said[i % 2], "label": i % 2} for i in range(40)]
+    dataset = read_records(tmp_path, *rows, {"prompt": "", "response": "positive", "label": 1})
+    assert dataset.labels == ("negative", "positive")
+
+
+def test_rows_of_several_labels_count_for_each_of_them(tmp_path):
+    rows = [{"text": f"t{i}", "labels": ["a"]} for i in range(99)]
+    with pytest.raises(DatasetError, match="all rows of the class 'b'"):
+        read_records(tmp_path, *rows, {"text": "t", "labels": ["a", "b"]})
+
+
+def test_letters_beyond_ascii_that_would_all_be_lost_are_an_error(tmp_path):
+    rows = [*numbered(99), {"prompt": "größer", "response": ["a", {"b": 1}]}]
+    rows[-1]["response"] = {"x": 1}
+    with pytest.raises(DatasetError, match="all rows with letters beyond ASCII"):
+        read_records(tmp_path, *rows)
+    rows[0] = {"prompt": "naïve", "response": "a"}
+    assert len(read_records(tmp_path, *rows).rows) == 99
+
+
+def test_rows_that_miss_their_label_are_skipped_and_counted(tmp_path):
+    path = tmp_path / "gaps.jsonl"
+    lines = [f'{{"text": "t{i}", "label": {["1", "0", "NaN"][i % 3]}}}\n' for i in range(12)]
+    path.write_text("".join(lines))
+    with pytest.raises(DatasetError, match="4 of 12 rows can't be used"):
+        read_dataset(path)
+
+
+def test_nothing_left_is_an_error_even_where_skips_are_allowed(tmp_path):
+    with pytest.raises(DatasetError, match="2 of 2 rows can't be used") as caught:
+        read_records(tmp_path, {"prompt": ""}, {"prompt": None}, allow_skips=True)
+    assert "--allow-skips" not in str(caught.value)
+
+
+def test_the_echo_counts_the_rows_and_gives_the_reasons(tmp_path):
+    rows = [*numbered(40), {"prompt": "p", "response": "café"}, {"x": 1}, {"x": 1}]
+    path = tmp_path / "mine.jsonl"
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(lines, "utf-16")
+    dataset = read_dataset(path)
+    echo = dataset.echo
+    assert (echo.n_rows, echo.n_skipped, echo.encoding) == (41, 2, "UTF-16")
+    assert (echo.source, echo.file_format, echo.shape) == ("mine.jsonl", "JSONL", "prompt/response")
+    assert [(each.reason, each.n_rows, each.lines) for each in echo.reasons] == [
+        ("no 'prompt' field (found: x)", 2, (42, 43))
+    ]
+    assert "fields not used: x" in echo.notes
+    assert dataset.describe().startswith("mine (mine.jsonl): JSONL in UTF-16, prompt/response")
