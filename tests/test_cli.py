@@ -96,6 +96,28 @@ def test_recommend_json_has_the_promised_keys(adapt):
     assert {"name", "regime", "backtest"} <= content["model"].keys()
 
 
+def test_many_skipped_rows_need_a_word_and_are_told_everywhere(adapt):
+    file = write_rows(adapt.home / "holes.jsonl", "mood", 20)
+    with file.open("a", encoding="utf-8") as rows:
+        rows.write('{"prompt": "", "response": "positive"}\n' * 4)
+    refused = adapt("evaluate", "--task", file)
+    assert refused.exit_code == 1
+    assert "4 of 24 rows" in " ".join(refused.stderr.split())
+    assert "--allow-skips" in refused.stderr
+    told = adapt("evaluate", "--task", file, "--allow-skips", "--dry-run")
+    assert told.exit_code == 0, told.output
+    content = parsed(adapt("evaluate", "--task", file, "--allow-skips", "--json"))
+    read = content["read"]["holes"]
+    assert (read["n_rows"], read["n_skipped"], read["encoding"]) == (20, 4, "UTF-8")
+    assert read["reasons"][0]["lines"] == [21, 22, 23, 24]
+    answer = parsed(
+        adapt("recommend", "--target", file, "--allow-skips", "--verify", "0", "--json")
+    )
+    assert answer["target"]["n_skipped"] == 4
+    shown = adapt("fingerprint", file, "--allow-skips", "--json")
+    assert parsed(shown)["reasons"] == read["reasons"]
+
+
 def test_a_kept_recommendation_shows_in_the_bench_once_measured(adapt):
     target = write_rows(adapt.home / "kept.jsonl", "mood", 30)
     done = adapt("recommend", "--target", target, "--log", "--verify", "1")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
-    from adapt_lora.data import Dataset
+    from adapt_lora.data import Dataset, Echo
     from adapt_lora.evaluator import CellFailure, MatrixReport
     from adapt_lora.model.base import BaseIdentity
     from adapt_lora.recommender import Recommendation
@@ -92,6 +92,8 @@ class Evaluation:
     """What stood between this machine and the code that was run on it; None where none was."""
     names: "Mapping[MatrixRow, str]" = field(default_factory=dict)
     """What people call the rows of cells and failures."""
+    read: "Mapping[str, Echo]" = field(default_factory=dict)
+    """What the reader made of each task's source, by task."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import typer
 from adapt_lora.cli.options import (
     AcceptWeakFlag,
     AllowCodeFlag,
+    AllowSkipsFlag,
     BaseModelOption,
     DecisionOption,
     GroupOption,
@@ -50,6 +51,7 @@ def recommend(
     base_model: BaseModelOption = None,
     metric: MetricOption = "auto",
     mapping: MapOption = None,
+    allow_skips: AllowSkipsFlag = False,
     group: GroupOption = None,
     method: Annotated[str, typer.Option(help="Ranking method; default chooses.")] = "default",
     top: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
@@ -82,6 +84,7 @@ def recommend(
         base_model=base_model,
         metric=metric,
         mapping=read_mapping(mapping),
+        allow_skips=allow_skips,
         group=group,
         method=method,
         verify=verify,
@@ -120,6 +123,7 @@ def fingerprint(
     file: Annotated[str, typer.Argument(help="Dataset: file, folder or Hub id.")],
     base_model: BaseModelOption = None,
     mapping: MapOption = None,
+    allow_skips: AllowSkipsFlag = False,
     max_tokens: Annotated[
         int, typer.Option(min=100, help="Tokens that the base model reads.")
     ] = 8_000,
@@ -132,9 +136,10 @@ def fingerprint(
     from adapt_lora.model.base import load_base_model
     from adapt_lora.registry.fingerprint import fingerprint_dataset
     from adapt_lora.report.fingerprint_page import fingerprint_page
+    from adapt_lora.report.plain import echo_json
 
     console = Console(as_json, quiet)
-    dataset = read_dataset(file, mapping=read_mapping(mapping))
+    dataset = read_dataset(file, mapping=read_mapping(mapping), allow_skips=allow_skips)
     with console.progress() as progress:
         found = fingerprint_dataset(
             dataset,
@@ -145,6 +150,6 @@ def fingerprint(
             progress=lambda done, total: progress("read rows", done, total),
         )
     if as_json:
-        console.print_json(found.values)
+        console.print_json({**found.values, **echo_json(dataset.echo)})
     else:
         console.show(fingerprint_page(dataset.describe(), found))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from adapt_lora.cli.options import (
+    AllowSkipsFlag,
     FileArgument,
     FilesArgument,
     JsonFlag,
@@ -37,13 +38,14 @@ def data_balance(
     output: OutputOption,
     split: SplitOption = "train",
     mapping: MapOption = None,
+    allow_skips: AllowSkipsFlag = False,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Draw as many rows of every label as the rarest label has."""
     from adapt_lora.data.surgery import balance_labels
 
-    (parent,) = _datasets([file], split, mapping)
+    (parent,) = _datasets([file], split, mapping, allow_skips=allow_skips)
     _write_derived(balance_labels(parent, seed=seed), output, split, Console(as_json))
 
 
@@ -54,13 +56,14 @@ def data_mislabel(
     share: Annotated[float, typer.Option(help="Share of the rows that get a wrong label.")] = 1.0,
     split: SplitOption = "train",
     mapping: MapOption = None,
+    allow_skips: AllowSkipsFlag = False,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Give rows a wrong label on purpose, and the answer that goes with it."""
     from adapt_lora.data.surgery import mislabel_rows
 
-    (parent,) = _datasets([file], split, mapping)
+    (parent,) = _datasets([file], split, mapping, allow_skips=allow_skips)
     _write_derived(mislabel_rows(parent, share=share, seed=seed), output, split, Console(as_json))
 
 
@@ -75,13 +78,14 @@ def data_subsample(
     ] = "random",
     split: SplitOption = "train",
     mapping: MapOption = None,
+    allow_skips: AllowSkipsFlag = False,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Keep some of the rows: drawn ones, or those with the shortest or longest responses."""
     from adapt_lora.data.surgery import subsample_rows
 
-    (parent,) = _datasets([file], split, mapping)
+    (parent,) = _datasets([file], split, mapping, allow_skips=allow_skips)
     _write_derived(
         subsample_rows(parent, rows, seed=seed, keep=keep), output, split, Console(as_json)
     )
@@ -94,13 +98,16 @@ def data_mix(
     rows_each: RowsEachOption = None,
     split: SplitOption = "train",
     mapping: MapOption = None,
+    allow_skips: AllowSkipsFlag = False,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Shuffle several datasets into one."""
     from adapt_lora.data.surgery import mix_datasets
 
-    mixed = mix_datasets(_datasets(files, split, mapping), rows_each=rows_each, seed=seed)
+    mixed = mix_datasets(
+        _datasets(files, split, mapping, allow_skips=allow_skips), rows_each=rows_each, seed=seed
+    )
     _write_derived(mixed, output, split, Console(as_json))
 
 
@@ -111,13 +118,14 @@ def data_holdout(
     rows_each: RowsEachOption = None,
     split: SplitOption = "train",
     mapping: MapOption = None,
+    allow_skips: AllowSkipsFlag = False,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """For each dataset make the mixture of all others, in OUTPUT/without-NAME."""
     from adapt_lora.data.surgery import leave_one_out_mixtures
 
-    parents = _datasets(files, split, mapping)
+    parents = _datasets(files, split, mapping, allow_skips=allow_skips)
     mixtures = leave_one_out_mixtures(parents, rows_each=rows_each, seed=seed)
     folders = {name: output / f"without-{name}" for name in mixtures}
     for folder in folders.values():
@@ -132,10 +140,15 @@ def data_holdout(
         Console(as_json).print_json({"mixtures": made})
 
 
-def _datasets(files: Sequence[str], split: str, mapping: str | None) -> "list[Dataset]":
+def _datasets(
+    files: Sequence[str], split: str, mapping: str | None, *, allow_skips: bool
+) -> "list[Dataset]":
     from adapt_lora.data import read_dataset
 
-    return [read_dataset(file, mapping=read_mapping(mapping), split=split) for file in files]
+    fields = read_mapping(mapping)
+    return [
+        read_dataset(file, mapping=fields, split=split, allow_skips=allow_skips) for file in files
+    ]
 
 
 def _write_derived(derived: "DerivedRows", folder: Path, split: str, console: Console) -> None:

@@ -9,6 +9,7 @@ import typer
 from adapt_lora.cli.options import (
     AcceptWeakFlag,
     AllowCodeFlag,
+    AllowSkipsFlag,
     BaseModelOption,
     DecisionOption,
     JsonFlag,
@@ -104,6 +105,7 @@ def evaluate(
     keep_text: KeepTextFlag = False,
     dry_run: DryRunFlag = False,
     mapping: MapOption = None,
+    allow_skips: AllowSkipsFlag = False,
     backend: BackendOption = "auto",
     server: ServerOption = None,
     server_model: ServerModelOption = None,
@@ -132,6 +134,7 @@ def evaluate(
         max_rows=max_rows,
         seed=seed,
         mapping=read_mapping(mapping),
+        allow_skips=allow_skips,
         shots=shots,
         shots_from=shots_from or (),
         keep_text=keep_text,

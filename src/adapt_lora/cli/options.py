@@ -47,6 +47,10 @@ MapOption = Annotated[
         help="Field names, e.g. prompt=question,response=answer,label=class.",
     ),
 ]
+AllowSkipsFlag = Annotated[
+    bool,
+    typer.Option("--allow-skips", help="Go on where many rows, or all of a class, can't be used."),
+]
 MetricOption = Annotated[
     str,
     typer.Option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapt_lora.cli.options import (
+    AllowSkipsFlag,
     BaseModelOption,
     GroupOption,
     JsonFlag,
@@ -35,6 +36,7 @@ def register(
     name: Annotated[str | None, typer.Option("--name", "-n", help="Name of the entry.")] = None,
     base_model: BaseModelOption = None,
     mapping: MapOption = None,
+    allow_skips: AllowSkipsFlag = False,
     tracking_uri: RegistryOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -53,7 +55,9 @@ def register(
             name=name,
             base_model=base_model,
             mapping=read_mapping(mapping),
+            allow_skips=allow_skips,
             progress=progress,
+            say=console.listener,
         )
     if as_json:
         console.print_json(adapter_json(record))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapt_lora.cli.options import (
+    AllowSkipsFlag,
     BaseModelOption,
     GroupOption,
     JsonFlag,
@@ -76,6 +77,7 @@ def train(
     override: SetOption = None,
     output: OutputOption = None,
     mapping: MapOption = None,
+    allow_skips: AllowSkipsFlag = False,
     group: GroupOption = None,
     no_register: NoRegisterFlag = False,
     tracking_uri: RegistryOption = None,
@@ -121,6 +123,7 @@ def train(
         output=output or (Path(name) if no_register else None),
         mapping=read_mapping(mapping),
         group=group,
+        allow_skips=allow_skips,
     )
     keeps = is_first and not no_register
     with console.progress() as progress:

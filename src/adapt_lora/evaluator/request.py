@@ -79,6 +79,8 @@ class EvaluationRequest:
     """Decides every draw."""
     mapping: Mapping[str, str] | None = None
     """Field names, as for `read_dataset`."""
+    allow_skips: bool = False
+    """Go on where many rows, or all of a class, can't be used; as for `read_dataset`."""
     shots: int | None = None
     """Show this many examples in each prompt, as a row of its own of the named adapters, or of the
     base where none is named; None for rows without examples."""

@@ -54,7 +54,7 @@ def read_tasks(request: EvaluationRequest) -> ReadTasks:
     for source in request.tasks:
         name = Path(source).name
         try:
-            dataset = read_dataset(source, mapping=request.mapping)
+            dataset = read_dataset(source, mapping=request.mapping, allow_skips=request.allow_skips)
             task = make_task(
                 dataset, metric=request.metric, max_rows=request.max_rows, seed=request.seed
             )
@@ -91,7 +91,12 @@ def _draw_examples(
         name, taken = read.task.record.name, {row.digest for row in read.dataset.rows}
         try:
             source = given.get(read.source, read.source)
-            pool = read_dataset(source, mapping=request.mapping, split="train").rows
+            pool = read_dataset(
+                source,
+                mapping=request.mapping,
+                split="train",
+                allow_skips=request.allow_skips,
+            ).rows
             shots[name] = draw_shots(pool, read.task, n_shots, seed=request.seed, taken=taken)
         except AdaptError as error:
             if len(tasks) == 1:

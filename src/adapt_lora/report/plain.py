@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from adapt_lora.analysis import GainCorrelations, SideEffects, TwinComparison
     from adapt_lora.analysis.effects import KinshipCount
     from adapt_lora.analysis.twins import MeanDifference
+    from adapt_lora.data import Echo
     from adapt_lora.evaluator import CellFailure
     from adapt_lora.recommender import Recommendation
     from adapt_lora.recommender.answer import ModelSummary, RankedAdapter
@@ -72,6 +73,12 @@ def adapter_json(record: AdapterRecord, *, whole: bool = False) -> dict[str, Any
     return content
 
 
+def echo_json(echo: "Echo") -> dict[str, Any]:
+    """How many rows of a source are used, how many are not, and why."""
+    content = {"n_rows": echo.n_rows, "n_skipped": echo.n_skipped, "encoding": echo.encoding}
+    return {**content, "reasons": [known_fields(reason) for reason in echo.reasons]}
+
+
 def recommendation_json(answer: "TargetRanking") -> dict[str, Any]:
     """What `recommend` answers."""
     ranking = ranking_json(answer.recommendation)
@@ -79,7 +86,7 @@ def recommendation_json(answer: "TargetRanking") -> dict[str, Any]:
         entry["has_weights"] = entry["adapter_id"] not in answer.figures_only
     target = {
         "name": answer.target.name,
-        "n_rows": len(answer.target.rows),
+        **echo_json(answer.target.echo),
         "shape": answer.target.shape,
         "labelled": answer.target.is_labelled,
         "metric": answer.metric,
@@ -153,6 +160,7 @@ def evaluation_json(evaluation: "Evaluation") -> dict[str, Any]:
         "skipped": report.n_skipped,
         "failed": [_named_json(failure, names) for failure in report.failures],
         "seconds": report.seconds,
+        "read": {task: echo_json(echo) for task, echo in evaluation.read.items()},
         "code_protection": evaluation.code_protection or None,
     }
     return _known(content)
@@ -298,6 +306,7 @@ def training_json(name: str, training: "Training") -> dict[str, Any]:
     """What `train` leaves behind, under the name that was asked for."""
     record, result = training.record, training.result
     content: dict[str, Any] = {"name": name, "rows": len(training.dataset.rows)}
+    content["read"] = echo_json(training.dataset.echo)
     if training.folder is not None:
         content["folder"] = str(training.folder)
     if record is not None:

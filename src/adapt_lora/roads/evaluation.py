@@ -89,6 +89,8 @@ def evaluate(
     request = EvaluationRequest.of(request)
     with _prepared(request, registry, meet_base=registry.ensure_base, say=say) as ready:
         if say is not None:
+            for read in ready.read.usable:
+                say(read.dataset.describe())
             say(_describe_plan(ready).describe())
             for failure in ready.read.failures:
                 say(f"Left out: {failure.task}: {failure.reason}")
@@ -103,6 +105,7 @@ def evaluate(
         matrix,
         tuple(ready.warnings),
         names=ready.names,
+        read={read.task.record.name: read.dataset.echo for read in ready.read.usable},
         code_protection=code_protection(ready.measuring.graders),
     )
 

@@ -45,6 +45,8 @@ class RecommendRequest:
     """What the gain is counted in; "auto" takes what suits the rows."""
     mapping: Mapping[str, str] | None = None
     """Field names, as for `read_dataset`."""
+    allow_skips: bool = False
+    """Go on where many rows, or all of a class, can't be used; as for `read_dataset`."""
     group: str | None = None
     """What the target shares with its twins; cells of this group are never learned from."""
     method: str = "default"
@@ -97,7 +99,9 @@ def recommend(
     """
     ask = request if isinstance(request, RecommendRequest) else RecommendRequest(request)
     clock = _Clock()
-    rows = read_dataset(ask.target, mapping=ask.mapping, group=ask.group)
+    rows = read_dataset(
+        ask.target, mapping=ask.mapping, group=ask.group, allow_skips=ask.allow_skips
+    )
     has_answers = rows.is_labelled or rows.has_responses
     clock.lap("read_data")
     if ask.verify and not has_answers:

@@ -1,7 +1,7 @@
 """Adapters into the registry: checked, fingerprinted, filed."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +49,9 @@ def register(
     name: str | None = None,
     base_model: str | None = None,
     mapping: Mapping[str, str] | None = None,
+    allow_skips: bool = False,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> AdapterRecord:
     """Check an adapter and file it in the registry, with fingerprints of all that is known.
 
@@ -63,7 +65,9 @@ def register(
         name: Name of the entry; the source's last part otherwise.
         base_model: The base it sits on, where its own configuration does not say.
         mapping: Field names of the dataset, as for `read_dataset`.
+        allow_skips: As for `read_dataset`.
         progress: Told about each step.
+        say: Told what was read of the dataset.
 
     Raises:
         AdapterError: A check failed; nothing was written.
@@ -71,7 +75,11 @@ def register(
     legal_name = registered_name(name or entry_name(str(source)))
     rows = None
     if dataset is not None:
-        rows = read_dataset(dataset, mapping=mapping, group=group, split="train")
+        rows = read_dataset(
+            dataset, mapping=mapping, group=group, split="train", allow_skips=allow_skips
+        )
+        if say is not None:
+            say(rows.describe())
     with tempfile.TemporaryDirectory(prefix="adapt-register-") as scratch:
         return file_adapter(
             _fetch(str(source), registry, Path(scratch)),

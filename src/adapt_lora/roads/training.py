@@ -53,7 +53,11 @@ def train(
         request = replace(request, name=registered_name(request.name))
     with join_processes() as processes:
         rows = read_dataset(
-            request.dataset, mapping=request.mapping, group=request.group, split="train"
+            request.dataset,
+            mapping=request.mapping,
+            group=request.group,
+            split="train",
+            allow_skips=request.allow_skips,
         )
         known = None
         if registry is not None and processes.is_first:

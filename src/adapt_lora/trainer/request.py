@@ -26,6 +26,8 @@ class TrainRequest:
     """Field names of the dataset, as for `read_dataset`; None to recognise them."""
     group: str | None = None
     """What twins of the dataset share; None for the dataset's own group."""
+    allow_skips: bool = False
+    """Go on where many rows, or all of a class, can't be used; as for `read_dataset`."""
 
     def __post_init__(self) -> None:
         # What else a registry asks of a name is checked where there is one.
