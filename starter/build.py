@@ -169,7 +169,7 @@ def build(plan: Plan, registry: Registry, *, part: tuple[int, int] | None) -> No
     if part is None:
         if plan.shots is not None:
             measure(plan, registry, [], shots=plan.shots)
-        roads.fit_traits(registry=registry, base_model=plan.base_model)
+        roads.write_traits(registry=registry, base_model=plan.base_model)
 
 
 def link_datasets(source: Path) -> None:

@@ -316,7 +316,7 @@ def traits(
         from adapt_lora import roads
 
         with console.progress() as progress:
-            fitted = roads.fit_traits(
+            fitted = roads.write_traits(
                 registry=open_registry(tracking_uri, console),
                 base_model=base_model,
                 n_components=components,

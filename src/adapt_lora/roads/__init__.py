@@ -19,7 +19,7 @@ from adapt_lora.roads.progress import Progress
 from adapt_lora.roads.recommendation import RecommendRequest, keep_recommendation, recommend
 from adapt_lora.roads.registration import register
 from adapt_lora.roads.training import find_training, stored_recipe, train
-from adapt_lora.roads.traits import fit_traits
+from adapt_lora.roads.trait_scores import write_traits
 
 __all__ = [
     "Evaluation",
@@ -33,7 +33,6 @@ __all__ = [
     "evaluate",
     "export_registry",
     "find_training",
-    "fit_traits",
     "import_results",
     "keep_recommendation",
     "other_matrices",
@@ -43,4 +42,5 @@ __all__ = [
     "stored_recipe",
     "train",
     "which_base",
+    "write_traits",
 ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from adapt_lora.recommender.traits import Traits
 
 
-def fit_traits(
+def write_traits(
     *,
     registry: Registry,
     base_model: str | None = None,
@@ -39,14 +39,13 @@ def fit_traits(
         ConfigError: A name is for a trait that there is not.
     """
     from adapt_lora.recommender.scores import measured_scores
-    from adapt_lora.recommender.traits import TraitMemory
-    from adapt_lora.recommender.traits import fit_traits as fit
+    from adapt_lora.recommender.traits import TraitMemory, fit_traits
 
     identity = which_base(registry, base_model)
     matrix = registry.transfer_matrix(identity)
     table = measured_scores(matrix)
     kept = registry.trait_fit(identity)
-    traits = fit(
+    traits = fit_traits(
         table.values,
         n_components=n_components,
         adapters=table.rows,
