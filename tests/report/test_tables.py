@@ -132,12 +132,14 @@ def test_a_plan_lists_cells_and_time_by_row():
 
 
 def test_a_sweep_lists_its_runs_and_why_one_failed():
-    run = Run(TrainRequest("moods.jsonl", "moods", find_recipe("quick")))
+    def run(name, **more):
+        return Run(TrainRequest("moods.jsonl", name, find_recipe("quick")), **more)
+
     runs = (
-        replace(run, status="registered", version=2),
-        replace(run, name="next", estimated_s=30.2),
-        replace(run, name="now", status="trained", seconds=12.0, held_out_loss=1.5, version=1),
-        replace(run, name="broken", status="failed", reason="no such file"),
+        run("moods", status="registered", version=2),
+        run("next", estimated_s=30.2),
+        run("now", status="trained", seconds=12.0, held_out_loss=1.5, version=1),
+        run("broken", status="failed", reason="no such file"),
     )
     lines = shown(sweep_table(Sweep(runs))).splitlines()
 

@@ -156,8 +156,9 @@ def test_a_plan_says_what_would_be_measured_and_writes_nothing(
         EvaluationRequest([task], base_model=base_model), registry=shelf, say=said.append
     )
     assert said[0].startswith("Backend: ")
-    assert said[1].startswith("Plan: 2 cells")
-    assert said[2].startswith("base model on moods: balanced_accuracy 0.")
+    assert said[1].startswith("moods (moods.jsonl): JSONL, prompt/response/label")
+    assert said[2].startswith("Plan: 2 cells")
+    assert said[3].startswith("base model on moods: balanced_accuracy 0.")
     after = roads.plan_evaluation(EvaluationRequest([task], base_model=base_model), registry=shelf)
     assert after.describe() == "Plan: all 2 cells are measured already."
     assert "tokens_per_s" not in plan_json(after)
@@ -225,7 +226,7 @@ from adapt_lora.registry import Registry
 
 plain, said = TransformersBackend.score_labels, []
 def score_labels(self, prompts, labels, **more):
-    if len(said) == 7:
+    if len(said) == 9:
         time.sleep(300)  # the cell in hand, until the kill
     return plain(self, prompts, labels, **more)
 TransformersBackend.score_labels = score_labels
@@ -260,14 +261,15 @@ def test_a_killed_run_loses_the_cell_in_hand_and_goes_on_from_there(
     )
     done = []
     for line in running.stdout:
-        done.append(line.strip())
-        # Backend and plan, two cells of the base, two of the majority label, one of the adapter.
-        if len(done) == 7:
+        # After what was read and the plan: two cells of the base, two of the majority label, one of
+        # the adapter.
+        done += [line.strip()] if " on " in line.partition(":")[0] else []
+        if len(done) == 5:
             os.kill(running.pid, signal.SIGKILL)
             break
     running.wait()
     assert running.returncode == -signal.SIGKILL
-    said = {line.partition(":")[0] for line in done[2:]}
+    said = {line.partition(":")[0] for line in done}
     assert {"base model on moods", "lora on moods"} <= said
     left = roads.plan_evaluation(EvaluationRequest(tasks, base_model=base_model), registry=registry)
     assert (left.n_cells, len(left.cells)) == (6, 1)
