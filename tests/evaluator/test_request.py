@@ -29,6 +29,30 @@ def test_half_a_judge_and_an_unknown_decision_are_errors():
         Grading(decision="max")
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"metric": "x"}, "no metric 'x'"),
+        ({"max_rows": 0}, "--max-rows is 0"),
+        ({"max_rows": "10"}, "--max-rows is '10'"),
+        ({"shots": -1}, "--shots is -1"),
+        ({"grading": 3}, "grading is 3"),
+        ({"tasks": 3}, "tasks is 3"),
+    ],
+)
+def test_a_value_that_can_t_be_is_refused_where_the_request_is_made(more, words):
+    with pytest.raises(ConfigError, match=words):
+        EvaluationRequest(**{"tasks": ["moods.jsonl"], **more})
+
+
+def test_a_single_name_is_one_and_a_list_is_taken_as_it_was():
+    tasks = ["moods.jsonl"]
+    request = EvaluationRequest(tasks, adapters="snli")
+    tasks.clear()
+    assert request.tasks == EvaluationRequest("moods.jsonl").tasks == ("moods.jsonl",)
+    assert request.adapters == ("snli",)
+
+
 def test_plain_tasks_stand_for_a_request_with_defaults():
     request = EvaluationRequest(("moods.jsonl",), shots=2)
     assert EvaluationRequest.of(request) is request

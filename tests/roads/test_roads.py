@@ -124,13 +124,15 @@ def asked(target, base_dir, **more):
         ({"verify": -1}, ConfigError, "--verify is 0 or more"),
         ({"budget_s": -5.0}, ConfigError, "--budget is 0 or more"),
         ({"max_rows": 1}, ConfigError, "--max-rows is 2 or more"),
+        ({"verify": "3"}, ConfigError, "verify is '3'"),
+        ({"target": 3}, ConfigError, "The target is 3"),
         ({"method": "magic"}, RecommendError, "Unknown method 'magic'"),
         ({"metric": "rouge"}, RecommendError, "Unknown metric 'rouge'"),
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused_where_it_is_made(more, error, words):
     with pytest.raises(error, match=words):
-        roads.RecommendRequest("target.jsonl", **more)
+        roads.RecommendRequest(**{"target": "target.jsonl", **more})
 
 
 def test_a_dataset_alone_is_a_request_with_all_defaults(shelf, tiny_base, monkeypatch):

@@ -1,12 +1,14 @@
 """What is asked of an evaluation: built once at the edge, checked there, carried whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from adapt_lora.errors import ConfigError
 from adapt_lora.evaluator.metrics import LabelDecision
+from adapt_lora.evaluator.tasks import metric_key
+from adapt_lora.registry.records import METRIC_UNITS
 
 BackendName = Literal["auto", "transformers", "vllm", "openai"]
 """What scores and writes; "auto" takes vLLM where it and a GPU are there."""
@@ -100,8 +102,21 @@ class EvaluationRequest:
     need the adapters' files, so the cache folder must be theirs too."""
 
     def __post_init__(self) -> None:
+        for name in ("tasks", "adapters", "shots_from"):
+            given = getattr(self, name)
+            if given is not None:
+                object.__setattr__(self, name, _several(given, name))
         if not self.tasks:
             raise ConfigError("There is no task to score on. Name at least one.")
+        if self.metric != "auto" and metric_key(self.metric) not in METRIC_UNITS:
+            raise ConfigError(
+                f"There is no metric {self.metric!r}. Choose auto, {', '.join(METRIC_UNITS)}."
+            )
+        for option, count in (("--max-rows", self.max_rows), ("--shots", self.shots)):
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise ConfigError(f"{option} is {count!r}, but must be a whole number from 1 on.")
+        if not isinstance(self.grading, Grading):
+            raise ConfigError(f"grading is {self.grading!r}, but must be a Grading.")
         if self.backend not in get_args(BackendName):
             raise ConfigError(
                 f"There is no backend {self.backend!r}. Choose {', '.join(get_args(BackendName))}."
@@ -125,6 +140,14 @@ class EvaluationRequest:
         cls, asked: "EvaluationRequest | str | Path | Sequence[str | Path]"
     ) -> "EvaluationRequest":
         """The request itself; of plain tasks, or of a single one, one with the defaults."""
-        if isinstance(asked, EvaluationRequest):
-            return asked
-        return cls((asked,) if isinstance(asked, str | Path) else tuple(asked))
+        return asked if isinstance(asked, EvaluationRequest) else cls(_several(asked, "tasks"))
+
+
+def _several(given: object, name: str) -> tuple[str | Path, ...]:
+    """Names or places as a tuple of their own; a single one is one, not its letters."""
+    if isinstance(given, str | Path):
+        return (given,)
+    several = tuple(given) if isinstance(given, Iterable) else (None,)
+    if all(isinstance(one, str | Path) for one in several):
+        return several
+    raise ConfigError(f"{name} is {given!r}, but must be one name or path, or a list of them.")

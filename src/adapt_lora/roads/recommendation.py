@@ -64,6 +64,12 @@ class RecommendRequest:
     """How verification turns answers into scores; None as `Grading()` does."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.target, str | Path):
+            raise ConfigError(f"The target is {self.target!r}, but must be a path or a Hub id.")
+        for name in ("verify", "max_rows", "seed"):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, int):
+                raise ConfigError(f"{name} is {given!r}, but must be a whole number.")
         if self.verify is not None and self.verify < 0:
             raise ConfigError(f"{self.verify} adapters can't be measured; --verify is 0 or more.")
         if self.budget_s < 0:

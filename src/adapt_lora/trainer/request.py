@@ -31,7 +31,12 @@ class TrainRequest:
 
     def __post_init__(self) -> None:
         # What else a registry asks of a name is checked where there is one.
-        if not self.name.strip():
+        if not isinstance(self.recipe, Recipe):
+            raise ConfigError(
+                f"recipe is {self.recipe!r}, but must be a Recipe: "
+                'adapt_lora.trainer.find_recipe("quick") gives one.'
+            )
+        if not isinstance(self.name, str) or not self.name.strip():
             raise ConfigError(
                 f"{self.name!r} can't be an adapter's name: use letters, digits and dashes."
             )
