@@ -15,6 +15,8 @@ from matplotlib.text import Text
 def _no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # What other tests of the process left open may be collected here.
+        warnings.simplefilter("ignore", ResourceWarning)
         yield
 
 
