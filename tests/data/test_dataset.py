@@ -26,4 +26,5 @@ def test_a_sample_is_drawn_without_replacement_in_order():
     assert lines == sorted(lines)
     assert sample == sample_rows(rows, 30, seed=1)
     assert sample != sample_rows(rows, 30, seed=2)
+    assert set(sample) < set(sample_rows(rows, 60, seed=1))
     assert sample_rows(rows, 100, seed=1) == tuple(rows)

@@ -15,6 +15,7 @@ from adapt_lora.data.surgery import (
     leave_one_out_mixtures,
     mislabel_rows,
     mix_datasets,
+    shuffle_answers,
     subsample_rows,
     write_derived,
 )
@@ -39,6 +40,20 @@ def sums(tmp_path):
 @pytest.fixture
 def moods(tmp_path):
     return read_dataset(write_rows(tmp_path / "moods.jsonl", "mood", 12))
+
+
+def test_a_shuffled_copy_has_every_answer_once_and_beside_another_prompt(choices, tmp_path):
+    copy = shuffle_answers(choices, seed=0)
+    assert [row.prompt for row in copy.rows] == [row.prompt for row in choices.rows]
+    assert Counter(row.label for row in copy.rows) == {"yes": 16, "no": 8}
+    assert all(row.label == row.response for row in copy.rows)
+    assert copy.rows != choices.rows
+    folder = write_derived(copy, tmp_path / "shuffled", name="shuffled", split="train")
+    read = read_dataset(folder, split="train")
+    assert read.group == "choosing"
+    assert "shuffle" in read.parent
+    with pytest.raises(DatasetError, match="no answers to exchange"):
+        shuffle_answers(replace(choices, rows=choices.rows[:1]), seed=0)
 
 
 def test_a_balanced_copy_has_as_many_rows_of_each_label_as_the_rarest(choices):

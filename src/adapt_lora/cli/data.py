@@ -67,6 +67,23 @@ def data_mislabel(
     _write_derived(mislabel_rows(parent, share=share, seed=seed), output, split, Console(as_json))
 
 
+@data_app.command("shuffle")
+def data_shuffle(
+    file: FileArgument,
+    output: OutputOption,
+    split: SplitOption = "train",
+    mapping: MapOption = None,
+    allow_skips: AllowSkipsFlag = False,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give every prompt the answer of another row."""
+    from adapt_lora.data.surgery import shuffle_answers
+
+    (parent,) = _datasets([file], split, mapping, allow_skips=allow_skips)
+    _write_derived(shuffle_answers(parent, seed=seed), output, split, Console(as_json))
+
+
 @data_app.command("subsample")
 def data_subsample(
     file: FileArgument,

@@ -30,7 +30,8 @@ class DerivedRows:
     parents: tuple[Dataset, ...]
     """What they were made from."""
     operation: str
-    """What was done: "balance", "mislabel", "subsample", "mix" or "holdout"."""
+    """What was done: "balance", "mislabel", "shuffle", "subsample", "mix" or
+    "holdout"."""
     options: Mapping[str, int | float | str]
     """Settings of the operation, the seed among them."""
     labels: tuple[str, ...]
@@ -84,6 +85,34 @@ def mislabel_rows(dataset: Dataset, *, share: float = 1.0, seed: int) -> Derived
         rows.append(row)
     options = {"share": share, "seed": seed}
     return DerivedRows(tuple(rows), (dataset,), "mislabel", options, dataset.labels)
+
+
+def shuffle_answers(dataset: Dataset, *, seed: int) -> DerivedRows:
+    """The same prompts with each other's answers, labels along with them.
+
+    The answers keep their lengths and their shares; that they answer the prompts is lost. What a
+    model learns from such rows is the form alone: Min et al. 2022, arXiv:2202.12837.
+
+    Raises:
+        DatasetError: There are no responses, or fewer than two rows.
+    """
+    if not dataset.has_responses or len(dataset.rows) < 2:
+        raise DatasetError(
+            f"{dataset.name} has no answers to exchange. It needs at least two rows with "
+            "responses; name their field with --map response=FIELD."
+        )
+    order = list(range(len(dataset.rows)))
+    random.Random(seed).shuffle(order)
+    rows = tuple(
+        replace(
+            row,
+            response=dataset.rows[i].response,
+            label=dataset.rows[i].label,
+            tests=dataset.rows[i].tests,
+        )
+        for row, i in zip(dataset.rows, order, strict=True)
+    )
+    return DerivedRows(rows, (dataset,), "shuffle", {"seed": seed}, dataset.labels)
 
 
 def subsample_rows(
@@ -209,7 +238,12 @@ def _meta(derived: DerivedRows, name: str) -> dict[str, object]:
         "derived": {
             "operation": derived.operation,
             "parents": [
-                {"name": parent.name, "digest": parent.digest, "rows": len(parent.rows)}
+                {
+                    "name": parent.name,
+                    "digest": parent.digest,
+                    "group": parent.group,
+                    "rows": len(parent.rows),
+                }
                 for parent in derived.parents
             ],
             **derived.options,
