@@ -114,9 +114,7 @@ SECOND_BASE_GROUPS = (
         "balanced_accuracy",
         100,
     ),
-    TaskGroup(
-        ("goat_arithmetic", "code_alpaca", "e2e_nlg", "mawps"), "answer_log_likelihood", 100
-    ),
+    TaskGroup(("goat_arithmetic", "code_alpaca", "e2e_nlg", "mawps"), "answer_log_likelihood", 100),
 )
 STARTER = Plan(
     [SWEEPS / f"{name}.toml" for name in ("400", "100", "1200", "rank8", "collapsed")],
@@ -133,7 +131,6 @@ MIXED = (
     *("commonsense_qa", "gsm8k"),
 )
 """Datasets whose rows the mixture holds: one or two of every kind."""
-
 
 
 def main() -> None:
