@@ -13,7 +13,7 @@ from adapt_lora.trainer import loop, loss, train_adapter, tuning
 from adapt_lora.trainer.tuning import tuned
 
 
-def gradients(base, rows, recipe, *, packed=False):
+def gradients(base, rows, recipe, **layout):
     """Loss and gradients of one batch, the update's B away from zero."""
     rows = encode_rows(base, rows)
     with loop._seeded(0), tuned(base, recipe) as learning:
@@ -22,7 +22,7 @@ def gradients(base, rows, recipe, *, packed=False):
         for name, parameter in named.items():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
-        nll = loss.response_nll(base, rows, packed=packed)
+        nll = loss.response_nll(base, rows, **layout)
         nll.mean().backward()
         found = {name: p.grad.clone() for name, p in named.items()}
         for parameter in named.values():
@@ -55,7 +55,9 @@ def test_only_the_response_carries_loss(tiny_base, sentiment_rows):
     assert nll.tolist() == pytest.approx(together, abs=1e-4)
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize(
+    "layout", [{}, {"packed": True}, {"share_beginning": True}], ids=["padded", "packed", "shared"]
+)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -68,12 +70,35 @@ def test_only_the_response_carries_loss(tiny_base, sentiment_rows):
     ids=["lora", "rslora", "dora", "checkpointing", "full"],
 )
 def test_losses_and_gradients_are_those_of_the_plain_layers(
-    tiny_base, sentiment_rows, fast_recipe, monkeypatch, changes, packed
+    tiny_base, sentiment_rows, fast_recipe, monkeypatch, changes, layout
 ):
     recipe = replace(fast_recipe, **changes)
-    expected = plain_gradients(tiny_base, sentiment_rows[:7], recipe, monkeypatch)
-    found = gradients(tiny_base, sentiment_rows[:7], replace(recipe, packing=packed), packed=packed)
+    told = "Say in one word whether the writer of this review liked the film or not: "
+    rows = [replace(row, prompt=told + row.prompt) for row in sentiment_rows[:7]]
+    expected = plain_gradients(tiny_base, rows, recipe, monkeypatch)
+    packing = layout.get("packed", False)
+    found = gradients(tiny_base, rows, replace(recipe, packing=packing), **layout)
     assert_near(found, expected, 1e-4)
+
+
+def test_what_rows_begin_with_is_read_once(tiny_base, sentiment_rows, fast_recipe):
+    told = "Say in one word whether the writer of this review liked the film or not: "
+    rows = encode_rows(
+        tiny_base, [replace(row, prompt=told + row.prompt) for row in sentiment_rows[:7]]
+    )
+    read = []
+    with tuned(tiny_base, fast_recipe) as learning:
+        assert learning.shares_beginnings
+        hook = tiny_base.layers[0].register_forward_hook(
+            lambda _module, inputs, _output: read.append(inputs[0].shape[:2].numel())
+        )
+        loss.response_nll(tiny_base, rows, share_beginning=learning.shares_beginnings)
+        hook.remove()
+    n_told = scoring.shared_beginning([row.prompt_ids for row in rows])
+    assert n_told > 10
+    assert read == [sum(row.n_tokens for row in rows) - 6 * n_told]
+    with tuned(tiny_base, replace(fast_recipe, lora_dropout=0.1)) as learning:
+        assert not learning.shares_beginnings
 
 
 def test_long_answers_go_through_the_frozen_head_in_pieces(

@@ -139,6 +139,18 @@ def label_ids(base: BaseModel, labels: Sequence[str]) -> list[tuple[int, ...]]:
     return [(*_ids(base, label), *closing) for label in labels]
 
 
+def shared_beginning(prompts: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all prompts begin with, if reading them once is worth it; else 0.
+
+    The last token of each prompt is left: what follows it is predicted from its own state.
+    """
+    # Whatever lies between two sequences in order begins as both of them do.
+    first, last = (order(ids[:-1] for ids in prompts) for order in (min, max))
+    same = [one == other for one, other in zip(first, last, strict=False)]
+    n_shared = same.index(False) if False in same else len(same)
+    return n_shared if n_shared >= _MIN_PREFIX else 0
+
+
 def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Row indices in batches of similar length, longest first.
 
@@ -289,12 +301,7 @@ def _shared_prefix(base: BaseModel, plans: Sequence[_RowPlan]) -> int:
     kinds = set(getattr(config, "layer_types", None) or ())
     if len(plans) < 2 or not kinds <= {"full_attention", "sliding_attention"}:
         return 0
-    # The last token of each prompt is left: what follows it is predicted from its own state.
-    # Whatever lies between two sequences in order begins as both of them do.
-    first, last = (order(plan.ids[: plan.n_prompt - 1] for plan in plans) for order in (min, max))
-    same = [one == other for one, other in zip(first, last, strict=False)]
-    n_shared = same.index(False) if False in same else len(same)
-    return n_shared if n_shared >= _MIN_PREFIX else 0
+    return shared_beginning([plan.ids[: plan.n_prompt] for plan in plans])
 
 
 def _collect(

@@ -49,6 +49,7 @@ def _attend_rows(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     row_lengths: Sequence[int] | None = None,
+    n_shared: int = 0,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls: query (n, heads, t, d), key and value (n, key heads, t, d).
@@ -63,6 +64,7 @@ def _attend_rows(
         dropout: Share of the attention weights that is dropped.
         sliding_window: Tokens that a token sees at most, itself among them; all if absent.
         row_lengths: Tokens of each packed row; absent for a padded batch.
+        n_shared: Tokens in front of the packed rows with which each of them begins.
 
     Returns:
         The states, (n, t, heads, d), and no weights.
@@ -72,8 +74,15 @@ def _attend_rows(
     if row_lengths is None:
         states = _attend(query, key, value, scaling, dropout, sliding_window)
     else:
-        parts = [tensor.split(list(row_lengths), dim=2) for tensor in (query, key, value)]
-        rows = zip(*parts, strict=True)
+        sizes = [n_shared, *row_lengths]
+        front, *queries = query.split(sizes, dim=2)
+        first_key, *keys = key.split(sizes, dim=2)
+        first_value, *values = value.split(sizes, dim=2)
+        if n_shared:
+            queries = [front, *queries]
+            keys = [first_key, *(torch.cat([first_key, row], dim=2) for row in keys)]
+            values = [first_value, *(torch.cat([first_value, row], dim=2) for row in values)]
+        rows = zip(queries, keys, values, strict=True)
         states = torch.cat(
             [_attend(q, k, v, scaling, dropout, sliding_window) for q, k, v in rows], dim=2
         )
@@ -91,11 +100,11 @@ def _attend(
     dropout: float,
     window: int | None,
 ) -> torch.Tensor:
-    """Causal attention, (n, heads, t, d)."""
-    length = query.shape[2]
-    narrow = window is not None and window < length
+    """Causal attention of the last t of a row's tokens, (n, heads, t, d)."""
+    length, in_all = query.shape[2], key.shape[2]
+    narrow = window is not None and window < in_all
     by_products = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    if by_products and length <= _SHORT and not dropout:
+    if by_products and in_all <= _SHORT and not dropout:
         states: torch.Tensor = _ShortAttention.apply(  # type: ignore[no-untyped-call]
             query, key, value, scaling, window if narrow else None
         )
@@ -103,17 +112,19 @@ def _attend(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    mask = ~_hidden(length, window, query.device) if narrow else None
+    plain = length == in_all and not narrow
+    mask = None if plain else ~_hidden(length, in_all, window if narrow else None, query.device)
     return scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
     )
 
 
-def _hidden(length: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """Which tokens (columns) a token (row) does not see, (t, t)."""
-    everywhere = torch.ones(length, length, dtype=torch.bool, device=device)
+def _hidden(length: int, in_all: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """Which tokens (columns) each of the last `length` (rows) does not see, (length, in_all)."""
+    everywhere = torch.ones(in_all, in_all, dtype=torch.bool, device=device)
     later = everywhere.triu(1)
-    return later if window is None else later | everywhere.tril(-window)
+    unseen = later if window is None else later | everywhere.tril(-window)
+    return unseen[in_all - length :]
 
 
 class _ShortAttention(torch.autograd.Function):
@@ -132,9 +143,10 @@ class _ShortAttention(torch.autograd.Function):
         key_heads = key.shape[1]
         query = query.reshape(n, key_heads, -1, d)  # (n, key heads, group · t, d)
         key, value = key.contiguous(), value.contiguous()
-        scores = (query * scaling) @ key.transpose(-1, -2)  # (n, key heads, group · t, t)
-        scores.view(n, heads, length, length).masked_fill_(
-            _hidden(length, window, query.device), -torch.inf
+        in_all = key.shape[2]
+        scores = (query * scaling) @ key.transpose(-1, -2)  # (n, key heads, group · t, in all)
+        scores.view(n, heads, length, in_all).masked_fill_(
+            _hidden(length, in_all, window, query.device), -torch.inf
         )
         weights = scores.softmax(-1)
         context.save_for_backward(query, key, value, weights)

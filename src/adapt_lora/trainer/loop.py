@@ -22,7 +22,7 @@ import torch
 from adapt_lora.data import Row
 from adapt_lora.errors import TrainingError
 from adapt_lora.model.base import BaseModel
-from adapt_lora.model.scoring import Encoded, Steps
+from adapt_lora.model.scoring import Encoded, Steps, shared_beginning
 from adapt_lora.trainer.checkpoint import read_checkpoint
 from adapt_lora.trainer.loss import is_out_of_memory, no_room, response_nll
 from adapt_lora.trainer.processes import Processes
@@ -186,7 +186,12 @@ def _gradients(run: Run, rows: Sequence[Encoded]) -> torch.Tensor:
         parts = []
         try:
             for group in _groups(run, rows):
-                nll = response_nll(run.base, group, packed=run.recipe.packing)
+                nll = response_nll(
+                    run.base,
+                    group,
+                    packed=run.recipe.packing,
+                    share_beginning=run.tuning.shares_beginnings,
+                )
                 (nll.sum() / n_response).backward()
                 parts.append(nll.detach())
             return torch.cat(parts)
@@ -210,7 +215,8 @@ def _gradients(run: Run, rows: Sequence[Encoded]) -> torch.Tensor:
 
 def _groups(run: Run, rows: Sequence[Encoded]) -> list[list[Encoded]]:
     """Rows of one step as they are read together; packed rows need no like length."""
-    if run.recipe.packing:
+    shared = run.tuning.shares_beginnings and shared_beginning([row.prompt_ids for row in rows])
+    if run.recipe.packing or shared:
         starts = range(0, len(rows), run.rows_at_once)
         return [list(rows[at : at + run.rows_at_once]) for at in starts]
     found = length_groups([row.n_tokens for row in rows], run.rows_at_once)

@@ -11,19 +11,40 @@ from torch.utils.checkpoint import checkpoint
 from adapt_lora.errors import TrainingError
 from adapt_lora.model.base import BaseModel
 from adapt_lora.model.head import POSITIONS_AT_ONCE, Head
-from adapt_lora.model.scoring import Encoded
+from adapt_lora.model.scoring import Encoded, shared_beginning
 
 # Widths of padded batches are multiples of this: a CPU's library compiles and keeps code for each
 # width it meets, half a megabyte for each of a dozen products: 0.8 GB over 200 widths.
 _WIDTH_STEP = 8
 
 
-def response_nll(base: BaseModel, rows: Sequence[Encoded], *, packed: bool = False) -> torch.Tensor:
-    """Negative log-likelihood of every response token of a batch, (n_response_tokens,), float32."""
-    hidden = _packed_states(base, rows) if packed else _padded_states(base, rows)
+def response_nll(
+    base: BaseModel,
+    rows: Sequence[Encoded],
+    *,
+    packed: bool = False,
+    share_beginning: bool = False,
+) -> torch.Tensor:
+    """Negative log-likelihood of every response token of a batch, (n_response_tokens,), float32.
+
+    Args:
+        base: The model with what is trained on it.
+        rows: The batch.
+        packed: One row after another instead of side by side.
+        share_beginning: Read what all prompts begin with (the template, a task's instruction) once,
+            as the beginning of every row; the rows are packed then.
+    """
+    prompts = [row.prompt_ids for row in rows]
+    n_shared = shared_beginning(prompts) if share_beginning and len(rows) > 1 else 0
+    packed = packed or n_shared > 0
+    hidden = _packed_states(base, rows, n_shared) if packed else _padded_states(base, rows)
     lengths = [row.n_tokens for row in rows]
     width = len(hidden) // len(rows)
-    starts = np.cumsum([0, *lengths[:-1]]) if packed else width * np.arange(len(rows))
+    # Where a row would start if all of it stood there.
+    if packed:
+        starts = np.cumsum([0, *(length - n_shared for length in lengths[:-1])])
+    else:
+        starts = width * np.arange(len(rows))
     # A state predicts the token after it.
     before = [
         int(start) + at - 1
@@ -102,16 +123,22 @@ def _padded_states(base: BaseModel, rows: Sequence[Encoded]) -> torch.Tensor:
     return hidden.flatten(0, 1)
 
 
-def _packed_states(base: BaseModel, rows: Sequence[Encoded]) -> torch.Tensor:
-    """Last hidden states of rows one after another, (tokens, hidden); none sees another."""
-    lengths = [row.n_tokens for row in rows]
-    ids = [token for row in rows for token in (*row.prompt_ids, *row.response_ids)]
-    positions = [at for length in lengths for at in range(length)]
+def _packed_states(base: BaseModel, rows: Sequence[Encoded], n_shared: int) -> torch.Tensor:
+    """Last hidden states of rows one after another, (tokens, hidden); none sees another.
+
+    The tokens that all rows begin with stand once, in front.
+    """
+    lengths = [row.n_tokens - n_shared for row in rows]
+    ids = list(rows[0].prompt_ids[:n_shared])
+    ids += [token for row in rows for token in (*row.prompt_ids[n_shared:], *row.response_ids)]
+    positions = list(range(n_shared))
+    positions += [at for length in lengths for at in range(n_shared, n_shared + length)]
     states = base.model.get_decoder()(
         input_ids=torch.tensor([ids], device=base.device),
         position_ids=torch.tensor([positions], device=base.device),
         use_cache=False,
         row_lengths=lengths,
+        n_shared=n_shared,
     )
     hidden: torch.Tensor = states.last_hidden_state
     return hidden[0]

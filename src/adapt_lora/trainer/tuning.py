@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,17 @@ class Tuning:
     """PEFT's wrapper around it; the model itself where every weight learns."""
     before: Mapping[str, torch.Tensor] | None = None
     """Every weight as it was, by name; None where they are frozen under a LoRA."""
+    by_rows: bool = False
+    """Whether the model's attention can keep rows of one sequence apart."""
+
+    @property
+    def shares_beginnings(self) -> bool:
+        """Whether what rows begin with is read once for all rows of a step.
+
+        The gradients are the same, but for dropout, which would be drawn once too. On a GPU rows
+        side by side keep it busier.
+        """
+        return self.by_rows and not self.recipe.lora_dropout and self.base.device == "cpu"
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -99,7 +110,7 @@ def tuned(base: BaseModel, recipe: Recipe) -> Iterator[Tuning]:
                 )
             if recipe.gradient_checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
-            yield tuning
+            yield replace(tuning, by_rows=by_rows)
     finally:
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_disable()
