@@ -549,8 +549,8 @@ def _files_digest(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
+# Of /proc/cpuinfo, on x86 and on ARM.
 _PROCESSOR_LINES = ("vendor_id", "cpu family", "model", "flags", "CPU part", "Features")
-"""Of /proc/cpuinfo, on x86 and on ARM."""
 
 
 def _faster_cpu_dtype() -> str:
@@ -559,50 +559,6 @@ def _faster_cpu_dtype() -> str:
     import torch
 
     machine = f"{platform.node()}-{_sha256(_processor().encode())[:8]}"
-    known = cache_dir() / f"cpu-dtype-{machine}-{torch.__version__}.json"
-    if known.is_file():
-        return BaseIdentity(**json.loads(known.read_text()))
-    identity = BaseIdentity(name, _architecture_digest(folder), _files_digest(weight_files))
-    _write_whole(known, json.dumps(asdict(identity)))
-    return identity
-
-
-def _architecture_digest(folder: Path) -> str:
-    config = json.loads((folder / "config.json").read_text())
-    config = {**config, **config.get("text_config", {})}
-    fields = {key: config[key] for key in _ARCHITECTURE_FIELDS if config.get(key) is not None}
-    return _sha256(json.dumps([fields, _vocabulary(folder)], sort_keys=True).encode())
-
-
-def _vocabulary(folder: Path) -> list[tuple[int, str]]:
-    tokenizer_file = folder / "tokenizer.json"
-    if tokenizer_file.is_file():
-        from tokenizers import Tokenizer
-
-        vocabulary = Tokenizer.from_file(str(tokenizer_file)).get_vocab(with_added_tokens=True)
-    else:
-        from transformers import AutoTokenizer
-
-        vocabulary = AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab()
-    return sorted((index, token) for token, index in vocabulary.items())
-
-
-def _files_digest(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _faster_cpu_dtype() -> str:
-    import platform
-
-    import torch
-
-    # The instruction set too: a machine's image, its cache with it, may wake up on another processor.
-    abilities = torch.backends.cpu.get_cpu_capability().replace(" ", "-")
-    machine = f"{platform.node()}-{abilities}-{_has_bfloat16_products()}"
     known = cache_dir() / f"cpu-dtype-{machine}-{torch.__version__}.json"
     if known.is_file():
         return str(json.loads(known.read_text())["dtype"])
