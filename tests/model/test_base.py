@@ -167,6 +167,17 @@ def test_dtype_auto_is_one_of_the_two_and_a_wrong_name_is_an_error():
         pick_dtype("int3")
 
 
+def test_the_faster_dtype_is_looked_for_anew_on_another_processor(monkeypatch, tmp_path):
+    monkeypatch.setenv("ADAPT_CACHE_DIR", str(tmp_path))
+    seconds = {torch.float32: 2.0, torch.bfloat16: 1.0}
+    monkeypatch.setattr(base_model, "_seconds_to_multiply", seconds.__getitem__)
+    assert pick_dtype("auto") is torch.bfloat16
+    seconds[torch.float32] = 0.5
+    assert pick_dtype("auto") is torch.bfloat16  # known
+    monkeypatch.setattr(base_model, "_processor", lambda: "one without bfloat16 products")
+    assert pick_dtype("auto") is torch.float32
+
+
 @pytest.mark.parametrize(
     ("attention_bias", "changes"),
     [
@@ -181,17 +192,6 @@ def test_dtype_auto_is_one_of_the_two_and_a_wrong_name_is_an_error():
     ],
     ids=["bias", "lora_bias", "tied head", "embeddings", "saved head", "dora"],
 )
-def test_the_faster_dtype_is_looked_for_anew_on_another_processor(monkeypatch, tmp_path):
-    monkeypatch.setenv("ADAPT_CACHE_DIR", str(tmp_path))
-    seconds = {torch.float32: 2.0, torch.bfloat16: 1.0}
-    monkeypatch.setattr(base_model, "_seconds_to_multiply", seconds.__getitem__)
-    assert pick_dtype("auto") is torch.bfloat16
-    seconds[torch.float32] = 0.5
-    assert pick_dtype("auto") is torch.bfloat16  # known
-    monkeypatch.setattr(base_model, "_processor", lambda: "one without bfloat16 products")
-    assert pick_dtype("auto") is torch.float32
-
-
 def test_odd_adapters_score_as_peft_does_and_leave_no_bit_behind(
     tiny_base_dir, tmp_path, attention_bias, changes
 ):
