@@ -188,14 +188,15 @@ def build(plan: Plan, registry: Registry, *, part: tuple[int, int] | None) -> No
     done = run_sweep(Sweep(tuple(runs)), registry=registry, say=say)
     names = [run.name for run in done.runs if run.status != "failed"]
     for coarse in (True, False):
-        measure(plan, registry, [], coarse=coarse)
-        for name in names:
-            measure(plan, registry, [name], coarse=coarse)
+        for group in plan.groups:
+            measure(plan, group, registry, [], coarse=coarse)
+            for name in names:
+                measure(plan, group, registry, [name], coarse=coarse)
         if part is None:
             export(plan, registry)
     if part is None:
-        if plan.shots is not None:
-            measure(plan, registry, [], shots=plan.shots)
+        for group in plan.groups if plan.shots is not None else ():
+            measure(plan, group, registry, [], shots=plan.shots)
         roads.write_traits(registry=registry, base_model=plan.base_model)
 
 
@@ -238,28 +239,28 @@ def twins(source: Path) -> Mapping[str, DerivedRows]:
 
 def measure(
     plan: Plan,
+    group: TaskGroup,
     registry: Registry,
     adapters: Sequence[str],
     *,
     coarse: bool = False,
     shots: int | None = None,
 ) -> None:
-    """Score these adapters, or the bare base, on every task, on few rows where coarse."""
-    for group in plan.groups:
-        done = roads.evaluate(
-            EvaluationRequest(
-                [HOME / "data" / task for task in group.tasks],
-                adapters=adapters,
-                base_model=plan.base_model,
-                metric=group.metric,
-                max_rows=COARSE_ROWS if coarse else group.max_rows,
-                shots=shots,
-            ),
-            registry=registry,
-            say=say,
-        )
-        for failure in done.report.failures:
-            say(f"{failure.task}: {failure.reason}")
+    """Score these adapters, or the bare base, on the tasks of a group; on few rows where coarse."""
+    done = roads.evaluate(
+        EvaluationRequest(
+            [HOME / "data" / task for task in group.tasks],
+            adapters=adapters,
+            base_model=plan.base_model,
+            metric=group.metric,
+            max_rows=COARSE_ROWS if coarse else group.max_rows,
+            shots=shots,
+        ),
+        registry=registry,
+        say=say,
+    )
+    for failure in done.report.failures:
+        say(f"{failure.task}: {failure.reason}")
 
 
 def export(plan: Plan, registry: Registry) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from adapt_lora.evaluator import TransformersBackend, make_task
+from adapt_lora.evaluator import Measuring, TransformersBackend, make_task
 from adapt_lora.evaluator.cells import majority_label
 from adapt_lora.model.scoring import WrittenAnswer
-from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
+from adapt_lora.registry.records import BASE_ID, MAJORITY_ID, MatrixRow
 from tests.evaluator.scripted import A, HalfGrader, ScriptedBackend, Shelf, measure
 
 
@@ -183,3 +183,73 @@ def test_a_real_model_says_how_its_answers_ended(tiny_base, make_dataset, shelf)
     for prediction in shelf.results[0].predictions:
         assert prediction.finish in ("stop", "length")
         assert (prediction.answer_tokens == limit) == (prediction.finish == "length")
+
+
+def known_rows(shelf, keep=8):
+    """What a shelf's cells hold of their first rows, for rows of the matrix."""
+    answered = {}
+    for result in shelf.results:
+        rows = answered.setdefault(result.cell.row, {})
+        rows |= {one.row: one for one in result.predictions[:keep]}
+    return lambda row, protocol: answered.get(row, {})
+
+
+def test_rows_that_were_answered_before_are_not_run_again(shelf, reviews, sums):
+    backend = ScriptedBackend({None: 0, A: 1}, ["12"])
+    measure(backend, [("a", A)], [reviews, sums], shelf)
+    again = ScriptedBackend({None: 0, A: 1}, ["12"])
+    found = Shelf()
+    measure(again, [("a", A)], [reviews, sums], found, recall=known_rows(shelf))
+    n_labels = [n for _, what, n in again.calls if what == "labels"]
+    assert n_labels[-1] == len(reviews.rows) - 8
+    for row in (BASE_ID, "a"):
+        for task in ("reviews", "sums"):
+            first, second = shelf.cell(row, task), found.cell(row, task)
+            assert (first.score, first.se, first.n) == (second.score, second.se, second.n)
+            assert second.metrics["n_rows_known"] == 8
+            assert first.predicted_shares == second.predicted_shares
+    kept = {r.cell.row: r.predictions for r in found.results if r.cell.task == "reviews"}
+    before = {r.cell.row: r.predictions for r in shelf.results if r.cell.task == "reviews"}
+    assert kept == before
+
+
+def test_a_cell_whose_rows_are_all_known_costs_nothing(shelf, reviews):
+    measure(ScriptedBackend({None: 0, A: 1}), [("a", A)], [reviews], shelf)
+    backend = ScriptedBackend({None: 0, A: 1})
+    measuring = Measuring(backend, recall=known_rows(shelf, keep=12))
+    plan = measuring.plan([(MatrixRow("a"), A)], [reviews])
+    assert plan.n_tokens == 0
+    assert plan.n_cells == 3
+    cells = measuring.run(plan, lambda _: None).cells
+    assert [cell.score for cell in cells] == [r.cell.score for r in shelf.results]
+
+
+def test_answers_that_were_not_kept_are_written_again_where_texts_are_wanted(shelf, sums):
+    measure(ScriptedBackend({None: 0}, ["12"]), [], [sums], shelf)
+    backend, found = ScriptedBackend({None: 0}, ["12"]), Shelf()
+    measure(backend, [], [sums], found, recall=known_rows(shelf), keep_text=True)
+    assert "n_rows_known" not in found.cell(BASE_ID, "sums").metrics
+    assert all(one.answer == "12" for one in found.results[0].predictions)
+
+
+def test_a_decision_over_all_rows_is_made_anew_with_the_known_ones(reviews):
+    class Leaning(ScriptedBackend):
+        """Likes the first label, a little less on every later row."""
+
+        def score_labels(self, prompts, labels, *, progress=None):
+            scores = super().score_labels(prompts, labels, progress=progress)
+            numbers = np.array([float(prompt.split()[-1]) for prompt in prompts])
+            scores.log_likelihood[:, 1] = numbers / 24
+            return scores
+
+    backend, whole, joined, half = Leaning({None: 0}), Shelf(), Shelf(), Shelf()
+    few = replace(reviews, rows=reviews.rows[:5])
+    measure(backend, [], [reviews], whole, decision="unbiased")
+    measure(backend, [], [few], half, decision="unbiased")
+    measure(backend, [], [reviews], joined, decision="unbiased", recall=known_rows(half, keep=5))
+    answers = [one.answer for one in whole.results[0].predictions]
+    assert answers == ["positive"] * 6 + ["negative"] * 6
+    assert joined.results[0].predictions == whole.results[0].predictions
+    assert half.results[0].predictions[4].answer == "negative"  # beside four others only
+    cell = joined.results[0].cell
+    assert cell.metrics["unbiased_balanced_accuracy"] == cell.score

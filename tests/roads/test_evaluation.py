@@ -13,7 +13,7 @@ import pytest
 
 from adapt_lora import roads
 from adapt_lora.errors import ConfigError, DatasetError, MatrixError, NotFoundError, RegistryError
-from adapt_lora.evaluator import EVERY, EvaluationRequest
+from adapt_lora.evaluator import EVERY, EvaluationRequest, TransformersBackend
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import BASE_ID, BASE_ROW, MAJORITY_ID, MAJORITY_ROW
 from adapt_lora.report.confusion import cell_outcomes
@@ -84,6 +84,57 @@ def test_a_cell_keeps_its_predictions_and_pictures_of_its_row(
     assert again.predictions(base, MAJORITY_ROW, "moods") == ()
     with pytest.raises(NotFoundError, match="No cell of base on nothing"):
         again.predictions(base, BASE_ROW, "nothing")
+
+
+def test_rows_of_a_smaller_sample_are_not_read_again_for_a_larger_one(
+    shelf, base_model, tiny_base, tmp_path, monkeypatch
+):
+    task = write_rows(tmp_path / "moods.jsonl", "mood", 24)
+    roads.evaluate(EvaluationRequest([task], base_model=base_model, max_rows=8), registry=shelf)
+    asked: list[int] = []
+    plain = TransformersBackend.score_labels
+
+    def counted(self, prompts, labels, **more):
+        asked.append(len(prompts))
+        return plain(self, prompts, labels, **more)
+
+    monkeypatch.setattr(TransformersBackend, "score_labels", counted)
+    request = EvaluationRequest([task], base_model=base_model, max_rows=20)
+    plan = roads.plan_evaluation(request, registry=shelf)
+    done = roads.evaluate(request, registry=shelf).report
+    assert max(asked) == 12
+    (cell,) = [c for c in done.cells if c.row == BASE_ROW]
+    assert (cell.n, cell.metrics["n_rows_known"]) == (20, 8)
+    other = Registry(tmp_path / "other", cache_folder=tmp_path / "cache2")
+    whole = roads.evaluate(request, registry=other)
+    (afresh,) = [c for c in whole.report.cells if c.row == BASE_ROW]
+    assert afresh.score == cell.score
+    assert afresh.metrics["label_cross_entropy"] == pytest.approx(
+        cell.metrics["label_cross_entropy"], rel=1e-5
+    )
+    full = roads.plan_evaluation(request, registry=Registry(tmp_path / "third"))
+    tokens = [
+        next(c.n_tokens for c in one.cells if c.adapter == "base model") for one in (plan, full)
+    ]
+    assert tokens[0] == pytest.approx(0.6 * tokens[1], abs=1)
+
+
+def test_what_was_answered_before_and_cant_be_read_is_run_again(
+    shelf, base_model, tiny_base, tmp_path, monkeypatch
+):
+    task = write_rows(tmp_path / "moods.jsonl", "mood", 24)
+    roads.evaluate(EvaluationRequest([task], base_model=base_model, max_rows=8), registry=shelf)
+
+    def broken(content):
+        raise RegistryError("the disk is gone.")
+
+    monkeypatch.setattr("adapt_lora.registry.layout.read_predictions", broken)
+    done = roads.evaluate(
+        EvaluationRequest([task], base_model=base_model, max_rows=20), registry=shelf
+    )
+    assert not done.report.failures
+    assert "n_rows_known" not in done.report.cells[0].metrics
+    assert any("so it is run again: the disk is gone" in warning for warning in done.warnings)
 
 
 def test_text_is_kept_only_when_asked_for(shelf, base_model, tiny_base, tmp_path):

@@ -59,10 +59,11 @@ MetricOption = Annotated[
     ),
 ]
 DecisionOption = Annotated[
-    Literal["sum", "per_token", "prior_corrected", "choice"],
+    Literal["sum", "per_token", "prior_corrected", "unbiased", "choice"],
     typer.Option(
         help="How a label is chosen: by the likelihood of all its tokens, per token, corrected for "
-        "liking it anyway, or by greedy decoding that may write labels only."
+        "liking it anyway (by its mean share, or unbiased: by its mean log-likelihood), or by "
+        "greedy decoding that may write labels only."
     ),
 ]
 AllowCodeFlag = Annotated[

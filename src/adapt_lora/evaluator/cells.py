@@ -1,8 +1,8 @@
 """Cells: how one adapter does on one task, from a backend's scores and written answers."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,14 @@ from adapt_lora.evaluator.backends import Backend
 from adapt_lora.evaluator.fewshot import Shots
 from adapt_lora.evaluator.grading import Grader
 from adapt_lora.evaluator.metrics import (
+    WHOLE_SET_DECISIONS,
     Estimate,
     FloatArray,
     LabelDecision,
     answer_log_likelihood,
+    balanced_accuracy,
     count_confusion,
+    gold_label_probability,
     label_cross_entropy,
     label_metrics,
     label_scores,
@@ -52,6 +55,14 @@ class CellUnit:
     """Of these, tokens that it may write."""
     shots: Shots | None = None
     """Examples that the prompts show."""
+    known: Mapping[str, Prediction] = field(default_factory=dict)
+    """What came out for rows that were run before under this protocol, by digest of the row."""
+
+    @property
+    def unknown(self) -> Task:
+        """The task with the rows that are to be run."""
+        rows = tuple(row for row in self.task.rows if row.digest not in self.known)
+        return replace(self.task, rows=rows)
 
     @property
     def asked(self) -> Task:
@@ -102,6 +113,8 @@ def measure_cell(
 ) -> CellResult:
     """Score one unit under its protocol, with its adapter on already.
 
+    Rows that the unit knows the outcome of are not run again.
+
     Args:
         backend: Scores and writes.
         unit: What is measured.
@@ -116,21 +129,24 @@ def measure_cell(
     """
     started = time.perf_counter()
     task, shares, beside = unit.task, dict[str, float](), dict[str, float]()
+    predictions: list[Prediction] = []
     if unit.row == MAJORITY_ROW:
         label = task.record.labels.index(majority_label(task))
         estimates = _decided(task, [label] * len(task.rows))
         shares = _shares(task, [label] * len(task.rows))
-        predictions: list[Prediction] = []
     elif task.is_label_task:
-        estimates, shares, predictions = _score_label_task(backend, unit, progress)
+        predictions = _joined(unit, _score_labels(backend, unit, progress))
+        estimates, shares, predictions = _judge_labels(unit, predictions)
     else:
-        estimates, beside, predictions = _score_answers(backend, unit, grader, progress)
+        predictions = _joined(unit, _score_answers(backend, unit, grader, progress))
+        estimates, beside = _judge_answers(task, predictions)
     ruling = estimates.pop(task.record.metric)
     beside |= {name: estimate.value for name, estimate in estimates.items()}
     beside |= {f"{name}_se": estimate.se for name, estimate in estimates.items()}
     beside["seconds"] = seconds = time.perf_counter() - started
+    if unit.known:
+        beside["n_rows_known"] = float(len(task.rows) - len(unit.unknown.rows))
     if predictions:
-        predictions = _with_lengths(backend, task, predictions)
         beside |= _length_metrics(predictions)
     cell = Cell(
         row=unit.row,
@@ -155,22 +171,29 @@ def measure_cell(
     return CellResult(cell, unit.protocol, tuple(kept), seconds)
 
 
-def _score_label_task(
-    backend: Backend, unit: CellUnit, progress: Steps | None
-) -> tuple[dict[str, Estimate], dict[str, float], list[Prediction]]:
-    task, gold = unit.asked, unit.task.gold
+def _joined(unit: CellUnit, fresh: Sequence[Prediction]) -> list[Prediction]:
+    """One prediction per row of the task, in its order: what was known, and what is new."""
+    new = iter(fresh)
+    digests = [row.digest for row in unit.task.rows]
+    return [unit.known[digest] if digest in unit.known else next(new) for digest in digests]
+
+
+def _score_labels(backend: Backend, unit: CellUnit, progress: Steps | None) -> list[Prediction]:
+    """Of the rows that are not known, in their order."""
+    task = unit.unknown
+    if not task.rows:
+        return []
+    asked = task if unit.shots is None else unit.shots.shown(task)
     scores = backend.score_labels(
-        [row.prompt for row in task.rows], task.record.labels, progress=progress
+        [row.prompt for row in asked.rows], task.record.labels, progress=progress
     )
     likelihood = np.asarray(scores.log_likelihood, dtype=np.float64)
     check_numbers(likelihood, task)
     chosen = _decide(scores, likelihood, unit.protocol.decision or "sum")
-    estimates = _decided(task, chosen)
-    estimates["label_cross_entropy"] = label_cross_entropy(likelihood, gold)
     predictions = [
         Prediction(
             row=row.digest,
-            right=chosen[i] == gold[i],
+            right=chosen[i] == task.gold[i],
             answer=task.record.labels[chosen[i]],
             log_likelihood=tuple(likelihood[i].tolist()),
             n_tokens=None,
@@ -178,7 +201,32 @@ def _score_label_task(
         )
         for i, row in enumerate(task.rows)
     ]
-    return estimates, _shares(task, chosen), predictions
+    return _with_lengths(backend, task, predictions)
+
+
+def _judge_labels(
+    unit: CellUnit, predictions: Sequence[Prediction]
+) -> tuple[dict[str, Estimate], dict[str, float], list[Prediction]]:
+    """Estimates, shares of the labels, and predictions as decided beside all the others."""
+    task, gold, labels = unit.task, unit.task.gold, unit.task.record.labels
+    likelihood = np.array([one.log_likelihood for one in predictions], dtype=np.float64)
+    if unit.protocol.decision in WHOLE_SET_DECISIONS:
+        # What a label is worth depends on the other rows, known ones among them.
+        values = label_scores(likelihood, (), unit.protocol.decision)
+        chosen = [int(label) for label in values.argmax(axis=1)]
+    else:
+        chosen = [labels.index(one.answer or "") for one in predictions]
+    decided = [
+        replace(one, answer=labels[chosen[i]], right=chosen[i] == gold[i])
+        for i, one in enumerate(predictions)
+    ]
+    estimates = _decided(task, chosen)
+    estimates["label_cross_entropy"] = label_cross_entropy(likelihood, gold)
+    estimates["gold_label_probability"] = gold_label_probability(likelihood, gold)
+    unbiased = label_scores(likelihood, (), "unbiased").argmax(axis=1)
+    counts = count_confusion(gold, unbiased.tolist(), len(labels))
+    estimates["unbiased_balanced_accuracy"] = balanced_accuracy(counts)
+    return estimates, _shares(task, chosen), decided
 
 
 def _decide(scores: LabelScores, likelihood: FloatArray, decision: LabelDecision) -> list[int]:
@@ -189,7 +237,7 @@ def _decide(scores: LabelScores, likelihood: FloatArray, decision: LabelDecision
     if scores.greedy is None:
         raise TaskError(
             "This backend does not say which label constrained decoding would write. Use the "
-            "transformers backend, or decide by sum, per_token or prior_corrected."
+            "transformers backend, or decide by sum, per_token, prior_corrected or unbiased."
         )
     return [int(label) for label in scores.greedy]
 
@@ -199,29 +247,20 @@ def _score_answers(
     unit: CellUnit,
     grader: Grader | None,
     progress: Steps | None,
-) -> tuple[dict[str, Estimate], dict[str, float], list[Prediction]]:
-    """Estimates, figures beside them, predictions."""
-    task, limit = unit.asked, unit.protocol.max_new_tokens
-    estimates, beside = dict[str, Estimate](), dict[str, float]()
-    sums, lengths = _read_references(backend, task, progress)
-    if sums:
-        estimates["answer_log_likelihood"] = answer_log_likelihood(sums, lengths)
+) -> list[Prediction]:
+    """Of the rows that are not known, in their order; written texts are still there."""
+    task, limit = unit.unknown, unit.protocol.max_new_tokens
+    if not task.rows:
+        return []
+    asked = task if unit.shots is None else unit.shots.shown(task)
+    sums, lengths = _read_references(backend, asked, progress)
     answers: Sequence[str] = ()
     grades: list[float | None] = [None] * len(task.rows)
     if limit is not None:
         answers = backend.generate(
-            [row.prompt for row in task.rows], max_new_tokens=limit, progress=progress
+            [row.prompt for row in asked.rows], max_new_tokens=limit, progress=progress
         )
         grades = _grade_answers(task, answers, grader, progress)
-        graded = [grade for grade in grades if grade is not None]
-        if not graded:
-            raise ScoringError(
-                f"{task.record.name}: none of {len(grades)} answers could be graded, so there is "
-                "no score. Look at what the judge replies."
-            )
-        estimates[task.record.metric] = mean_grade(graded)
-        if task.record.metric == "judge_accuracy":
-            beside["judge_unparsable_share"] = 1 - len(graded) / len(grades)
     in_degrees = task.record.metric in ("token_f1", "rouge_l")
     predictions = [
         Prediction(
@@ -234,7 +273,31 @@ def _score_answers(
         )
         for i, row in enumerate(task.rows)
     ]
-    return estimates, beside, predictions
+    return _with_lengths(backend, task, predictions)
+
+
+def _judge_answers(
+    task: Task, predictions: Sequence[Prediction]
+) -> tuple[dict[str, Estimate], dict[str, float]]:
+    """Estimates, and figures beside them."""
+    estimates, beside = dict[str, Estimate](), dict[str, float]()
+    if all(one.log_likelihood for one in predictions):
+        sums = [-one.log_likelihood[0] for one in predictions]
+        lengths = [one.n_tokens or 0 for one in predictions]
+        if not sum(lengths):
+            raise TaskError(f"{task.record.name}: its responses hold no tokens to score.")
+        estimates["answer_log_likelihood"] = answer_log_likelihood(sums, lengths)
+    if task.is_generated:
+        graded = [one.grade for one in predictions if one.grade is not None]
+        if not graded:
+            raise ScoringError(
+                f"{task.record.name}: none of {len(predictions)} answers could be graded, so there "
+                "is no score. Look at what the judge replies."
+            )
+        estimates[task.record.metric] = mean_grade(graded)
+        if task.record.metric == "judge_accuracy":
+            beside["judge_unparsable_share"] = 1 - len(graded) / len(predictions)
+    return estimates, beside
 
 
 def _read_references(
@@ -246,8 +309,6 @@ def _read_references(
     nll = [values.astype(np.float64) for values in backend.answer_nll(task.rows, progress=progress)]
     sums, lengths = [float(values.sum()) for values in nll], [len(values) for values in nll]
     check_numbers(np.array(sums), task)
-    if not sum(lengths):
-        raise TaskError(f"{task.record.name}: its responses hold no tokens to score.")
     return sums, lengths
 
 

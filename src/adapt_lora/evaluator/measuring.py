@@ -22,6 +22,7 @@ from adapt_lora.evaluator.fewshot import Shots
 from adapt_lora.evaluator.grading import Grader, needed_grader
 from adapt_lora.evaluator.metrics import FloatArray, LabelDecision
 from adapt_lora.evaluator.plan import MatrixPlan, read_rows, show_examples, size_task
+from adapt_lora.evaluator.protocol import Protocol
 from adapt_lora.evaluator.tasks import Task
 from adapt_lora.model.scoring import Steps
 from adapt_lora.registry.records import BASE_ROW, MAJORITY_ROW, Cell, MatrixRow, Prediction
@@ -65,6 +66,9 @@ class Measuring:
     base_predictions: Callable[[str, str], Sequence[Prediction]] | None = None
     """By (task, protocol digest) the bare base's predictions of an earlier run, none where there
     are none, so that gains over a base that is not measured again are tested too."""
+    recall: Callable[[MatrixRow, Protocol], Mapping[str, Prediction]] | None = None
+    """What came out for rows of any cell of this row of the matrix under this protocol, whichever
+    rows that cell was made of, by digest of the row; those are not run again."""
 
     def plan(
         self,
@@ -125,12 +129,33 @@ class Measuring:
                 for name, examples in shots.items()
             ]
         missing = tuple(
-            unit
+            self._recalled(unit)
             for unit in asked
             if (unit.row, unit.task.record.name, unit.protocol.digest) not in measured
         )
         protocols = {name: unit.protocol.digest for name, unit in sized.items()}
         return MatrixPlan(missing, len(asked) - len(missing), protocols)
+
+    def _recalled(self, unit: CellUnit) -> CellUnit:
+        """The unit with what is known of its rows, and the tokens of the others."""
+        if self.recall is None or unit.row == MAJORITY_ROW:
+            return unit
+        needs_text = self.keep_text and unit.task.is_generated
+        answered = {
+            digest: prediction
+            for digest, prediction in self.recall(unit.row, unit.protocol).items()
+            if prediction.answer is not None or not needs_text
+        }
+        known = {
+            row.digest: answered[row.digest] for row in unit.task.rows if row.digest in answered
+        }
+        if not known:
+            return unit
+        unit = replace(unit, known=known)
+        left = len(unit.unknown.rows) / len(unit.task.rows)
+        return replace(
+            unit, n_tokens=round(left * unit.n_tokens), n_written=round(left * unit.n_written)
+        )
 
     def run(
         self,

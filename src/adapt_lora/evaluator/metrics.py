@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-LabelDecision = Literal["sum", "per_token", "prior_corrected", "choice"]
-"""How a label is chosen; `label_scores` says what the first three mean. "choice" is what greedy
+LabelDecision = Literal["sum", "per_token", "prior_corrected", "unbiased", "choice"]
+"""How a label is chosen; `label_scores` says what the first four mean. "choice" is what greedy
 decoding writes when it may only write labels (`scoring.LabelScores.greedy`)."""
+
+WHOLE_SET_DECISIONS: tuple[LabelDecision, ...] = ("prior_corrected", "unbiased")
+"""Decisions in which the answer to a row depends on the other rows."""
 
 N_BOOTSTRAP = 1000
 """Resamples behind a bootstrapped standard error; its own error is then about 2 %."""
@@ -152,8 +155,18 @@ def label_cross_entropy(log_likelihood: FloatArray, gold: Sequence[int]) -> Esti
     It still tells adapters apart where every one of them answers at chance.
     """
     losses = -_log_softmax(log_likelihood)[np.arange(len(gold)), np.asarray(gold, dtype=np.int64)]
-    spread = float(losses.std(ddof=1)) if len(losses) > 1 else float(losses[0])
-    return Estimate(float(losses.mean()), spread / float(np.sqrt(len(losses))))
+    return Estimate(float(losses.mean()), _mean_error(losses))
+
+
+def gold_label_probability(log_likelihood: FloatArray, gold: Sequence[int]) -> Estimate:
+    """Mean share of the label set's probability that the gold label has, in [0, 1].
+
+    Unlike the cross-entropy it is bounded, so a few confident errors don't rule it. Arguments as
+    for `label_cross_entropy`.
+    """
+    shares = np.exp(_log_softmax(log_likelihood))
+    of_gold = shares[np.arange(len(gold)), np.asarray(gold, dtype=np.int64)]
+    return Estimate(float(of_gold.mean()), _mean_error(of_gold))
 
 
 def label_scores(
@@ -164,7 +177,9 @@ def label_scores(
     "sum" is the log-likelihood of all the label's tokens and the end of turn; "per_token" divides
     it by their number; "prior_corrected" takes off the log of the label's mean probability over
     these rows, so that a label liked whatever the prompt gains nothing (batch calibration: Zhou et
-    al. 2023, arXiv:2309.17249).
+    al. 2023, arXiv:2309.17249); "unbiased" takes off the label's mean log-likelihood instead, which
+    is the same in logs and needs no gold label either. Both weaken on fewer than some 30 rows, and
+    where the true labels are very uneven.
     """
     values = np.asarray(log_likelihood, dtype=np.float64)
     if decision == "per_token":
@@ -173,6 +188,8 @@ def label_scores(
         shares = _log_softmax(values)
         prior = np.logaddexp.reduce(shares, axis=0) - np.log(len(shares))  # (n_labels,)
         return np.asarray(shares - prior)
+    if decision == "unbiased":
+        return np.asarray(values - values.mean(axis=0))
     return values
 
 
@@ -295,6 +312,12 @@ def _jeffreys_variance(hits: IntArray, n: IntArray) -> FloatArray:
     """Variance of Beta(hits + ½, misses + ½)."""
     mean = (hits + 0.5) / (n + 1)
     return np.asarray(mean * (1 - mean) / (n + 2))
+
+
+def _mean_error(values: FloatArray) -> float:
+    """Standard error of a mean; of a single value, as large as the value."""
+    spread = float(values.std(ddof=1)) if len(values) > 1 else float(values[0])
+    return spread / float(np.sqrt(len(values)))
 
 
 def _log_softmax(values: FloatArray) -> FloatArray:

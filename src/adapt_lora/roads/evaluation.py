@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         MatrixPlan,
         MatrixReport,
         Measuring,
+        Protocol,
         ReadTask,
         ReadTasks,
         Task,
@@ -176,6 +177,7 @@ def _prepared(
             graders=graders,
             keep_text=request.keep_text,
             base_predictions=base_predictions(registry, base.identity, warn=warnings.append),
+            recall=recall_rows(registry, base.identity, warn=warnings.append),
         )
         plan = measuring.plan(
             [(record.row, _weights_place(record)) for record in adapters],
@@ -421,6 +423,22 @@ def base_predictions(
             return ()
 
     return find
+
+
+def recall_rows(
+    registry: Registry, identity: BaseIdentity, *, warn: Callable[[str], None]
+) -> "Callable[[MatrixRow, Protocol], Mapping[str, Prediction]]":
+    """Finds what was answered before; warns where that can't be read, and it is run again."""
+    known = registry.recall(identity)
+
+    def recall(row: MatrixRow, protocol: "Protocol") -> Mapping[str, Prediction]:
+        try:
+            return known.find(row, lambda rows: replace(protocol, rows=rows).digest)
+        except RegistryError as error:
+            warn(f"What {row.label} answered before can't be read, so it is run again: {error}")
+            return {}
+
+    return recall
 
 
 def _renew_cards(registry: Registry, matrix: TransferMatrix, adapter_ids: Collection[str]) -> None:

@@ -13,7 +13,7 @@ from adapt_lora.registry import Registry
 from adapt_lora.registry.records import Fingerprint, Measurement, TransferMatrix
 from adapt_lora.results import TargetRanking, VerificationReport
 from adapt_lora.roads.bases import other_matrices
-from adapt_lora.roads.evaluation import base_predictions, fetch_weights
+from adapt_lora.roads.evaluation import base_predictions, fetch_weights, recall_rows
 from adapt_lora.roads.progress import Progress, of_step
 
 if TYPE_CHECKING:
@@ -243,6 +243,7 @@ def _meter(target: _Target, progress: Progress | None, say: Callable[[str], None
         decision=grading.decision,
         graders=make_graders(grading, [task]),
         base_predictions=base_predictions(registry, identity, warn=say),
+        recall=recall_rows(registry, identity, warn=say),
     )
     return TargetMeter(
         measuring,

@@ -20,7 +20,7 @@ from adapt_lora.registry.records import (
     TaskRecord,
     TransferMatrix,
 )
-from adapt_lora.registry.store.client import Client, now_ms
+from adapt_lora.registry.store.client import Client, in_words, now_ms
 from adapt_lora.registry.store.entries import Entries
 from adapt_lora.registry.store.homes import Home
 from adapt_lora.registry.store.sync import Sync
@@ -157,11 +157,15 @@ class Cells:
                 f"No cell of {row.id[:12]} on {task} is measured in {self._client.uri}; "
                 "`adapt matrix` shows which are."
             )
-        stored, run_id = max(found, key=lambda pair: pair[0].measured_ms)
-        name = layout.predictions_file(stored.cell, stored.dataset_digest)
-        # Cells that others published, or that older versions wrote, come without.
-        content = self._client.read_artifact(self._client.mlflow.get_run(run_id), name)
-        return () if content is None else layout.read_predictions(content)
+        return _read_predictions(self._client, *max(found, key=lambda pair: pair[0].measured_ms))
+
+    def recall(self, home: Home) -> "Recall":
+        """What finds the answers that the cells of today rest on."""
+        of_row: dict[MatrixRow, list[tuple[StoredCell, str]]] = {}
+        for run_id, kept in self._sync.cells(home).items():
+            for stored in kept:
+                of_row.setdefault(stored.cell.row, []).append((stored, run_id))
+        return Recall(self._client, of_row)
 
     def remove_of(self, home: Home, adapter_id: str) -> None:
         """Delete the cells of an adapter, those of its few-shot rows included."""
@@ -224,6 +228,44 @@ class Cells:
                 client.finalize_logged_model(model.model_id, "READY")
             self._few_shot_models[key] = str(model.model_id)
         return self._few_shot_models[key]
+
+
+class Recall:
+    """Finds what a row of the matrix answered before, by digest of the task's row."""
+
+    def __init__(
+        self, client: Client, of_row: Mapping[MatrixRow, Sequence[tuple[StoredCell, str]]]
+    ) -> None:
+        self.tracking_uri = client.uri
+        self._client, self._of_row = client, of_row
+
+    @in_words
+    def find(self, row: MatrixRow, protocol_on: Callable[[str], str]) -> dict[str, Prediction]:
+        """What it answered under one protocol, on whichever rows; of several answers the latest.
+
+        Two cells under one protocol differ in nothing but their rows, so what one of them holds of
+        a row need not be run for the other.
+
+        Args:
+            row: Whose answers.
+            protocol_on: From the digest of a set of rows to the digest of the protocol on them.
+        """
+        alike = [
+            (stored, run_id)
+            for stored, run_id in self._of_row.get(row, ())
+            if stored.cell.protocol == protocol_on(stored.dataset_digest)
+        ]
+        known: dict[str, Prediction] = {}
+        for stored, run_id in sorted(alike, key=lambda pair: pair[0].measured_ms):
+            known |= {one.row: one for one in _read_predictions(self._client, stored, run_id)}
+        return known
+
+
+def _read_predictions(client: Client, stored: StoredCell, run_id: str) -> tuple[Prediction, ...]:
+    """What a cell rests on; those that others published, or older versions wrote, lack it."""
+    name = layout.predictions_file(stored.cell, stored.dataset_digest)
+    content = client.read_artifact(client.mlflow.get_run(run_id), name)
+    return () if content is None else layout.read_predictions(content)
 
 
 def _model_of(adapter: AdapterRecord | MatrixRow, home: Home) -> tuple[MatrixRow, str]:

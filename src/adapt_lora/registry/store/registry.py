@@ -20,7 +20,7 @@ from adapt_lora.registry.records import (
 )
 from adapt_lora.registry.store import files
 from adapt_lora.registry.store.cache import SnapshotCache
-from adapt_lora.registry.store.cells import Cells, MatrixAddition
+from adapt_lora.registry.store.cells import Cells, MatrixAddition, Recall
 from adapt_lora.registry.store.client import Client, in_words
 from adapt_lora.registry.store.entries import Entries
 from adapt_lora.registry.store.homes import Homes
@@ -316,6 +316,12 @@ class Registry:
             NotFoundError: There is no such cell.
         """
         return self._cells.predictions(self._homes.need(base), row, task, protocol=protocol)
+
+    @in_words
+    def recall(self, base: BaseIdentity) -> Recall:
+        """What finds the answers to single rows that the cells of today rest on."""
+        home = self._homes.find(base)
+        return Recall(self._client, {}) if home is None else self._cells.recall(home)
 
     @in_words
     def cell(self, base: BaseIdentity, row: MatrixRow, task: str, protocol: str) -> Cell | None:
