@@ -222,3 +222,14 @@ def test_the_command_line_mixes_and_holds_out(choices, sums, moods, tmp_path):
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["mixtures"].keys() == {"choices", "sums", "moods"}
     assert len(read_dataset(tmp_path / "loo" / "without-sums", split="train").rows) == 36
+
+
+def test_a_mixture_has_seen_the_groups_of_its_parts(choices, sums, tmp_path):
+    mixed = mix_datasets([choices, sums], rows_each=5, seed=0)
+    write_derived(mixed, tmp_path / "mixed", name="mixed", split="train")
+    read = read_dataset(tmp_path / "mixed", split="train")
+    assert (read.group, read.parts) == ("mixed", ("choosing", "sums"))
+    copy = balance_labels(choices, seed=0)
+    write_derived(copy, tmp_path / "twin", name="twin", split="train")
+    twin = read_dataset(tmp_path / "twin", split="train")
+    assert (twin.group, twin.parts) == ("choosing", ())

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from adapt_lora.recommender.table import consensus, table_from_matrix
-from adapt_lora.registry.records import BASE_ROW, MAJORITY_ROW, Cell, MatrixRow, TransferMatrix
+from adapt_lora.registry.records import (
+    BASE_ROW,
+    MAJORITY_ROW,
+    Cell,
+    DatasetRecord,
+    MatrixRow,
+    TransferMatrix,
+)
 from tests.recommender.conftest import MakeMatrix, MakeTable
 
 
@@ -19,6 +26,16 @@ def test_gains_are_scores_minus_base_with_own_cells_left_out(make_matrix: MakeMa
     assert cell is not None
     assert base is not None
     assert table.gains[2, 3] == pytest.approx(cell.score - base.score)
+
+
+def test_a_mixture_is_no_candidate_where_it_has_seen_the_group(make_matrix: MakeMatrix) -> None:
+    matrix = make_matrix(n_adapters=4, n_tasks=3)
+    data = DatasetRecord("mixture", "d", "mixture", 60, parts=("g1", "g2"))
+    mixture = replace(matrix.adapters[3], dataset=data, group="mixture")
+    table = table_from_matrix(
+        replace(matrix, adapters=(*matrix.adapters[:3], mixture)), unit="points"
+    )
+    assert table.own[3].tolist() == [False, True, True]
 
 
 def test_reliability_is_the_share_of_the_spread_that_is_not_noise(make_table: MakeTable) -> None:

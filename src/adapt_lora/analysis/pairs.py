@@ -45,7 +45,7 @@ def transfer_pairs(matrix: TransferMatrix) -> tuple[TransferPair, ...]:
     pairs = []
     for adapter in matrix.adapters:
         for task in matrix.tasks:
-            if adapter.group is not None and adapter.group == task.group:
+            if adapter.has_seen(task.group):
                 continue
             cell, base = cells.get((adapter.row, task.name)), cells.get((BASE_ROW, task.name))
             if cell is None or base is None:

@@ -117,6 +117,8 @@ class Dataset:
     """What a person should know about the data, one sentence each."""
     parent: str = ""
     """What it was made from and how, where it is a copy with something changed; else ""."""
+    parts: tuple[str, ...] = ()
+    """Groups of the datasets that it is a mixture of; empty for all others."""
     encoding: str = "UTF-8"
     """What its text was read as: "UTF-8", "UTF-16", "UTF-32"; where bytes were lost, a guess."""
 

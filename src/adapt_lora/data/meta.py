@@ -1,8 +1,10 @@
 """What the meta.json beside a split file says of the dataset."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adapt_lora.data.places import is_bare_split
 from adapt_lora.data.values import scalar_text
@@ -44,6 +46,8 @@ class Meta:
     """What could not be taken as it stands, one sentence each."""
     parent: str = ""
     """As in `Dataset.parent`."""
+    parts: tuple[str, ...] = ()
+    """As in `Dataset.parts`."""
 
 
 def read_meta(path: Path) -> Meta:
@@ -72,14 +76,29 @@ def read_meta(path: Path) -> Meta:
         labels=labels if "labels" in meta else None,
         notes=() if known else (f"metric {metric!r} is scored as {_METRIC_OF_OTHERS}",),
         parent=_parent_text(meta.get("derived")),
+        parts=_parts(meta.get("derived")),
     )
 
 
-def _parent_text(derived: object) -> str:
-    """Names and digests of the parents, then what was done: "sst2 5f3a9c1e (balance, seed 0)"."""
+def _parents(derived: object) -> list[Mapping[str, Any]]:
     if not isinstance(derived, dict) or not isinstance(derived.get("parents"), list):
+        return []
+    return [parent for parent in derived["parents"] if isinstance(parent, dict)]
+
+
+def _parts(derived: object) -> tuple[str, ...]:
+    """Groups of a mixture's parents; older files name the parents alone."""
+    parents = _parents(derived)
+    if len(parents) < 2:
+        return ()
+    return tuple(dict.fromkeys(str(p.get("group") or p.get("name") or "?") for p in parents))
+
+
+def _parent_text(derived: Any) -> str:
+    """Names and digests of the parents, then what was done: "sst2 5f3a9c1e (balance, seed 0)"."""
+    parents = _parents(derived)
+    if not parents:
         return ""
-    parents = [parent for parent in derived["parents"] if isinstance(parent, dict)]
     names = [f"{p.get('name', '?')} {str(p.get('digest', ''))[:12]}" for p in parents]
     options = [
         f"{key.replace('_', ' ')} {value}"

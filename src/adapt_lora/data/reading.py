@@ -92,6 +92,7 @@ def read_dataset(
             *_oddities(draft.rows, labels),
         ),
         parent=meta.parent,
+        parts=meta.parts,
         encoding=table.encoding,
     )
 

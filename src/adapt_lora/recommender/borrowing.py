@@ -63,8 +63,8 @@ def translate(own: TransferMatrix, others: Sequence[TransferMatrix], *, unit: Un
         records = {task.name: task for task in other.tasks}
         tasks = [_as_known(records[name], own.tasks, other.base.name) for name in table.targets]
         index = np.fromiter(rows.values(), dtype=np.intp)
-        groups = [a.group for a, s in pairs if s is not None]
-        mine = np.array([[group == task.group for task in tasks] for group in groups], dtype=bool)
+        kept = [a for a, s in pairs if s is not None]
+        mine = np.array([[a.has_seen(task.group) for task in tasks] for a in kept], dtype=bool)
         tables[other.base.name] = replace(
             table,
             sources=tuple(rows),

@@ -74,7 +74,7 @@ def overlap_share(source: Fingerprint, target: Fingerprint) -> float:
 
 def _leaks(adapter: AdapterRecord, target: Fingerprint, group: str | None) -> list[str]:
     said = []
-    if group is not None and adapter.group == group:
+    if group is not None and adapter.has_seen(group):
         said.append(
             f"Trained on data of the target's own group ({group}): the prediction is for "
             "transfer, and in-domain gains are usually larger. Check that no test row was "

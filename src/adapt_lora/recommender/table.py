@@ -244,7 +244,7 @@ def table_from_matrix(matrix: TransferMatrix, *, unit: Unit) -> TransferTable:
             error = float("nan") if cell.se is None else cell.se
             errors[row[cell.row.model], column[cell.task]] = error
     groups = tuple(task.group for task in tasks)
-    own = np.array([[a.group == group for group in groups] for a in matrix.adapters], dtype=bool)
+    own = np.array([[a.has_seen(group) for group in groups] for a in matrix.adapters], dtype=bool)
     return TransferTable(
         sources=tuple(row),
         targets=tuple(column),

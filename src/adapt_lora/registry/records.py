@@ -169,6 +169,8 @@ class DatasetRecord:
     """Where it came from: a file name or Hub id; never an absolute path."""
     parent: str = ""
     """What it was made from and how, names and digests, where it is a changed copy; else ""."""
+    parts: tuple[str, ...] = ()
+    """Groups of the datasets that a mixture was made of; empty for all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,11 @@ class AdapterRecord:
     def row(self) -> MatrixRow:
         """Its row of the transfer matrix."""
         return MatrixRow(self.adapter_id, name=self.name)
+
+    def has_seen(self, group: str) -> bool:
+        """Whether it learned from rows of that group; False where nobody knows."""
+        parts = () if self.dataset is None else self.dataset.parts
+        return group == self.group or group in parts
 
     @property
     def kind(self) -> str:

@@ -149,7 +149,7 @@ def figure_of(
 
 def is_own_cell(adapter: AdapterRecord, task: TaskRecord) -> bool:
     """Whether the adapter was trained on the task's group; False where its data is unknown."""
-    return adapter.group is not None and adapter.group == task.group
+    return adapter.has_seen(task.group)
 
 
 def adapter_gains(matrix: TransferMatrix, adapter: AdapterRecord) -> tuple[TaskGain, ...]:

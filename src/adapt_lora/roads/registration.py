@@ -182,6 +182,7 @@ def _dataset_record(dataset: Dataset) -> DatasetRecord:
         n_rows=len(dataset.rows),
         source=dataset.source,
         parent=dataset.parent,
+        parts=dataset.parts,
     )
 
 
