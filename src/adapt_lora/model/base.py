@@ -117,6 +117,8 @@ class BaseModel:
         self.dtype = dtype
         self.adapter_digest: str | None = None
         """Content key of the adapter that is on now; None for the bare base."""
+        self.idle_modules: tuple[str, ...] = ()
+        """Modules that the adapter that is on targets, and has no tensors for."""
 
     @property
     def template(self) -> Template:
@@ -152,110 +154,35 @@ class BaseModel:
 
     @contextlib.contextmanager
     def adapted(self, adapter_dir: Path) -> Iterator["BaseModel"]:
-        """Put a PEFT LoRA on for the duration of a `with` block.
+        """Put a PEFT LoRA on for the duration of a `with` block, as PEFT itself puts it on.
 
-        In float32 the adapter is merged in place, so a forward pass costs what the bare base costs.
-        In half precision it is computed beside the weights (`_merge` says why). On leaving, the
-        original modules and weights are back, bit for bit.
+        On leaving, the original modules and weights are back, bit for bit.
 
         Args:
             adapter_dir: Folder with adapter_config.json and adapter_model.safetensors.
 
         Raises:
-            AdapterError: The folder can't be loaded onto this model, or its keys do not fit.
+            AdapterError: The folder can't be loaded onto this model, its tensors do not fit, or it
+                asks for something that is not scored here (`lora_features`).
         """
         if self.adapter_digest is not None:
             raise AdapterError(
                 f"{adapter_dir}: another adapter is still on; leave its block first."
             )
+        from adapt_lora.model.adapting import peft_adapter_on
+
         folder = Path(adapter_dir)
-        modules = dict(self.model.named_modules())
-        children = [
-            (parent, name, child)
-            for parent in modules.values()
-            for name, child in parent._modules.items()
-        ]
-        parameters = [(module, dict(module._parameters)) for module in modules.values()]
-        try:
-            self._merge(folder, modules)
+        with peft_adapter_on(
+            self.model, folder, model_name=self.identity.name, device=self.device
+        ) as idle:
+            self.idle_modules = idle
             self.adapter_digest = _files_digest(
                 [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
             )
-            yield self
-        finally:
-            self._restore(children, parameters)
-            self.adapter_digest = None
-
-    def _merge(self, folder: Path, modules: dict[str, Any]) -> None:
-        import warnings
-
-        from peft import PeftConfig, PeftModel
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        from adapt_lora.model.lora_linear import speed_up_lora
-
-        # PEFT may load trained biases over the base's own.
-        for module in modules.values():
-            _swap_in_copy(module, "bias")
-        try:
-            config = PeftConfig.from_pretrained(str(folder))
-            config.inference_mode = True
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                wrapped = PeftModel(self.model, config, low_cpu_mem_usage=True)
-                loaded = wrapped.load_adapter(
-                    str(folder), "default", low_cpu_mem_usage=True, torch_device=self.device
-                )
-        # PEFT raises KeyError, RuntimeError, ValueError, OSError and safetensors' own error here.
-        except Exception as error:
-            raise AdapterError(
-                f"{folder}: PEFT can't put this adapter on {self.identity.name}: "
-                f"{_first_line(error)[:300]}"
-            ) from error
-        stray = [key for key in loaded.missing_keys if "lora_" in key] + loaded.unexpected_keys
-        if stray:
-            raise AdapterError(
-                f"{folder}: {len(stray)} tensor names do not fit {self.identity.name} "
-                f"(first: {stray[0]}); the adapter was made for another model."
-            )
-        wrapped.eval()
-        # bfloat16 steps by 1/256 of a weight, and most of an update is smaller than that: merged,
-        # it would be rounded away in part, which moved label scores by up to 1.2 nats. The head's
-        # weight is read directly when scores are made, so its part must be inside.
-        exact = self.dtype.itemsize >= 4
-        ends = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
-        for name, layer in list(self.model.named_modules()):
-            wrapping = isinstance(layer, BaseTunerLayer) and name in modules
-            if wrapping and (exact or any(layer is end for end in ends)):
-                # The update goes into a copy: the base's own tensors are never written, and a
-                # head that shares its matrix with the embeddings does not drag them along.
-                _swap_in_copy(modules[name], "weight")
-                layer.merge()
-        if not exact:
-            speed_up_lora(wrapped)
-
-    def _restore(
-        self,
-        children: Sequence[tuple[Any, str, Any]],
-        parameters: Sequence[tuple[Any, dict[str, Any]]],
-    ) -> None:
-        for parent, name, child in children:
-            parent._modules[name] = child
-        for module, own in parameters:
-            module._parameters.update(own)
-        for attribute in ("peft_config", "active_adapter"):
-            if attribute in self.model.__dict__:
-                delattr(self.model, attribute)
-        self.model.requires_grad_(False)
-
-
-def _swap_in_copy(module: Any, name: str) -> None:
-    import torch
-
-    value = module._parameters.get(name)
-    if value is not None:
-        copy = torch.nn.Parameter(value.detach().clone(), requires_grad=False)
-        module._parameters[name] = copy
+            try:
+                yield self
+            finally:
+                self.adapter_digest, self.idle_modules = None, ()
 
 
 def load_base_model(

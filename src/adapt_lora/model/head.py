@@ -4,10 +4,10 @@ Scores and training losses are both read off these logits. What a model's own fo
 after its last linear layer, a scale or a soft cap, stands here and nowhere else.
 """
 
+import copy
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 POSITIONS_AT_ONCE = 512
 """Positions whose logits are held together: 512 × 49,152 tokens × 4 bytes is 100 MB."""
@@ -42,7 +42,9 @@ class Head:
         self.softcap = getattr(config, "final_logit_softcapping", None)
         weight = self.layer.weight
         small = weight.numel() * 4 <= _COPY_BYTES and weight.device.type == "cpu"
-        self._copy = weight.float() if exact and small else None
+        # The whole layer, for PEFT may have put its own in place of a linear one.
+        widened = exact and small and weight.dtype != torch.float32
+        self._read = copy.deepcopy(self.layer).float() if widened else self.layer
 
     @property
     def is_frozen_linear(self) -> bool:
@@ -55,13 +57,7 @@ class Head:
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Next-token logits of hidden states (n, d) as (n, vocabulary), float32."""
-        if self._copy is None:
-            logits: torch.Tensor = self.layer(states.to(self.layer.weight.dtype)).float()
-        else:
-            bias = getattr(self.layer, "bias", None)
-            logits = functional.linear(
-                states.float(), self._copy, None if bias is None else bias.float()
-            )
+        logits: torch.Tensor = self._read(states.to(self._read.weight.dtype)).float()
         # In place, unless a gradient needs it whole: a copy of the largest tensor there is.
         if self.scale != 1:
             logits = logits * self.scale if logits.requires_grad else logits.mul_(self.scale)

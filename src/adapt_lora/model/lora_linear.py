@@ -15,10 +15,10 @@ from peft.tuners.lora import Linear
 def speed_up_lora(peft_model: Any) -> None:
     """Let every plain LoRA layer of the model compute by `_LoraLinear`; others stay as they are.
 
-    DoRA, dropout on the update, and layers that are not linear keep PEFT's own way.
+    Variants of LoRA, dropout on the update, and layers that are not linear keep PEFT's own way.
     """
     for module in peft_model.modules():
-        if isinstance(module, Linear) and _is_plain(module):
+        if type(module) is Linear and _is_plain(module):
             # On the object, so that PEFT's class is left alone; it goes when the layer goes.
             module.__dict__["forward"] = functools.partial(_lora_forward, module)
 
@@ -28,7 +28,7 @@ def _is_plain(module: Any) -> bool:
         type(module.base_layer) is torch.nn.Linear
         and not module.merged
         and module.active_adapters == ["default"]
-        and not module.use_dora.get("default", False)
+        and "default" not in module.lora_variant
         and not module.lora_bias.get("default", False)
         and isinstance(module.lora_dropout["default"], torch.nn.Identity)
     )

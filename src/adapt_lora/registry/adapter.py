@@ -19,9 +19,16 @@ from typing import Any
 import numpy as np
 
 from adapt_lora.errors import AdapterError
+from adapt_lora.model.lora_features import (
+    EMBEDDING_TENSOR,
+    TENSOR_PREFIX,
+    LoraFeatures,
+    is_adapters_own,
+    module_of,
+    read_features,
+)
+from adapt_lora.registry.adapter_files import CONFIG_FILE, WEIGHTS_FILE, find_weights, read_config
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 FINGERPRINT_FILE = "adapt.json"
 
 ALLOWED_FILES = (
@@ -68,14 +75,45 @@ _UNORDERED_FIELDS = ("target_modules", "exclude_modules", "modules_to_save", "ta
 # adapter.
 _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq")
 
-_PREFIX = "base_model.model."
 _LORA_KEY = re.compile(
     r"^base_model\.model\.(?P<module>.+)\.(?P<side>lora_A|lora_B|lora_embedding_A|lora_embedding_B)"
     r"(?P<tail>(\.weight)?)$"
 )
 _NAMED_LORA_KEY = re.compile(r"\.lora_(embedding_)?[AB]\.(?!weight$|bias$)\w+(\.weight)?$")
-_SIDE_KEY = re.compile(r"\.(lora_magnitude_vector(\.weight)?|lora_B\.bias)$")
-_EMBEDDING_KEY = re.compile(r"\.(embed_tokens|lm_head|wte|embed_in|embed_out|word_embeddings)\.")
+_SIDE_KEY = re.compile(
+    r"\.(lora_magnitude_vector(\.weight)?|lora_B\.bias|lora_velora_embed|"
+    r"lora_monteclora_sampler\..+)$"
+)
+# Names that other tools put in, and what to do about each.
+_FOREIGN_KEYS = (
+    (
+        re.compile(r"(^|\.)_orig_mod\."),
+        "it carries _orig_mod, as torch.compile leaves it, so PEFT would skip it in silence; save "
+        "the adapter from the model that was compiled, or take _orig_mod. out of the names",
+    ),
+    (
+        re.compile(
+            r"(^|\.)(_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|"
+            r"^(base_model\.model\.)?module\."
+        ),
+        "it carries the name of a wrapper (FSDP, DeepSpeed, DataParallel), so PEFT would skip it "
+        "in silence; save the adapter from the model inside",
+    ),
+    (
+        re.compile(r"\.(score|classifier|qa_outputs|v_head)(\.|$)"),
+        "it is the head of a classifier or a reward model, which a causal language model lacks; "
+        "what is scored here is the answers of one",
+    ),
+    (
+        re.compile(r"\.lora_[ab]$"),
+        "it is named as MLX names them, so PEFT would skip it in silence; convert it to PEFT's "
+        "names and shapes",
+    ),
+    (
+        re.compile(r"(^lora_(unet|te)|\.lora_(up|down)\.)"),
+        "it is named as tools for image models name them; PEFT would skip it in silence",
+    ),
+)
 
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -118,6 +156,8 @@ class Adapter:
     """Sentences to show beside the adapter."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Findings to search by, e.g. "vllm": "unsupported: use_dora"."""
+    refusal: str | None = None
+    """Why it can't be scored, led by the field's name; None for all that can."""
 
     @cached_property
     def params(self) -> dict[str, str]:
@@ -145,18 +185,26 @@ def read_adapter(folder: Path, *, base_model: str | None = None) -> Adapter:
         AdapterError: Something is missing, broken, unsafe, or would load as a silent no-op.
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    weights = _weights_path(folder)
+    config = read_config(folder)
+    weights = find_weights(folder)
     base_name, warnings = _base_name(config, base_model, folder=folder)
     tensors = read_tensors(weights)
-    pairs = _pair_up(tensors, config, path=weights)
+    features = read_features(config, tensors)
+    try:
+        pairs = _pair_up(tensors, config, path=weights)
+    except AdapterError as error:
+        if features.refusal is None:
+            raise
+        raise AdapterError(f"{folder / CONFIG_FILE}: {features.refusal}.") from error
     _check_values(tensors, pairs, path=weights)
     if any("lm_head" in pair.module for pair in pairs):
         warnings.append(
             "It adapts lm_head: vLLM leaves that part out when it scores prompts, so scores from "
             "vLLM may differ from those of transformers."
         )
-    unsupported = _not_for_vllm(config, tensors)
+    if features.unknown:
+        warnings.append(_unknown_settings(features, config))
+    unsupported = [*features.peft_only, *_uneven_scale(pairs, config)]
     return Adapter(
         adapter_id=_adapter_id(tensors, config),
         folder=folder,
@@ -167,7 +215,18 @@ def read_adapter(folder: Path, *, base_model: str | None = None) -> Adapter:
         pairs=pairs,
         warnings=tuple(warnings),
         tags={"vllm": f"unsupported: {', '.join(unsupported)}" if unsupported else "supported"},
+        refusal=features.refusal,
     )
+
+
+def check_scorable(adapter: Adapter) -> None:
+    """Make sure that the adapter is of a kind whose scores would be its own.
+
+    Raises:
+        AdapterError: It is not; the sentence names the setting that makes it so.
+    """
+    if adapter.refusal is not None:
+        raise AdapterError(f"{adapter.folder / CONFIG_FILE}: {adapter.refusal}.")
 
 
 def check_fits(adapter: Adapter, base_folder: Path) -> None:
@@ -181,23 +240,54 @@ def check_fits(adapter: Adapter, base_folder: Path) -> None:
         AdapterError: A module does not exist in the base, or has other dimensions.
     """
     shapes = base_shapes(base_folder)
-    for pair in adapter.pairs:
+    _check_vocabulary(adapter, shapes, base_folder)
+    # The names of what is adapted inside a module (its parameters) are known to PEFT alone.
+    pairs = () if adapter.config.get("target_parameters") else adapter.pairs
+    for pair in pairs:
         shape = base_weight_shape(shapes, pair.module)
         if shape is None:
             raise AdapterError(
                 f"{adapter.folder}: module {pair.module} is not in the base model at {base_folder} "
                 f"({adapter.base_name}); the adapter was made for another model."
             )
+        if f"{pair.module}.weight" not in shapes and f"model.{pair.module}.weight" in shapes:
+            raise AdapterError(
+                f"{adapter.folder}: module {pair.module} is model.{pair.module} in the base model; "
+                "the adapter was trained on the decoder without its head (AutoModel), so PEFT "
+                "would skip it in silence. Train it on AutoModelForCausalLM."
+            )
         a, b = adapter.shapes[pair.a_key], adapter.shapes[pair.b_key]
         wanted = _weight_shape(a, b, embedding="embedding" in pair.a_key)
-        if adapter.config.get("fan_in_fan_out"):
-            wanted = wanted[::-1]
-        if tuple(shape[:2]) != wanted:
+        # Layers that hold their weight transposed (Conv1D) are told by PEFT, whatever the config
+        # says of fan_in_fan_out.
+        if tuple(shape[:2]) not in (wanted, wanted[::-1]):
             raise AdapterError(
                 f"{adapter.folder}: {pair.module} is made for a weight of {_times(wanted)}, the "
-                f"base "
-                f"model at {base_folder} has {_times(shape[:2])}; the adapter was made for another "
-                "model or another size of it."
+                f"base model at {base_folder} has {_times(shape[:2])}; the adapter was made for "
+                "another model or another size of it."
+            )
+
+
+def _check_vocabulary(
+    adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base_folder: Path
+) -> None:
+    """Refuse embeddings of more or fewer tokens than the base has."""
+    whole = {
+        module_of(name): shape
+        for name, shape in adapter.shapes.items()
+        if EMBEDDING_TENSOR.search(name) and not is_adapters_own(name) and len(shape) == 2
+    }
+    for pair in adapter.pairs:
+        if EMBEDDING_TENSOR.search(f".{pair.module}."):
+            a, b = adapter.shapes[pair.a_key], adapter.shapes[pair.b_key]
+            whole[pair.module] = _weight_shape(a, b, embedding="embedding" in pair.a_key)
+    for module, made_for in whole.items():
+        here = base_weight_shape(shapes, module)
+        if here is not None and here != made_for and here[1:] == made_for[1:]:
+            raise AdapterError(
+                f"{adapter.folder}: its {module} has {made_for[0]:,} tokens, the base model at "
+                f"{base_folder} has {here[0]:,}; the vocabulary was resized before training. Merge "
+                "the adapter into a base resized in the same way, or train it without new tokens."
             )
 
 
@@ -209,7 +299,7 @@ def copy_adapter(adapter: Adapter, dest: Path) -> Path:
     """
     dest = Path(dest)
     dest.mkdir(parents=True, exist_ok=True)
-    given = _read_config(adapter.folder).get("base_model_name_or_path")
+    given = read_config(adapter.folder).get("base_model_name_or_path")
     for path in sorted(adapter.folder.iterdir()):
         if path.is_file() and is_allowed_file(path.name) and path.name != CONFIG_FILE:
             if path.name == "README.md" and _mentions(path, given, adapter.base_name):
@@ -335,64 +425,6 @@ def base_weight_name(names: Mapping[str, Any], module: str) -> str | None:
     return next((name for name in candidates if name in names), None)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    if not folder.exists():
-        raise AdapterError(f"{folder}: no such folder.")
-    if not folder.is_dir():
-        raise AdapterError(f"{folder}: this is a file; give the adapter's folder.")
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        inner = sorted(child.parent.name for child in folder.glob(f"*/{CONFIG_FILE}"))
-        hint = f" There is one in {', '.join(inner[:3])}: give that folder." if inner else ""
-        raise AdapterError(f"{folder}: no {CONFIG_FILE}; this is not a PEFT adapter.{hint}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise AdapterError(f"{path}: not valid JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{path}: holds a {type(config).__name__}, not an object.")
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise AdapterError(f"{path}: peft_type is {kind!r}; only LORA adapters are registered.")
-    rank = config.get("r")
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank <= 0:
-        raise AdapterError(f"{path}: r is {rank!r}; a LoRA needs a whole rank above zero.")
-    alpha = config.get("lora_alpha", 8)
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise AdapterError(f"{path}: lora_alpha is {alpha!r}; it must be a number.")
-    for name in ("rank_pattern", "alpha_pattern"):
-        if not _is_pattern(config.get(name) or {}):
-            raise AdapterError(f"{path}: {name} must map module names to numbers above zero.")
-    return config
-
-
-def _is_pattern(pattern: object) -> bool:
-    if not isinstance(pattern, dict):
-        return False
-    try:
-        for key, value in pattern.items():
-            re.compile(key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                return False
-    except re.error:
-        return False
-    return True
-
-
-def _weights_path(folder: Path) -> Path:
-    path = folder / WEIGHTS_FILE
-    if path.is_file():
-        return path
-    if (folder / "adapter_model.bin").is_file():
-        raise AdapterError(
-            f"{folder}: the weights are a pickle (adapter_model.bin), which can run code when "
-            f"loaded. "
-            "Load it with PEFT where you trust it and save it again with save_pretrained, which "
-            f"writes {WEIGHTS_FILE}."
-        )
-    raise AdapterError(f"{folder}: no {WEIGHTS_FILE}; this is not a complete PEFT adapter.")
-
-
 def _base_name(
     config: Mapping[str, Any], given: str | None, *, folder: Path
 ) -> tuple[str, list[str]]:
@@ -433,6 +465,8 @@ def _pair_up(
     halves: dict[str, dict[str, str]] = {}
     for key in sorted(tensors):
         match = _LORA_KEY.match(key)
+        if any(pattern.search(key) for pattern, _ in _FOREIGN_KEYS):
+            raise AdapterError(_stray_key(key, path))
         if match:
             side = "a" if match["side"].endswith("A") else "b"
             halves.setdefault(match["module"], {})[side] = key
@@ -474,8 +508,12 @@ def _pair(
             f"{path}: {module} has factors {_times(a)} and {_times(b)} that can't be multiplied."
         )
     alpha = _setting(module, config.get("alpha_pattern"), config.get("lora_alpha", 8))
-    scaling = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return LoraPair(module, a_key, b_key, int(a[0]), float(scaling))
+    scaling = _pair_scaling(rank, alpha, config)
+    return LoraPair(module, a_key, b_key, int(a[0]), scaling)
+
+
+def _pair_scaling(rank: float, alpha: float, config: Mapping[str, Any]) -> float:
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 
 def _setting(module: str, pattern: Mapping[str, Any] | None, default: Any) -> Any:
@@ -488,24 +526,32 @@ def _setting(module: str, pattern: Mapping[str, Any] | None, default: Any) -> An
 
 def _is_known_extra(key: str, config: Mapping[str, Any]) -> bool:
     """Whether a tensor that is no LoRA factor has its place in a PEFT file."""
-    if not key.startswith(_PREFIX):
+    if not key.startswith(TENSOR_PREFIX):
         return False
-    if _SIDE_KEY.search(key) or _EMBEDDING_KEY.search(key):
+    if _SIDE_KEY.search(key) or EMBEDDING_TENSOR.search(key):
         return True
     if config.get("bias", "none") != "none" and key.endswith(".bias"):
         return True
+    # PEFT's rule: a name of modules_to_save is the end of a module's name.
+    parts = module_of(key).split(".")
+    modules = [".".join(parts[: n + 1]) for n in range(len(parts))]
     saved = config.get("modules_to_save") or ()
-    return any(name in key.split(".") for name in saved)
+    return any(module.endswith(name) for module in modules for name in saved)
 
 
 def _stray_key(key: str, path: Path) -> str:
-    if _NAMED_LORA_KEY.search(key):
+    foreign = [reason for pattern, reason in _FOREIGN_KEYS if pattern.search(key)]
+    if foreign:
+        reason = foreign[0]
+    elif _NAMED_LORA_KEY.search(key):
         reason = (
             "it carries the adapter's name inside, so PEFT would skip it in silence; "
             "save the adapter with save_pretrained"
         )
-    elif not key.startswith(_PREFIX):
-        reason = f"names start with {_PREFIX!r} in a PEFT file, so PEFT would skip it in silence"
+    elif not key.startswith(TENSOR_PREFIX):
+        reason = (
+            f"names start with {TENSOR_PREFIX!r} in a PEFT file, so PEFT would skip it in silence"
+        )
     else:
         reason = "it is neither a LoRA factor nor explained by the config"
     return f"{path}: tensor {key!r} is not understood: {reason}."
@@ -535,31 +581,22 @@ def _check_values(
     )
 
 
-def _not_for_vllm(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[str]:
-    """What in this adapter vLLM's LoRA loader refuses (vllm.lora.peft_helper, 0.32)."""
-    found = [
-        name
-        for name in (
-            "modules_to_save",
-            "use_dora",
-            "lora_bias",
-            "layer_replication",
-            "use_qalora",
-            "alora_invocation_tokens",
-            "target_parameters",
-            "trainable_token_indices",
-        )
-        if config.get(name)
-    ]
-    if config.get("bias", "none") != "none":
-        found.append(f"bias={config['bias']}")
-    init = config.get("init_lora_weights")
-    if isinstance(init, str) and init.lower().startswith(_BASE_CHANGING_INITS):
-        found.append(f"init_lora_weights={init}")
-    if not config.get("modules_to_save"):
-        extras = [key for key in tensors if _EMBEDDING_KEY.search(key) and "lora_" not in key]
-        found += ["embedding weights"] if extras else []
-    return found
+def _unknown_settings(features: LoraFeatures, config: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{name}={value!r}"[:80] for name, value in features.unknown.items())
+    version = config.get("peft_version")
+    saved_by = f" (it was saved by PEFT {version})" if version else ""
+    return (
+        f"Its config has settings that PEFT does not know here{saved_by}, so they have no effect: "
+        f"{settings}."
+    )
+
+
+def _uneven_scale(pairs: tuple[LoraPair, ...], config: Mapping[str, Any]) -> list[str]:
+    """The patterns that give a module a scale of its own: vLLM knows one for all."""
+    whole = _pair_scaling(config["r"], config.get("lora_alpha", 8), config)
+    if all(math.isclose(pair.scaling, whole) for pair in pairs):
+        return []
+    return [name for name in ("alpha_pattern", "rank_pattern") if config.get(name)]
 
 
 def _adapter_id(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:

@@ -115,10 +115,11 @@ def file_adapter(
         registry: Where it goes.
         progress: Told about the fingerprint.
     """
-    from adapt_lora.registry.adapter import check_fits, read_adapter
+    from adapt_lora.registry.adapter import check_fits, check_scorable, read_adapter
     from adapt_lora.report.card import adapter_card_html
 
     adapter = read_adapter(folder, base_model=base.identity.name if base else None)
+    check_scorable(adapter)
     known = registry.find(adapter.adapter_id, base.identity if base else None)
     if known is not None:
         return known
@@ -215,6 +216,7 @@ def _fingerprinted(
         behaviour_vector=behaviour.vector,
         behaviour_vector_mid=behaviour.vector_mid,
         tags={**record.tags, "effect_check": "passed"},
+        warnings=(*record.warnings, *behaviour.warnings),
     )
     return filled, behaviour.answers
 

@@ -83,9 +83,14 @@ def read_content(path: Path, *, split: str = "test") -> Content:
         raise DatasetError(
             f"{path} can't be read ({error.strerror}). Check its permissions."
         ) from error
-    if len(data) < 1024 and data.startswith(_LFS_POINTERS):
+    if is_lfs_pointer(data):
         raise DatasetError(
             f"{path} is a Git LFS pointer, not the data: the file itself was not fetched. "
             "Run `git lfs pull` in its repository, or download the file."
         )
     return Content(path, data, split)
+
+
+def is_lfs_pointer(data: bytes) -> bool:
+    """Whether a file's bytes only stand for a file that Git LFS keeps elsewhere."""
+    return len(data) < 1024 and data.startswith(_LFS_POINTERS)

@@ -9,7 +9,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +170,8 @@ class Behaviour:
     """(d,) mean shift of the hidden state at relative depth 0.6."""
     answers: tuple[Mapping[str, str], ...]
     """One row per answered probe: prompt, base's answer, adapter's answer; for people."""
+    warnings: tuple[str, ...] = ()
+    """Sentences to show beside the adapter."""
 
 
 def read_probes(base: BaseModel) -> ProbeReading:
@@ -196,6 +198,7 @@ def fingerprint_behaviour(base: BaseModel, adapter_dir: Path) -> Behaviour:
     bare = read_probes(base)
     with base.adapted(adapter_dir):
         adapted = read_probes(base)
+        idle = base.idle_modules
     change = adapted.nll - bare.nll
     if not np.isfinite(change).all():
         raise AdapterError(
@@ -209,7 +212,16 @@ def fingerprint_behaviour(base: BaseModel, adapter_dir: Path) -> Behaviour:
             f"change of log-likelihood {largest:.1e} nats per token); its weights were not trained "
             "or not loaded."
         )
-    return _compare(bare, adapted)
+    compared = _compare(bare, adapted)
+    return replace(compared, warnings=(_idle_warning(idle),)) if idle else compared
+
+
+def _idle_warning(modules: tuple[str, ...]) -> str:
+    kinds = ", ".join(sorted({module.rsplit(".", 1)[-1] for module in modules}))
+    return (
+        f"Its config targets {len(modules)} modules that its file has no tensors for ({kinds}): "
+        "as in PEFT, they do nothing."
+    )
 
 
 def _compare(bare: ProbeReading, adapted: ProbeReading) -> Behaviour:

@@ -1,0 +1,211 @@
+"""What is scored with an adapter on is what PEFT alone makes of it, for all that PEFT can save."""
+
+import copy
+import dataclasses
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import config as of_lora
+
+from adapt_lora.errors import AdapterError
+from adapt_lora.model.base import load_base_model
+from adapt_lora.model.lora_features import KNOWN_FIELDS, REFUSED_FIELDS
+from adapt_lora.model.scoring import encode_row, generate, read_pass
+
+ROWS = [
+    ("the film was good and", "positive"),
+    ("what is the capital of a city", "yes no"),
+    ("one two three", "4 5 6"),
+]
+LABELS = ["positive", "no"]
+PLAIN = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+
+# Values of each field that change something on the tiny model, each other than its default.
+SETTINGS = {
+    "r": [4],
+    "lora_alpha": [3],
+    "target_modules": [
+        "all-linear",
+        r".*layers\.1.*(up|down)_proj",
+        ["q_proj", "embed_tokens"],
+        ["q_proj", "lm_head"],
+        ["embed_tokens", "lm_head"],
+    ],
+    "exclude_modules": [["model.layers.0.self_attn.q_proj"]],
+    "lora_dropout": [0.3],
+    "fan_in_fan_out": [True],
+    "bias": ["all", "lora_only"],
+    "use_rslora": [True],
+    "modules_to_save": [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens"], ["norm"]],
+    "init_lora_weights": [
+        *(False, "gaussian", "eva", "olora", "pissa", "orthogonal", "mica", "lora_ga"),
+        *("pissa_niter_4",),
+    ],
+    "layers_to_transform": [[1]],
+    "rank_pattern": [{"layers.0.self_attn.q_proj": 3}],
+    "alpha_pattern": [{"v_proj": 9}],
+    "trainable_token_indices": [[5, 6], {"embed_tokens": [5], "lm_head": [7]}],
+    "use_dora": [True],
+    "velora_config": [of_lora.VeloraConfig(num_groups=4)],
+    "monteclora_config": [of_lora.MontecloraConfig(num_samples=2, buffer_size=4)],
+    "lora_bias": [True],
+    "target_parameters": [["q_proj.weight"], ["lm_head.weight"]],
+    "ensure_weight_tying": [True],
+    "task_type": [None, "SEQ_CLS", "FEATURE_EXTRACTION"],
+    "alora_invocation_tokens": [[5, 6]],
+    "use_qalora": [True],
+    "layer_replication": [[[0, 2], [1, 2]]],
+    "use_bdlora": [of_lora.BdLoraConfig(target_modules_bd_a=["q_proj"], match_strict=False)],
+    "kasa_config": [of_lora.KasaConfig()],
+}
+# Fields that say nothing by themselves, or that PEFT can't save an adapter of here.
+SILENT = {
+    *("peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+    *("inference_mode", "runtime_config", "layers_pattern", "qalora_group_size", "loftq_config"),
+    *("eva_config", "corda_config", "lora_ga_config", "megatron_config", "megatron_core"),
+    "arrow_config",
+}
+SINGLE = [(name, value) for name, values in SETTINGS.items() for value in values]
+# What PEFT raises where settings do not go together.
+OF_PEFT = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
+BASES = [(tied, dtype) for tied in (True, False) for dtype in ("float32", "bfloat16")]
+
+
+class Bases:
+    """The tiny model with biases, its head tied or not, in two formats of numbers."""
+
+    def __init__(self, tiny: Path, home: Path) -> None:
+        from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+        self.loaded, self.plain = {}, {}
+        for tied in (True, False):
+            folder = home / f"tied-{tied}"
+            shutil.copytree(tiny, folder)
+            config = LlamaConfig.from_pretrained(tiny)
+            config.attention_bias, config.tie_word_embeddings = True, tied
+            torch.manual_seed(1)
+            model = LlamaForCausalLM(config)
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.data += 0.1 * torch.randn_like(parameter)
+            model.save_pretrained(folder)
+            for dtype in ("float32", "bfloat16"):
+                self.loaded[tied, dtype] = load_base_model(folder, dtype=dtype, device="cpu")
+                self.plain[tied, dtype] = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=getattr(torch, dtype)
+                ).eval()
+
+
+@pytest.fixture(scope="module")
+def bases(tiny_base_dir, tmp_path_factory):
+    return Bases(tiny_base_dir, tmp_path_factory.mktemp("bases"))
+
+
+def train(model, folder, settings):
+    """Save an adapter as PEFT saves it, its weights moved by chance."""
+    settings = dict(settings)
+    if settings.get("init_lora_weights") == "lora_ga":
+        settings["lora_ga_config"] = of_lora.LoraGAConfig()
+    if "target_parameters" in settings:
+        settings["target_modules"] = ["v_proj"]
+    torch.manual_seed(0)
+    trained = get_peft_model(copy.deepcopy(model), LoraConfig(**{**PLAIN, **settings}))
+    for parameter in trained.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    trained.save_pretrained(folder)
+
+
+def nll_of_peft(model, rows, folder):
+    adapted = PeftModel.from_pretrained(copy.deepcopy(model), folder).eval()
+    found = []
+    for row in rows:
+        ids = torch.tensor([row.prompt_ids + row.response_ids])
+        with torch.no_grad():
+            said = adapted(input_ids=ids).logits[0].float().log_softmax(-1)
+        start = len(row.prompt_ids) - 1
+        found += [-float(said[start + i, t]) for i, t in enumerate(row.response_ids)]
+    return np.array(found)
+
+
+def nll_of_ours(base, rows):
+    return np.concatenate(read_pass(base, rows, labels=LABELS, hidden=False).response_nll)
+
+
+def check(bases, kind, settings):
+    """Compare the two, or see that the adapter is refused by a field's name; False if PEFT can't
+    make it."""
+    base, plain = bases.loaded[kind], bases.plain[kind]
+    rows = [encode_row(base, prompt, response) for prompt, response in ROWS]
+    bare = nll_of_ours(base, rows)
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            train(bases.plain[kind[0], "float32"], scratch, settings)
+        except OF_PEFT:
+            return False
+        refusal = ours = None
+        try:
+            with base.adapted(Path(scratch)):
+                ours = nll_of_ours(base, rows)
+                generate(base, [ROWS[0][0]], max_new_tokens=2)
+        except AdapterError as error:
+            refusal = str(error)
+        refusable = set(settings) & {*REFUSED_FIELDS, "task_type", "init_lora_weights"}
+        if refusal is None:
+            theirs = nll_of_peft(plain, rows, scratch)
+            if kind[1] == "float32":
+                np.testing.assert_allclose(ours, theirs, atol=1e-3)
+            else:
+                assert np.abs(ours - theirs).mean() < 0.08
+        elif refusable:
+            assert any(name in refusal for name in refusable), refusal
+        else:
+            # Not ours to run where PEFT itself can't.
+            with pytest.raises(OF_PEFT):
+                nll_of_peft(plain, rows, scratch)
+    after = base.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    np.testing.assert_array_equal(bare, nll_of_ours(base, rows))
+    return True
+
+
+def test_every_field_of_peft_is_known():
+    fields = {field.name for field in dataclasses.fields(LoraConfig)}
+    assert fields == SETTINGS.keys() | SILENT
+    assert fields <= KNOWN_FIELDS
+
+
+@pytest.mark.parametrize("number", range(len(SINGLE)), ids=[f"{n}={v!r:.40}" for n, v in SINGLE])
+def test_each_setting_scores_as_peft_does_or_is_refused_by_its_name(bases, number):
+    name, value = SINGLE[number]
+    assert check(bases, BASES[number % 4], {name: value})
+
+
+def test_any_settings_together_score_as_peft_does(bases):
+    hypothesis = pytest.importorskip("hypothesis")
+    from hypothesis import strategies as st
+
+    drawn = st.lists(st.sampled_from(SINGLE), unique_by=lambda one: one[0], max_size=4)
+
+    @hypothesis.settings(
+        max_examples=int(os.environ.get("ADAPT_EXAMPLES", 30)),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(kind=st.sampled_from(BASES), settings=drawn)
+    def compare(kind, settings):
+        hypothesis.assume(check(bases, kind, dict(settings)))
+
+    compare()
