@@ -102,14 +102,29 @@ def test_a_server_that_loads_no_adapters_says_how_to_start_it(connect, tiny_serv
         pass
 
 
-def test_an_adapter_that_vllm_refuses_is_not_sent(connect, tiny_server, tiny_adapter):
-    folder = tiny_adapter()
+def test_what_a_server_would_run_otherwise_goes_to_transformers_and_is_said(
+    connect, tiny_server, tiny_base, tiny_adapter
+):
+    folder, said = tiny_adapter(), []
     config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"bias": "all"}))
-    backend = connect()
-    with pytest.raises(AdapterError, match="bias=all"), backend.adapted(folder):
-        pass
-    assert all(path != "/v1/load_lora_adapter" for path, _ in tiny_server.requests)
+    # vLLM gives all modules one scale.
+    changed = config | {"alpha_pattern": {"v_proj": 9}}
+    (folder / "adapter_config.json").write_text(json.dumps(changed))
+    backend, local = connect(warn=said.append), TransformersBackend(tiny_base)
+    n_before = len(tiny_server.requests)
+    with backend.adapted(folder):
+        labels = backend.score_labels(PROMPTS, LABELS)
+        nll, written = backend.answer_nll(ROWS[:2]), backend.generate(PROMPTS[:1], max_new_tokens=2)
+    with local.adapted(folder):
+        expected = local.score_labels(PROMPTS, LABELS)
+        np.testing.assert_array_equal(labels.log_likelihood, expected.log_likelihood)
+        assert len(nll) == 2
+        assert list(written) == list(local.generate(PROMPTS[:1], max_new_tokens=2))
+    assert len(tiny_server.requests) == n_before
+    assert len(said) == 1
+    assert "alpha_pattern" in said[0]
+    assert "by transformers on this machine" in said[0]
+    assert backend.warnings == said
 
 
 def test_of_several_models_one_must_be_named(connect, tiny_server):

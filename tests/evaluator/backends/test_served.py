@@ -72,6 +72,10 @@ def test_rank_and_modules_are_read(tiny_adapter):
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights=pissa"),
         ({"init_lora_weights": "olora"}, "init_lora_weights=olora"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"alpha_pattern": {"v_proj": 9}}, "alpha_pattern"),
+        ({"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens"),
+        ({"monteclora_config": {"num_samples": 2}}, "monteclora_config"),
+        ({"ensure_weight_tying": True}, "ensure_weight_tying"),
     ],
 )
 def test_what_vllm_refuses_is_known_beforehand(tiny_adapter, fields, reason):

@@ -58,7 +58,7 @@ def open_backend(
             concurrency=server.concurrency,
             patience=Patience(timeout_s=server.timeout_s),
         )
-        with OpenAIBackend(base, endpoint, model=server.model, names=adapters) as remote:
+        with OpenAIBackend(base, endpoint, model=server.model, names=adapters, warn=warn) as remote:
             if say is not None:
                 say(f"Scores come from {remote.model} at {endpoint.url} ({remote.family}).")
             yield remote

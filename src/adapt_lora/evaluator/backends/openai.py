@@ -4,7 +4,7 @@ Prompts go out as token ids, so that the server's own template and tokenizer dec
 server can do is tried once, with the first question of each kind.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -34,9 +34,12 @@ _MAX_ASKED_TOKENS = 128
 class OpenAIBackend:
     """Scores and writes through a server, adapters by the names it knows or loads.
 
+    What a server would not run as PEFT does goes to transformers, on this machine.
+
     Attributes:
         model: The name that the server gives the base model.
         road: How it gives log-probabilities.
+        warnings: Sentences about adapters that the server did not measure.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class OpenAIBackend:
         *,
         model: str | None = None,
         names: Mapping[Path, str] | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         """Ask the server what it serves and how it gives log-probabilities.
 
@@ -55,6 +59,7 @@ class OpenAIBackend:
             model: Name of the base model there; may be left out where it serves one.
             names: Names that the server may have for adapters already, by folder. What it has under
                 none of these goes by the name of its content, and the server is asked to load it.
+            warn: Told what the server does not measure, as it arises.
 
         Raises:
             ServerError: It can't be reached, serves another model, or gives no log-probabilities.
@@ -62,6 +67,9 @@ class OpenAIBackend:
         self.base = base
         self.endpoint = endpoint
         self._plain = TransformersBackend(base)
+        self.warnings: list[str] = []
+        self._tell = warn
+        self._delegated = False
         self._names = dict(names or {})
         self._loaded: list[str] = []
         self._served = self._list_models()
@@ -98,6 +106,20 @@ class OpenAIBackend:
     @contextmanager
     def adapted(self, folder: Path | None) -> Iterator[None]:
         """Send what is asked in a `with` block to an adapter; None for the bare base."""
+        refusal = None if folder is None else self._refusal(folder)
+        if folder is not None and refusal is not None:
+            self._warn(
+                f"{folder.name}: a server does not run this adapter as PEFT does ({refusal}); it "
+                "was measured by transformers on this machine, while its base was measured by the "
+                "server: its gain holds as far as the two agree on the base."
+            )
+            with self._plain.adapted(folder):
+                self._delegated = True
+                try:
+                    yield
+                finally:
+                    self._delegated = False
+            return
         self._on = self.model if folder is None else self._adapter_name(folder)
         try:
             yield
@@ -112,6 +134,8 @@ class OpenAIBackend:
         self, prompts: Sequence[str], labels: Sequence[str], *, progress: Steps | None = None
     ) -> LabelScores:
         """Log-likelihood of each label as the answer to each prompt."""
+        if self._delegated:
+            return self._plain.score_labels(prompts, labels, progress=progress)
         tree = TokenTree.of(scoring.label_ids(self.base, labels))
         encoded = [scoring.encode_row(self.base, prompt, None).prompt_ids for prompt in prompts]
         if self.road == "asked":
@@ -123,6 +147,8 @@ class OpenAIBackend:
 
     def answer_nll(self, rows: Sequence[Row], *, progress: Steps | None = None) -> list[FloatArray]:
         """Per row, nats per token of the reference response, without the template's tokens."""
+        if self._delegated:
+            return self._plain.answer_nll(rows, progress=progress)
         encoded = scoring.encode_rows(self.base, rows)
         texts = [(*row.prompt_ids, *row.response_ids) for row in encoded]
         lengths = [len(row.response_ids) for row in encoded]
@@ -134,8 +160,10 @@ class OpenAIBackend:
 
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int, progress: Steps | None = None
-    ) -> list[str]:
+    ) -> Sequence[str]:
         """Greedy answers, in the order of the prompts."""
+        if self._delegated:
+            return self._plain.generate(prompts, max_new_tokens=max_new_tokens, progress=progress)
         encoded = [scoring.encode_row(self.base, prompt, None).prompt_ids for prompt in prompts]
         stops = stop_ids(self.base)
         wanted = {
@@ -259,6 +287,18 @@ class OpenAIBackend:
             "scores are made of; `vllm serve` does. It said: " + " / ".join(refusals)
         )
 
+    def _refusal(self, folder: Path) -> str | None:
+        """Why the server would not run an adapter as PEFT does; None for one that it has."""
+        if self._names.get(folder) in self._served:
+            return None
+        return describe_served(folder).refusal
+
+    def _warn(self, sentence: str) -> None:
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+            if self._tell is not None:
+                self._tell(sentence)
+
     def _adapter_name(self, folder: Path) -> str:
         known = self._names.get(folder)
         if known in self._served:
@@ -266,11 +306,6 @@ class OpenAIBackend:
         served = describe_served(folder)
         if served.name in self._served:
             return served.name
-        if served.refusal is not None:
-            raise AdapterError(
-                f"{folder}: vLLM does not take this adapter ({served.refusal}); measure it with "
-                "--backend transformers."
-            )
         try:
             self.endpoint.command(
                 "/v1/load_lora_adapter",
