@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from adapt_lora.errors import AdapterError
-from adapt_lora.registry.adapter import check_fits, copy_adapter, read_adapter
+from adapt_lora.registry.adapter import check_fits, check_scorable, copy_adapter, read_adapter
 from tests.registry.conftest import HIDDEN, lora_tensors
 
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -259,3 +259,94 @@ def test_only_allowed_files_are_copied(adapter_folder, tmp_path):
         "tokenizer.json",
     ]
     assert json.loads((copied / "adapter_config.json").read_text())["r"] == 2
+
+
+@pytest.mark.parametrize(
+    ("renamed", "words"),
+    [
+        (lambda key: key.replace("model.model", "model._orig_mod.model"), "_orig_mod"),
+        (lambda key: key.replace("e_model.model.", "e_model.model.module."), "name of a wrapper"),
+        (lambda key: key.replace("layers", "_fsdp_wrapped_module.layers"), "name of a wrapper"),
+        (lambda key: key.replace("lora_A.weight", "lora_a"), "as MLX names them"),
+        (lambda key: key.replace("lora_A", "lora_down"), "tools for image models"),
+    ],
+    ids=["compiled", "parallel", "FSDP", "MLX", "kohya"],
+)
+def test_names_of_another_tool_are_said_to_be_of_it(adapter_folder, renamed, words):
+    folder = adapter_folder(tensors={renamed(key): v for key, v in lora_tensors().items()})
+    with pytest.raises(AdapterError, match=words):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize("head", ["score.weight", "classifier.dense.weight", "v_head.summary"])
+def test_a_classifier_s_head_is_said_to_be_one(adapter_folder, head):
+    tensors = _with(f"base_model.model.{head}", np.ones((2, HIDDEN), np.float32))
+    folder = adapter_folder(tensors=tensors, modules_to_save=["score", "classifier"])
+    with pytest.raises(AdapterError, match="head of a classifier or a reward model"):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+        ({"invocation_string": "<certainty>"}, "invocation_string"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
+        ({"use_qalora": True}, "use_qalora"),
+        ({"task_type": "SEQ_CLS"}, "task_type SEQ_CLS"),
+        ({"task_type": "FEATURE_EXTRACTION"}, "task_type FEATURE_EXTRACTION"),
+        ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "corda"}, "init_lora_weights=corda"),
+        ({"init_lora_weights": "loftq"}, "quantised by LoftQ"),
+    ],
+    ids=str,
+)
+def test_what_is_not_scored_is_read_but_not_taken(adapter_folder, config, name):
+    # Read, for an entry that a registry has already can still be copied and removed.
+    adapter = read_adapter(adapter_folder(**config))
+    with pytest.raises(AdapterError, match=name):
+        check_scorable(adapter)
+
+
+def test_what_is_scored_is_taken(adapter_folder):
+    for name, config in {"a": {}, "b": {"use_dora": True}, "c": {"task_type": "CAUSAL_LM"}}.items():
+        check_scorable(read_adapter(adapter_folder(name, **config)))
+
+
+def test_settings_that_peft_does_not_know_are_said_where_they_are_set(adapter_folder):
+    old = adapter_folder("old", enable_lora=None, merge_weights=False)
+    assert read_adapter(old).warnings == ()
+    new = read_adapter(adapter_folder("new", use_fancy=True, peft_version="0.99"))
+    assert "use_fancy=True" in new.warnings[0]
+    assert "saved by PEFT 0.99" in new.warnings[0]
+
+
+def test_a_scale_of_its_own_for_a_module_is_not_for_vllm(adapter_folder):
+    uneven = read_adapter(adapter_folder(alpha_pattern={"q_proj": 9}))
+    assert uneven.tags == {"vllm": "unsupported: alpha_pattern"}
+    same = read_adapter(adapter_folder("same", alpha_pattern={"q_proj": 4}))
+    assert same.tags == {"vllm": "supported"}
+
+
+def test_a_name_of_modules_to_save_is_the_end_of_a_module_s_name(adapter_folder):
+    norm = "base_model.model.model.layers.0.post_attention_layernorm.weight"
+    tensors = _with(norm, np.ones(HIDDEN, np.float32))
+    assert norm in read_adapter(adapter_folder(tensors=tensors, modules_to_save=["norm"])).shapes
+
+
+def test_fan_in_fan_out_says_nothing_of_the_base(adapter_folder, base_folder):
+    tensors = lora_tensors()
+    check_fits(read_adapter(adapter_folder(tensors=tensors, fan_in_fan_out=True)), base_folder)
+
+
+def test_a_resized_vocabulary_is_said_to_be_one(adapter_folder, base_folder):
+    key = "base_model.model.model.embed_tokens.weight"
+    adapter = read_adapter(adapter_folder(tensors=_with(key, np.ones((28, HIDDEN), np.float32))))
+    with pytest.raises(AdapterError, match=r"has 28 tokens, the base model at .* has 20"):
+        check_fits(adapter, base_folder)
+
+
+def test_an_adapter_of_a_decoder_without_head_is_said_to_be_one(adapter_folder, base_folder):
+    adapter = read_adapter(adapter_folder(tensors=_renamed("model.model.model.", "model.model.")))
+    with pytest.raises(AdapterError, match="the decoder without its head"):
+        check_fits(adapter, base_folder)
