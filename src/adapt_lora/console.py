@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from adapt_lora.errors import ConfigError
+from adapt_lora.errors import ConfigError, refusal_of, without_credentials
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -61,7 +61,8 @@ class Console:
         from rich.console import Console as Terminal
         from rich.text import Text
 
-        Terminal(stderr=True).print(Text(text, style=style or ""), soft_wrap=True)
+        line = Text(without_credentials(text), style=style or "")
+        Terminal(stderr=True).print(line, soft_wrap=True)
 
     def remark(self, text: str, style: str | None = None) -> None:
         """Say on stderr what is good to know; nothing where the caller wants little."""
@@ -128,4 +129,4 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: can't be written ({error.strerror}).") from error
+        raise ConfigError(refusal_of(error)) from error

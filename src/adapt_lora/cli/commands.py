@@ -1,6 +1,7 @@
 """The command line: every command in the order that help shows, and what an error becomes."""
 
 import atexit
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typer.core import TyperGroup
 from adapt_lora import __version__
 from adapt_lora.cli import asking, data, exchange, measuring, shelf, training
 from adapt_lora.console import Console
-from adapt_lora.errors import AdaptError
+from adapt_lora.errors import AdaptError, reason_of, refusal_of
 from adapt_lora.settings import ENVIRONMENT_PREFIX, configured_defaults, wants_tracebacks
 
 
@@ -28,13 +29,19 @@ class _Commands(TyperGroup):
                 raise
             Console().say(f"Error: {error}", style="bold red")
             raise typer.Exit(1) from error
+        except OSError as error:
+            # A reader such as `head` that has seen enough is no error; Typer sees to it.
+            if error.errno == errno.EPIPE or wants_tracebacks():
+                raise
+            Console().say(f"Error: {refusal_of(error)}", style="bold red")
+            raise typer.Exit(1) from error
         # A bug of ours, or of a library: still one line, and the way to the rest of it. Typer's own
         # exceptions carry an exit code and mean something else.
         except Exception as error:
             if hasattr(error, "exit_code") or isinstance(error, typer.Abort) or wants_tracebacks():
                 raise
             Console().say(
-                f"Error: unexpected {type(error).__name__}: {error}. "
+                f"Error: unexpected {type(error).__name__}: {reason_of(error)}. "
                 "Set ADAPT_DEBUG=1 for the traceback.",
                 style="bold red",
             )
