@@ -73,3 +73,13 @@ def test_the_echo_counts_the_rows_and_gives_the_reasons(tmp_path):
     ]
     assert "fields not used: x" in echo.notes
     assert dataset.describe().startswith("mine (mine.jsonl): JSONL in UTF-16, prompt/response")
+
+
+def test_a_line_that_is_no_record_gets_no_advice_on_fields(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    good = json.dumps({"prompt": "p", "response": "r"})
+    for lines in ([good, '{"prompt": "p",'], ['{"prompt": "p",', '{"prompt"']):
+        path.write_text("\n".join(lines))
+        with pytest.raises(DatasetError, match=r"not JSON .* Mend or drop them") as raised:
+            read_dataset(path)
+        assert "--map" not in str(raised.value)

@@ -35,13 +35,17 @@ def check_skips(
         DatasetError: No row is left; or more than one in twenty is skipped, every row of a class,
             or every row with letters beyond ASCII, and that is not allowed.
     """
+    ways = ["Mend or drop them"]
+    # No name of a field makes a record of what is none, such as half a line of JSON.
+    if len(skipped) > len(table.skipped):
+        ways.append("name the fields with --map")
     if not draft.rows:
-        what_next = "Mend or drop them, or name the fields with --map."
+        what_next = f"{', or '.join(ways)}."
         raise table.refusal(skipped, shown, what_next)
     if allow or not skipped:
         return
     if len(skipped) > _MAX_SKIPPED_SHARE * table.n_read:
-        what_next = f"Mend or drop them, name the fields with --map, {_GO_ON}."
+        what_next = f"{', '.join([*ways, _GO_ON])}."
         raise table.refusal(skipped, shown, what_next)
     lines = {row.line for row in skipped}
     lost = [record for line, record in table.records if line in lines]

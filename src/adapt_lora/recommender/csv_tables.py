@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from adapt_lora.errors import MatrixError
+from adapt_lora.errors import MatrixError, refusal_of
 from adapt_lora.recommender.columns import Array
 
 
@@ -33,8 +33,13 @@ def read_fields(path: Path) -> pd.DataFrame:
         if wide is None:
             raise MatrixError(f"{path} can't be read as CSV: {error}.") from error
         raise _ragged(path, int(wide[2]), int(wide[3]), int(wide[1])) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise MatrixError(f"{path} can't be read as CSV: {error}.") from error
+    except OSError as error:
+        raise MatrixError(refusal_of(error)) from error
+    except UnicodeDecodeError as error:
+        raise MatrixError(
+            f"{path} can't be read as CSV: it is not UTF-8 text ({error.reason} at byte "
+            f"{error.start}). Save it as UTF-8."
+        ) from error
     if len(rows) < 2:
         raise MatrixError(f"{path} is empty: a header line and at least one row are needed.")
     rows.index += 1
