@@ -113,7 +113,7 @@ def open_registry(tracking_uri: str | None, console: Console) -> "Registry":
     registry = Registry(tracking_uri)
     if registry.is_default_uri:
         console.remark(
-            f"Registry: {registry.tracking_uri} (MLFLOW_TRACKING_URI sets another)", style="dim"
+            f"Registry: {registry.shown_uri} (MLFLOW_TRACKING_URI sets another)", style="dim"
         )
     return registry
 
@@ -153,7 +153,7 @@ def _known_names() -> list[str]:
 
     try:
         registry = Registry(os.environ.get("ADAPT_TRACKING_URI"))
-        if registry.tracking_uri.startswith("http"):
+        if registry.database is None:
             return []
         return sorted({record.name for record in registry.adapters()})
     except AdaptError:

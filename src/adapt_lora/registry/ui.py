@@ -56,16 +56,21 @@ def serve_ui(
 
 
 def _server(registry: Registry, port: int | None) -> "tuple[str, subprocess.Popen[bytes] | None]":
-    uri = registry.tracking_uri
+    uri = registry.shown_uri
     if uri.startswith(("http://", "https://")):
         return uri, None
-    if not uri.startswith("sqlite:///"):
+    if registry.database is None:
         raise RegistryError(f"No page for {uri}; start `mlflow server` for it and use its address.")
-    note = Path(uri.removeprefix("sqlite:///")).with_suffix(".server.json")
+    note = registry.database.with_suffix(".server.json")
     running = _running_server(note)
     if running is not None:
         return running, None
-    process, address = _start_server(uri, port or _free_port(), log=note.with_suffix(".log"))
+    process, address = _start_server(
+        registry.tracking_uri,
+        port or _free_port(),
+        artifacts=registry.database.parent / "artifacts",
+        log=note.with_suffix(".log"),
+    )
     note.write_text(json.dumps({"address": address, "pid": process.pid}), encoding="utf-8")
     return address, process
 
@@ -81,9 +86,10 @@ def _running_server(note: Path) -> str | None:
     return address if _is_healthy(address) else None
 
 
-def _start_server(uri: str, port: int, *, log: Path) -> "tuple[subprocess.Popen[bytes], str]":
+def _start_server(
+    uri: str, port: int, *, artifacts: Path, log: Path
+) -> "tuple[subprocess.Popen[bytes], str]":
     address = f"http://127.0.0.1:{port}"
-    artifacts = Path(uri.removeprefix("sqlite:///")).parent / "artifacts"
     # The job runner is for chat traces; it would cost a second process of its size.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with log.open("ab") as output:

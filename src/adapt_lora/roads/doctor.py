@@ -100,11 +100,11 @@ def _base(base_model: str | None) -> Check:
 
 def _registry(tracking_uri: str | None) -> Check:
     registry = Registry(tracking_uri)
-    store = Path(registry.tracking_uri.removeprefix("sqlite:///"))
-    if registry.tracking_uri.startswith("sqlite:///") and not store.exists():
+    store = registry.database
+    if store is not None and not store.exists():
         return Check("registry", "ok", f"{store}: not there yet, made at the first registration")
     counts = [f"{base.name}: {len(registry.adapters(base))}" for base in registry.bases()]
-    where = registry.tracking_uri
+    where = registry.shown_uri
     if registry.is_default_uri:
         where += " (set MLFLOW_TRACKING_URI to use another)"
     return Check("registry", "ok", f"{where}; adapters: {', '.join(counts) or 'none yet'}")

@@ -73,5 +73,5 @@ def test_where_the_store_is_follows_the_rules(monkeypatch, tmp_path):
 
 def test_a_store_that_is_no_store_gets_a_sentence(tmp_path, base):
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to be looked at" * 50)
-    with pytest.raises(RegistryError, match="did not do what was asked"):
+    with pytest.raises(RegistryError, match="is no SQLite database"):
         Registry(tmp_path, cache_folder=tmp_path / "cache").adapters(base)

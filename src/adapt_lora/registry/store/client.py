@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -13,13 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from urllib.parse import unquote, urlparse
 
-from adapt_lora.errors import AdaptError, RegistryError
+from adapt_lora.errors import AdaptError, RegistryError, refusal_of, without_credentials
 from adapt_lora.registry.layout import DatasetItem
+from adapt_lora.registry.store.addresses import read_address
+from adapt_lora.registry.store.refusals import is_refusal, refusal
 from adapt_lora.registry.store.tracking import (
+    check_database,
     check_server,
+    check_sqlite,
     default_folder,
     prepare_sqlite,
     quieten_mlflow,
+    read_only_uri,
 )
 
 if TYPE_CHECKING:
@@ -57,14 +63,10 @@ def in_words(method: Callable[Concatenate[_S, _P], _T]) -> Callable[Concatenate[
         except AdaptError:
             raise
         except Exception as error:
-            home = type(error).__module__.partition(".")[0]
-            if home not in {"mlflow", "sqlalchemy", "sqlite3", "requests", "urllib3", "alembic"}:
+            if not is_refusal(error):
                 raise
-            reason = str(error).strip().splitlines()
-            raise RegistryError(
-                f"The registry at {self.tracking_uri} did not do what was asked "
-                f"({method.__name__}): {reason[0][:300] if reason else type(error).__name__}"
-            ) from error
+            where = without_credentials(self.tracking_uri)
+            raise refusal(error, where, asked=method.__name__) from error
 
     return wrapped
 
@@ -92,18 +94,18 @@ class Client:
     """MLflow's client for one store, and what it lacks.
 
     Args:
-        uri: As `full_uri` gives it; nothing is opened before the first use of `mlflow`.
+        given: A tracking URI or a folder; nothing is opened before the first use of `mlflow`.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        """Where everything is kept."""
-        self.is_server: bool = uri.startswith(("http://", "https://"))
+    def __init__(self, given: str | Path) -> None:
+        self.address = read_address(given)
+        """Where everything is kept, as MLflow is told it."""
+        self.uri = self.address.shown
+        """The same for messages, without credentials."""
+        self.is_server: bool = self.address.is_server
         """Whether a server keeps it, which may be on another machine."""
-        self.sqlite: Path | None = None
+        self.sqlite: Path | None = self.address.database
         """The database file; None for every other kind of store."""
-        if uri.startswith("sqlite:///"):
-            self.sqlite = Path(uri.removeprefix("sqlite:///"))
 
     @functools.cached_property
     def mlflow(self) -> "MlflowClient":
@@ -112,13 +114,17 @@ class Client:
         Raises:
             RegistryError: The store can't be reached or made.
         """
-        if self.is_server:
-            check_server(self.uri)
         quieten_mlflow()
+        if self.is_server:
+            check_server(self.address)
+        elif self.sqlite is None and "sql" in self.uri.partition("://")[0]:
+            check_database(self.address)
         from mlflow import MlflowClient
 
         if self.sqlite is None:
-            return MlflowClient(self.uri, registry_uri=self.uri)
+            return MlflowClient(self._mlflow_uri, registry_uri=self._mlflow_uri)
+        if self.is_read_only:
+            return self._open_sqlite()
         try:
             self.sqlite.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -128,10 +134,46 @@ class Client:
             ) from error
         # Two processes that create one SQLite store at once leave it broken for good.
         with self.writing():
-            if not self.sqlite.exists():
+            if self.sqlite.exists():
+                check_sqlite(self.sqlite)
+            else:
                 prepare_sqlite(self.sqlite)
-            client = MlflowClient(self.uri, registry_uri=self.uri)
-            client.search_experiments(max_results=1)
+            return self._open_sqlite()
+
+    @functools.cached_property
+    def is_read_only(self) -> bool:
+        """Whether this is a SQLite store that this user can't write where it lies."""
+        return (
+            self.sqlite is not None
+            and self.sqlite.exists()
+            and not all(os.access(place, os.W_OK) for place in (self.sqlite, self.sqlite.parent))
+        )
+
+    def need_writable(self) -> None:
+        """Nothing where this user may write the store.
+
+        Raises:
+            RegistryError: It lies where it can only be read.
+        """
+        if self.is_read_only:
+            raise RegistryError(
+                f"{self.uri} can only be read here. Copy it to a place that can be written, or set "
+                "MLFLOW_TRACKING_URI to another store."
+            )
+
+    @functools.cached_property
+    def _mlflow_uri(self) -> str:
+        if self.sqlite is not None and self.is_read_only:
+            return read_only_uri(self.sqlite)
+        # MLflow would make a folder called like the escaped path.
+        escapes = self.sqlite is not None and "%" in self.address.uri
+        return self.address.uri.replace("sqlite:", "sqlite+pysqlite:", int(escapes))
+
+    def _open_sqlite(self) -> "MlflowClient":
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self._mlflow_uri, registry_uri=self._mlflow_uri)
+        client.search_experiments(max_results=1)
         return client
 
     @contextlib.contextmanager
@@ -139,13 +181,16 @@ class Client:
         """Hold the lock of this store on this machine; may be held by one writer twice."""
         from filelock import Timeout
 
+        self.need_writable()
         try:
             self._lock.acquire()
         except Timeout as error:
             raise RegistryError(
                 f"Another process has held the registry's lock ({error.lock_file}) for "
-                f"{_LOCK_TIMEOUT_S} s."
+                f"{_LOCK_TIMEOUT_S} s. Wait until it ends, or end it."
             ) from error
+        except OSError as error:
+            raise RegistryError(refusal_of(error)) from error
         try:
             yield
         finally:
@@ -249,8 +294,8 @@ class Client:
             path = download_artifacts(
                 artifact_uri=source,
                 dst_path=str(dest),
-                tracking_uri=self.uri,
-                registry_uri=self.uri,
+                tracking_uri=self._mlflow_uri,
+                registry_uri=self._mlflow_uri,
             )
         except MlflowException as error:
             # MLflow says "does not exist" of a run's file that it could not transfer, too; the

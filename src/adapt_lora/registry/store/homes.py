@@ -1,8 +1,11 @@
 """Where the records of each base model are: two experiments, with two rows in the Models tab."""
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
 
 from adapt_lora.errors import NotFoundError, RegistryError
 from adapt_lora.model.base import BaseIdentity
@@ -58,6 +61,7 @@ class Homes:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._known: dict[str, Home] = {}
+        self._reached: set[str] = set()
 
     def bases(self) -> list[BaseIdentity]:
         """Every base model that has a home, by name."""
@@ -90,11 +94,20 @@ class Homes:
         return home
 
     def ensure(self, base: BaseIdentity) -> Home:
-        """The home of a base model, made if need be."""
+        """The home of a base model to write to, made if need be.
+
+        Raises:
+            RegistryError: It, or the folder of its files, can't be written from here.
+        """
+        self._client.need_writable()
         home = self.find(base)
         if home is None:
             with self._client.writing():
                 home = self._known[base.name] = self._open(base)
+        if self._client.is_server and home.adapters_id not in self._reached:
+            for experiment_id in (home.adapters_id, home.evaluations_id):
+                self._check_files(self._client.mlflow.get_experiment(experiment_id))
+            self._reached.add(home.adapters_id)
         return home
 
     def base_run(self, home: Home) -> "Run":
@@ -147,7 +160,7 @@ class Homes:
                 place = (self._client.sqlite.parent / "artifacts" / folder).resolve().as_uri()
             # Another process may have been quicker.
             with expecting(TAKEN):
-                client.create_experiment(name, place, tags)
+                self._check_new(client.create_experiment(name, place, tags))
             found = client.get_experiment_by_name(name)
         elif found.lifecycle_stage == "deleted":
             # A deleted experiment keeps its name, and MLflow refuses a new one of that name.
@@ -156,6 +169,36 @@ class Homes:
         if found is None:
             raise RegistryError(f"The experiment {name} can't be made in {self._client.uri}.")
         return found
+
+    def _check_new(self, experiment_id: str) -> None:
+        """Undo an experiment whose files could never be written: its place stays as it was made."""
+        client = self._client.mlflow
+        experiment = client.get_experiment(experiment_id)
+        try:
+            self._check_files(experiment)
+        except RegistryError:
+            # A deleted experiment keeps its name, and is found by it again.
+            client.rename_experiment(experiment_id, f"{experiment.name} (undone {experiment_id})")
+            client.delete_experiment(experiment_id)
+            raise
+
+    def _check_files(self, experiment: "Experiment") -> None:
+        """Whether this machine can write an experiment's files, where the server takes none.
+
+        Raises:
+            RegistryError: They belong into a folder that is not here, or not to be written.
+        """
+        location = urlparse(experiment.artifact_location)
+        if not self._client.is_server or location.scheme not in ("", "file"):
+            return
+        folder = Path(unquote(location.path))
+        there = next(place for place in (folder, folder.parent, Path("/")) if place.is_dir())
+        if there == Path("/") or not os.access(there, os.W_OK):
+            raise RegistryError(
+                f"{self._client.uri} leaves it to its clients to write files into {folder.parent}, "
+                "which is no folder of this machine that you may write. Start the server with "
+                f"--artifacts-destination {folder.parent}, so that it takes them, or mount it here."
+            )
 
     def _row(self, base: BaseIdentity, experiment: "Experiment", row: str) -> str:
         """The logged model of the bare base or the constant guess, made if need be."""

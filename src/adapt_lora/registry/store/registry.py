@@ -25,7 +25,7 @@ from adapt_lora.registry.store.client import Client, in_words
 from adapt_lora.registry.store.entries import Entries
 from adapt_lora.registry.store.homes import Homes
 from adapt_lora.registry.store.sync import Sync
-from adapt_lora.registry.store.tracking import default_folder, full_uri
+from adapt_lora.registry.store.tracking import default_folder
 
 
 class Registry:
@@ -45,11 +45,15 @@ class Registry:
         given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         self.is_default_uri: bool = not given
         """Whether nobody chose the store, so that people should be told where it is."""
-        self.tracking_uri: str = full_uri(given or default_folder())
-        """Where everything is kept."""
-        self._client = Client(self.tracking_uri)
+        self._client = Client(given or default_folder())
+        self.tracking_uri: str = self._client.address.uri
+        """Where everything is kept, with the credentials that its address may hold."""
+        self.shown_uri: str = self._client.uri
+        """The same for people, without credentials."""
+        self.database: Path | None = self._client.sqlite
+        """The file of a SQLite store; None for every other kind."""
         self._homes = Homes(self._client)
-        cache = SnapshotCache(cache_folder or cache_dir(), self.tracking_uri)
+        cache = SnapshotCache(cache_folder or cache_dir(), self.shown_uri)
         self._sync = Sync(self._client, cache)
         self._entries = Entries(self._client, self._homes, self._sync)
         self._cells = Cells(self._client, self._entries, self._sync)
@@ -395,4 +399,4 @@ class Registry:
             base: Which experiment to open.
             server: Address of a running MLflow server; None where the tracking URI is one.
         """
-        return self._homes.link(self._homes.need(base), server or self.tracking_uri)
+        return self._homes.link(self._homes.need(base), server or self.shown_uri)

@@ -1,38 +1,17 @@
 """Where the tracking store is, and what must be done before MLflow opens it."""
 
 import contextlib
-import http.client
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
-from adapt_lora.errors import RegistryError
+from adapt_lora.errors import RegistryError, refusal_of
+from adapt_lora.registry.store.addresses import Address
+from adapt_lora.registry.store.refusals import refusal
 
 _PREFLIGHT_TIMEOUT_S = 3
-
-
-def full_uri(given: str | Path) -> str:
-    """A tracking URI that means the same store from every working directory.
-
-    Raises:
-        RegistryError: It names something that MLflow no longer opens.
-    """
-    text = str(given)
-    if text.startswith("sqlite:///"):
-        path = text[len("sqlite:///") :]
-        return f"sqlite:///{Path(path).expanduser().absolute()}"
-    if text.startswith("file:"):
-        raise RegistryError(
-            f"{text}: MLflow no longer keeps runs as plain files. Give a folder (a SQLite store is "
-            "made in it), sqlite:///…, or a server's address."
-        )
-    if "://" in text or text == "databricks":
-        return text
-    folder = Path(text).expanduser().absolute()
-    if folder.is_file():
-        raise RegistryError(f"{folder}: this is a file; give a folder, or sqlite:///{folder}.")
-    return f"sqlite:///{folder / 'mlflow.db'}"
+_CONNECT_TIMEOUT_S = 5
+_SQLITE_MARK = b"SQLite format 3\0"
 
 
 def default_folder() -> Path:
@@ -62,31 +41,132 @@ def quieten_mlflow() -> None:
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        # What goes wrong is raised as well; MLflow would log it with its trace before that.
+        "MLFLOW_LOGGING_LEVEL": "CRITICAL",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.CRITICAL)
 
 
-def check_server(uri: str) -> None:
-    """Ask a server for a sign of life; MLflow itself would try for four minutes.
+def check_server(address: Address) -> None:
+    """Ask a server for a sign of life, as MLflow would ask it; MLflow would try for four minutes.
 
     Raises:
-        RegistryError: No answer in time.
+        RegistryError: No answer in time, or none of an MLflow server's.
     """
-    address = f"{uri.rstrip('/')}/health"
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+    credentials = get_default_host_creds(address.uri)
     try:
-        with urllib.request.urlopen(address, timeout=_PREFLIGHT_TIMEOUT_S):
+        answer = http_request(
+            credentials,
+            "/health",
+            "GET",
+            timeout=_PREFLIGHT_TIMEOUT_S,
+            max_retries=0,
+            raise_on_status=False,
+        )
+        if answer.status_code == 200 and answer.text.strip() == "OK":
+            return
+        # It is alive. Servers that are only like MLflow's have no such page; their API decides.
+        place = "/api/2.0/mlflow/experiments/search"
+        verify_rest_response(
+            http_request(
+                credentials,
+                place,
+                "POST",
+                json={"max_results": 1},
+                max_retries=0,
+                raise_on_status=False,
+            ),
+            place,
+        )
+    except MlflowException as error:
+        raise refusal(error, address.shown, asked="check the server") from error
+
+
+def check_database(address: Address) -> None:
+    """Connect to a database server once; MLflow would try for two minutes, and say each try.
+
+    Raises:
+        RegistryError: Its driver is missing, or it can't be reached.
+    """
+    import sqlalchemy
+
+    options: dict[str, object] = {}
+    if address.uri.startswith(("postgresql", "mysql")):
+        options["connect_timeout"] = _CONNECT_TIMEOUT_S
+    try:
+        engine = sqlalchemy.create_engine(
+            address.uri, connect_args=options, poolclass=sqlalchemy.NullPool
+        )
+        with engine.connect():
             pass
-    except urllib.error.HTTPError:
-        pass  # it is alive; whether it lets us in is seen later
-    # HTTPException: something listens there that does not speak HTTP.
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
+        raise refusal(error, address.shown, asked="connect") from error
+
+
+def check_sqlite(path: Path) -> None:
+    """Look into a SQLite file before MLflow does, which would write its tables into any other one.
+
+    Raises:
+        RegistryError: It is none, or holds something else than a tracking store.
+    """
+    import sqlite3
+
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_SQLITE_MARK))
+    except OSError as error:
+        raise RegistryError(refusal_of(error)) from error
+    if not head:
+        return
+    if head != _SQLITE_MARK:
         raise RegistryError(
-            f"No MLflow server answers at {uri} ({reason}). Start it, or change "
-            f"MLFLOW_TRACKING_URI."
-        ) from error
+            f"{path} is no SQLite database, or is encrypted. Name "
+            "another file, or put its backup in its place."
+        )
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=_CONNECT_TIMEOUT_S)) as connection:
+            rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            tables = {str(name) for (name,) in rows if not name.startswith("sqlite_")}
+    except sqlite3.Error as error:
+        raise refusal(error, f"sqlite:///{path}", asked="look into it") from error
+    if tables and not tables & {"experiments", "alembic_version"}:
+        raise RegistryError(
+            f"{path} is a database of something else (its tables: {', '.join(sorted(tables)[:5])}),"
+            " not an MLflow store. Name another file; one that is not there yet is made."
+        )
+
+
+def read_only_uri(path: Path) -> str:
+    """How MLflow opens a SQLite store that lies where nothing can be written.
+
+    Raises:
+        RegistryError: It was not closed by whoever writes it, so that it can't be read alone.
+    """
+    import sqlite3
+
+    from sqlalchemy import URL
+
+    # The log of a store that is in use must be beside it, and can't be made here.
+    query = {"mode": "ro", "uri": "true"}
+    place = f"file:{quote(str(path))}"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{place}?mode=ro", uri=True)) as connection:
+            connection.execute("SELECT name FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise RegistryError(
+                f"{path} can only be read here, and whoever writes it has not closed it "
+                f"({log.name} is there). Use it once where it can be written, or copy both files."
+            ) from error
+        query["immutable"] = "1"
+    url = URL.create("sqlite+pysqlite", database=place, query=query)
+    return url.render_as_string(hide_password=False)
