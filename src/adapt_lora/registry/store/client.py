@@ -8,16 +8,17 @@ import re
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
-from urllib.parse import unquote, urlparse
 
 from adapt_lora.errors import AdaptError, RegistryError, refusal_of, without_credentials
 from adapt_lora.registry.layout import DatasetItem
 from adapt_lora.registry.store.addresses import read_address
 from adapt_lora.registry.store.refusals import is_refusal, refusal
+from adapt_lora.registry.store.relocation import follow_move, local_folder
 from adapt_lora.registry.store.tracking import (
     check_database,
     check_server,
@@ -95,13 +96,16 @@ class Client:
 
     Args:
         given: A tracking URI or a folder; nothing is opened before the first use of `mlflow`.
+        warn: Told what is odd about the store; None for Python's own warnings.
     """
 
-    def __init__(self, given: str | Path) -> None:
+    def __init__(self, given: str | Path, warn: Callable[[str], None] | None = None) -> None:
         self.address = read_address(given)
         """Where everything is kept, as MLflow is told it."""
         self.uri = self.address.shown
         """The same for messages, without credentials."""
+        self.warn: Callable[[str], None] = warn or functools.partial(warnings.warn, stacklevel=2)
+        """Takes a sentence about what is odd."""
         self.is_server: bool = self.address.is_server
         """Whether a server keeps it, which may be on another machine."""
         self.sqlite: Path | None = self.address.database
@@ -138,6 +142,12 @@ class Client:
                 check_sqlite(self.sqlite)
             else:
                 prepare_sqlite(self.sqlite)
+            came_from = follow_move(self.sqlite)
+            if came_from is not None:
+                self.warn(
+                    f"The registry in {self.sqlite.parent} was in {came_from} before; its files "
+                    "are read and written here from now on."
+                )
             return self._open_sqlite()
 
     @functools.cached_property
@@ -248,9 +258,9 @@ class Client:
 
     def read_artifact(self, run: "Run", name: str) -> bytes | None:
         """A file of a run; None where there is none of this name."""
-        location = urlparse(run.info.artifact_uri)
-        if location.scheme in ("", "file"):
-            path = Path(unquote(location.path)) / name
+        folder = local_folder(run.info.artifact_uri)
+        if folder is not None:
+            path = folder / name
             try:
                 return path.read_bytes()
             except FileNotFoundError:

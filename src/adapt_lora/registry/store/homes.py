@@ -13,6 +13,7 @@ from adapt_lora.registry import layout
 from adapt_lora.registry.identity import compare_bases, find_base
 from adapt_lora.registry.records import BASE_ID, MAJORITY_ID
 from adapt_lora.registry.store.client import TAKEN, Client, expecting, now_ms
+from adapt_lora.registry.store.relocation import ARTIFACTS
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -157,7 +158,7 @@ class Homes:
             if self._client.sqlite is not None:
                 # Beside the store; MLflow's own default is whatever the working directory was.
                 folder = re.sub(r"[^\w.-]+", "-", name)
-                place = (self._client.sqlite.parent / "artifacts" / folder).resolve().as_uri()
+                place = (self._client.sqlite.parent / ARTIFACTS / folder).resolve().as_uri()
             # Another process may have been quicker.
             with expecting(TAKEN):
                 self._check_new(client.create_experiment(name, place, tags))

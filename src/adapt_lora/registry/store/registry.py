@@ -37,15 +37,21 @@ class Registry:
         tracking_uri: An MLflow URI, or a folder for a SQLite store; None takes
             MLFLOW_TRACKING_URI, and without it a SQLite store in the user's data folder.
         cache_folder: For the local copy of what was read; None takes the user's cache folder.
+        warn: Told once what is odd about the store, such as an entry that can't be read; None for
+            Python's own warnings.
     """
 
     def __init__(
-        self, tracking_uri: str | Path | None = None, *, cache_folder: Path | None = None
+        self,
+        tracking_uri: str | Path | None = None,
+        *,
+        cache_folder: Path | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         self.is_default_uri: bool = not given
         """Whether nobody chose the store, so that people should be told where it is."""
-        self._client = Client(given or default_folder())
+        self._client = Client(given or default_folder(), warn)
         self.tracking_uri: str = self._client.address.uri
         """Where everything is kept, with the credentials that its address may hold."""
         self.shown_uri: str = self._client.uri
