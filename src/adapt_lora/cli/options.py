@@ -110,7 +110,7 @@ def open_registry(tracking_uri: str | None, console: Console) -> "Registry":
     """The registry of this address; where nobody named one, which it is is said."""
     from adapt_lora.registry import Registry
 
-    registry = Registry(tracking_uri)
+    registry = Registry(tracking_uri, warn=lambda sentence: console.warn([sentence]))
     if registry.is_default_uri:
         console.remark(
             f"Registry: {registry.shown_uri} (MLFLOW_TRACKING_URI sets another)", style="dim"
@@ -152,7 +152,7 @@ def _known_names() -> list[str]:
     from adapt_lora.registry import Registry
 
     try:
-        registry = Registry(os.environ.get("ADAPT_TRACKING_URI"))
+        registry = Registry(os.environ.get("ADAPT_TRACKING_URI"), warn=lambda _: None)
         if registry.database is None:
             return []
         return sorted({record.name for record in registry.adapters()})

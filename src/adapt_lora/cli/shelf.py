@@ -209,12 +209,17 @@ def remove(
     quiet: QuietFlag = False,
 ) -> None:
     """Take an adapter and its cells out of the registry."""
+    from adapt_lora.registry.records import DamagedEntry
+
     console = Console(as_json, quiet)
     registry = open_registry(tracking_uri, console)
-    record = registry.adapter(name, named_base(registry, base_model))
+    record = registry.entry(name, named_base(registry, base_model))
     if not yes:
         typer.confirm(f"Remove {record.name} version {record.version} and its scores?", abort=True)
-    registry.remove(record)
+    if isinstance(record, DamagedEntry):
+        registry.remove_damaged(record)
+    else:
+        registry.remove(record)
     if as_json:
         console.print_json({"removed": record.name, "version": record.version})
     else:

@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from adapt_lora.errors import ConfigError
 from adapt_lora.model.base import BaseIdentity
@@ -49,7 +49,7 @@ SHOWN_TO = "adapt.shown_to"
 """Tag of the same: the adapter that is on, or BASE_ID."""
 NOTE = "mlflow.note.content"
 
-RECOMMENDATION = "recommendation"
+RECOMMENDATION: Literal["recommendation"] = "recommendation"
 TARGET_DIGEST, TARGET_GROUP = "adapt.target_digest", "adapt.target_group"
 
 RECORD_FILE = "record.json"
@@ -329,19 +329,36 @@ def read_predictions(content: bytes) -> tuple[Prediction, ...]:
     )
 
 
-def cells_of(tags: Mapping[str, str]) -> list[StoredCell]:
+class CellTags(NamedTuple):
+    """What the tags of a run hold."""
+
+    cells: list[StoredCell]
+    """Its measurements."""
+    broken: tuple[str, ...]
+    """Tags of measurements that can't be read."""
+
+
+def cells_of(tags: Mapping[str, str]) -> CellTags:
     """All cells in the tags of a run; pieces without the rest of their cell are left out."""
     groups: dict[tuple[str, int, str], dict[int, str]] = {}
+    broken: list[str] = []
     for key, piece in tags.items():
         if key.startswith(_CELL):
             stem, _, last = key.rpartition("/")
-            count, index, measured = last.split(".")
+            match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", last)
+            if match is None:
+                broken.append(key)
+                continue
+            count, index, measured = match.groups()
             groups.setdefault((stem, int(count), measured), {})[int(index)] = piece
-    return [
-        from_json(StoredCell, "".join(pieces[index] for index in range(count)))
-        for (_, count, _), pieces in groups.items()
-        if len(pieces) == count
-    ]
+    cells = []
+    for (stem, count, measured), pieces in groups.items():
+        if len(pieces) == count:
+            try:
+                cells.append(from_json(StoredCell, "".join(pieces[i] for i in range(count))))
+            except (KeyError, ValueError):
+                broken += [f"{stem}/{count}.{index}.{measured}" for index in pieces]
+    return CellTags(cells, tuple(broken))
 
 
 def cell_metrics(cell: Cell) -> dict[str, float]:

@@ -17,6 +17,9 @@ BASE_ID = "base"
 MAJORITY_ID = "majority label"
 """Id of the constant guess of the commonest gold label."""
 
+NOT_DONE, FAILED = "not done: ", "failed: "
+"""How the tag "effect_check" begins, before the reason, where it is not "passed"."""
+
 _SHOTS = re.compile(r"(?P<model>.+)\+(?P<shots>\d+)shot(?:-seed(?P<seed>\d+))?")
 
 Unit = Literal["points", "nats"]
@@ -229,9 +232,48 @@ class AdapterRecord:
         return group == self.group or group in parts
 
     @property
+    def unchecked(self) -> str | None:
+        """Why its effect on the base model was never seen, or does not fit; None where it was."""
+        found = self.tags.get("effect_check", "")
+        return found if found.startswith((NOT_DONE, FAILED)) else None
+
+    @property
     def kind(self) -> str:
         """What it is, in words: published results hold full fine-tunes too."""
         return "Full fine-tune" if self.params.get("method") == "full" else "LoRA adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedEntry:
+    """An entry that can't be read, and what its tags still say of it."""
+
+    kind: Literal["adapter", "task", "cells", "recommendation"]
+    """What it is an entry of."""
+    name: str
+    """Name of the adapter, the task, or the row of cells."""
+    base: BaseIdentity
+    """The base model it is filed under."""
+    run_id: str
+    """MLflow run that holds it."""
+    reason: str
+    """Why it can't be read, without a full stop."""
+    adapter_id: str = ""
+    """Of an adapter: its content id."""
+    version: int = 0
+    """Of an adapter: version of the registered model; 0 where even that is gone."""
+    model_id: str = ""
+    """Of an adapter: MLflow logged model with the files."""
+    tags: tuple[str, ...] = ()
+    """Of cells: the tags that can't be read; the run's other cells are fine."""
+    is_lost: bool = True
+    """Whether it is lost for good; False where its files are there but can't be read now."""
+
+    @property
+    def label(self) -> str:
+        """What people call it: "sst2 version 1", "task boolq"."""
+        if self.kind == "adapter":
+            return f"{self.name} version {self.version}" if self.version else self.name
+        return f"{self.kind} {'of ' if self.kind == 'cells' else ''}{self.name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,11 +41,14 @@ class Snapshot(Generic[_T]):
 
     entries: dict[str, Entry[_T]] = field(default_factory=dict)
     """What is there, by run id."""
+    unread: dict[str, int] = field(default_factory=dict)
+    """End times of the runs that could not be read, by run id; each sync tries them again."""
 
     def watermark_ms(self, now_ms: int) -> int:
         """Runs that ended after this may be new; clocks that are ahead must not hide the others."""
         latest = max((entry.end_ms for entry in self.entries.values()), default=0)
-        return max(0, min(latest, now_ms) - MARGIN_MS)
+        first_unread = min(self.unread.values(), default=now_ms)
+        return max(0, min(min(latest, now_ms) - MARGIN_MS, first_unread - 1))
 
     def is_current(self, run_id: str, end_ms: int) -> bool:
         """Whether this very state of the run was read before."""
@@ -59,6 +62,7 @@ class _File(Generic[_T]):
 
     header: Mapping[str, str]
     entries: dict[str, Entry[_T]]
+    unread: dict[str, int] = field(default_factory=dict)
 
 
 _FILES: Mapping[Kind, Any] = {
@@ -82,12 +86,15 @@ class SnapshotCache:
             file = from_json(_FILES[kind], self.path(experiment_id, kind).read_bytes())
         except (OSError, ValueError):
             return Snapshot()
-        return Snapshot(file.entries if file.header == self._header(experiment_id, kind) else {})
+        if file.header != self._header(experiment_id, kind):
+            return Snapshot()
+        return Snapshot(file.entries, file.unread)
 
     def save(self, experiment_id: str, kind: Kind, snapshot: Snapshot[Any]) -> None:
         """Replace a file in one step; a cache that can't be written is only slower next time."""
         path = self.path(experiment_id, kind)
-        file = _File(self._header(experiment_id, kind), snapshot.entries)
+        header = self._header(experiment_id, kind)
+        file = _File(header, snapshot.entries, snapshot.unread)
         content = record_form(_FILES[kind]).dump_json(file, by_alias=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         try:

@@ -14,7 +14,13 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from adapt_lora.errors import AdaptError, RegistryError, refusal_of, without_credentials
+from adapt_lora.errors import (
+    AdaptError,
+    NotFoundError,
+    RegistryError,
+    refusal_of,
+    without_credentials,
+)
 from adapt_lora.registry.layout import DatasetItem
 from adapt_lora.registry.store.addresses import read_address
 from adapt_lora.registry.store.refusals import is_refusal, refusal
@@ -276,11 +282,7 @@ class Client:
         """A text that an entry can't be without."""
         content = self.read_artifact(run, name)
         if content is None:
-            raise RegistryError(
-                f"The entry {run.info.run_name!r} lost its file {name}, which was in "
-                f"{run.info.artifact_uri}; was the registry's folder moved? Delete that run in "
-                "MLflow and register again."
-            )
+            raise NotFoundError(f"its file {name} is not in {run.info.artifact_uri}")
         return content.decode()
 
     def download(self, source: str, dest: Path) -> Path:

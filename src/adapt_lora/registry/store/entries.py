@@ -5,7 +5,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapt_lora.errors import ConfigError, NotFoundError, RegistryError
 from adapt_lora.registry import layout
@@ -14,6 +14,7 @@ from adapt_lora.registry.records import (
     BASE_ID,
     BASE_ROW,
     AdapterRecord,
+    DamagedEntry,
     KeptRecommendation,
     MatrixRow,
     StepRecord,
@@ -23,13 +24,16 @@ from adapt_lora.registry.records import (
 from adapt_lora.registry.store.client import ABSENT, TAKEN, UNFIT, Client, expecting, now_ms
 from adapt_lora.registry.store.files import upload
 from adapt_lora.registry.store.homes import Home, Homes
-from adapt_lora.registry.store.sync import Sync
+from adapt_lora.registry.store.sync import Sync, damaged_entry
 
 if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities import LoggedModel
 
 _CHAMPION = "champion"
 """Alias that a name's first version gets; people may move it."""
+
+
+_Named = TypeVar("_Named", AdapterRecord, DamagedEntry, "AdapterRecord | DamagedEntry")
 
 
 class Entries:
@@ -63,10 +67,7 @@ class Entries:
             self.sweep(home, record.adapter_id)
             stored = self._write(home, record, folder)
             self._client.log_files(stored.run_id, files)
-            if probes:
-                table = json.dumps([{"path": "probes.json", "type": "table"}])
-                self._client.log_files(stored.run_id, {"probes.json": layout.probe_table(probes)})
-                self._client.log(stored.run_id, tags={"mlflow.loggedArtifacts": table})
+            self._log_probes(stored.run_id, probes or ())
             self._log_curves(stored.run_id, history)
             self._finish(stored.run_id)
         return stored
@@ -80,8 +81,8 @@ class Entries:
         self._finish(stored.run_id)
         return stored
 
-    def resolve(self, reference: str, records: Sequence[AdapterRecord]) -> AdapterRecord:
-        """The one of these adapters that "name", "name@alias" or "name/version" stands for."""
+    def resolve(self, reference: str, records: Sequence[_Named]) -> _Named:
+        """The one of these entries that "name", "name@alias" or "name/version" stands for."""
         name, version = self._name_and_version(reference)
         found = [record for record in records if (record.name, record.version) == (name, version)]
         if not found:
@@ -151,15 +152,38 @@ class Entries:
 
     def sweep(self, home: Home, adapter_id: str) -> None:
         """Delete what a crashed registration of this adapter left behind."""
-        client = self._client.mlflow
         own = f"tags.`{layout.ADAPTER_ID}` = '{adapter_id}'"
         for run in self._client.search(home.adapters_id, own):
-            for version in client.search_model_versions(f"run_id = '{run.info.run_id}'"):
-                self._delete_version(version.name, int(version.version))
-            made = f"source_run_id = '{run.info.run_id}'"
-            for model in client.search_logged_models([home.adapters_id], filter_string=made):
-                self._delete_model(model.model_id)
-            client.delete_run(run.info.run_id)
+            self.sweep_run(home, run.info.run_id)
+
+    def sweep_run(self, home: Home, run_id: str) -> None:
+        """Delete a run with the versions and logged models that were made from it."""
+        client = self._client.mlflow
+        for version in client.search_model_versions(f"run_id = '{run_id}'"):
+            self._delete_version(version.name, int(version.version))
+        made = f"source_run_id = '{run_id}'"
+        for model in client.search_logged_models([home.adapters_id], filter_string=made):
+            self._delete_model(model.model_id)
+        client.delete_run(run_id)
+
+    def renew(
+        self, home: Home, record: AdapterRecord, probes: Sequence[Mapping[str, str]] = ()
+    ) -> None:
+        """Write anew what is known of an adapter, into the run that it has."""
+        items = layout.adapter_items(record)
+        tags = {key: value for key, value in items.tags.items() if key != layout.NOTE}
+        self._client.log(
+            record.run_id, metrics=items.metrics, tags=tags, model_id=record.model_id or None
+        )
+        self._client.log_files(record.run_id, items.artifacts)
+        self._log_probes(record.run_id, probes)
+        self._client.touch(record.run_id)
+
+    def _log_probes(self, run_id: str, probes: Sequence[Mapping[str, str]]) -> None:
+        if probes:
+            table = json.dumps([{"path": "probes.json", "type": "table"}])
+            self._client.log_files(run_id, {"probes.json": layout.probe_table(probes)})
+            self._client.log(run_id, tags={"mlflow.loggedArtifacts": table})
 
     def _write(
         self,
@@ -364,12 +388,14 @@ class Entries:
             return None
         try:
             fit: dict[str, Any] = json.loads(self._client.read_text(run, layout.TRAITS_FILE))
-        except ValueError as error:
-            raise RegistryError(
-                f"The last fit of traits is damaged ({layout.TRAITS_FILE} of run "
-                f"{run.info.run_id}: {error}). Take the tag {layout.TRAIT_FIT} off that run to "
-                "start afresh."
-            ) from error
+        except (ValueError, NotFoundError) as error:
+            if isinstance(error, RegistryError) and not isinstance(error, NotFoundError):
+                raise
+            self._client.warn(
+                f"The last fit of traits of {home.base.name} can't be read ({error}), so it counts "
+                "as not made; `adapt traits` fits them anew."
+            )
+            return None
         return fit
 
     def set_trait_fit(
@@ -401,30 +427,37 @@ class Entries:
         return run_id
 
     def recommendations(self, home: Home) -> list[KeptRecommendation]:
-        """Every recommendation that was kept, oldest first."""
+        """Every recommendation that was kept, oldest first; one that can't be read is named."""
+        kept, damaged = self._recommendations(home)
+        self._sync.name(damaged)
+        return sorted(kept, key=lambda one: one.made_ms)
+
+    def damaged(self, home: Home) -> list[DamagedEntry]:
+        """Every entry that can't be read."""
+        return [*self._sync.damaged(home), *self._recommendations(home)[1]]
+
+    def _recommendations(self, home: Home) -> tuple[list[KeptRecommendation], list[DamagedEntry]]:
         own = f"tags.`{layout.KIND}` = '{layout.RECOMMENDATION}'"
         ready = f"{own} and tags.`{layout.STATUS}` = '{layout.READY}'"
-        runs = self._client.search(home.evaluations_id, ready)
-        return sorted(map(self._recommendation, runs), key=lambda kept: kept.made_ms)
-
-    def _recommendation(self, run: "Run") -> KeptRecommendation:
-        try:
-            content = json.loads(self._client.read_text(run, layout.RECOMMENDATION_FILE))
-        except ValueError as error:
-            raise RegistryError(
-                f"The recommendation {run.info.run_name!r} (run {run.info.run_id}) is damaged "
-                f"({error}); delete that run in MLflow."
-            ) from error
-        return KeptRecommendation(
-            run_id=run.info.run_id,
-            made_ms=run.info.start_time,
-            digest=run.data.tags[layout.TARGET_DIGEST],
-            group=run.data.tags[layout.TARGET_GROUP],
-            content=content,
-        )
+        kept: list[KeptRecommendation] = []
+        damaged: list[DamagedEntry] = []
+        for run in self._client.search(home.evaluations_id, ready):
+            try:
+                one = KeptRecommendation(
+                    run_id=run.info.run_id,
+                    made_ms=run.info.start_time,
+                    digest=run.data.tags[layout.TARGET_DIGEST],
+                    group=run.data.tags[layout.TARGET_GROUP],
+                    content=json.loads(self._client.read_text(run, layout.RECOMMENDATION_FILE)),
+                )
+            except (RegistryError, KeyError, ValueError) as error:
+                damaged.append(damaged_entry(run, layout.RECOMMENDATION, home, error))
+            else:
+                kept.append(one)
+        return kept, damaged
 
 
-def _no_such_adapter(reference: str, records: Sequence[AdapterRecord]) -> str:
+def _no_such_adapter(reference: str, records: "Sequence[AdapterRecord | DamagedEntry]") -> str:
     names = sorted({record.name for record in records})
     if not names:
         return f"No adapter {reference!r}: nothing is registered yet. Use `adapt register`."

@@ -6,9 +6,16 @@ import tempfile
 from pathlib import Path
 
 from adapt_lora.errors import AdapterError, NotFoundError, RegistryError
-from adapt_lora.registry.adapter import copy_adapter, copy_allowed, read_adapter
+from adapt_lora.registry.adapter import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    copy_adapter,
+    copy_allowed,
+    read_adapter,
+)
 from adapt_lora.registry.records import AdapterRecord
 from adapt_lora.registry.store.client import ABSENT, UNFIT, Client
+from adapt_lora.registry.store.relocation import local_folder
 
 
 def upload(client: Client, record: AdapterRecord, folder: Path, model_id: str) -> None:
@@ -36,6 +43,12 @@ def pull(client: Client, record: AdapterRecord, dest: Path) -> Path:
         if _holds(dest, record):
             return dest
         raise RegistryError(f"{dest} is not an empty folder; give a new one.")
+    place = lost(client, record)
+    if place is not None:
+        raise RegistryError(
+            f"The files of {record.name} are not in {place} any more. Register the adapter again "
+            "to put them back; without them, `adapt doctor --repair` keeps its figures."
+        )
     dest.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dest.parent, prefix=".adapt-pull-") as scratch:
         fetched = client.download(f"models:/{record.model_id}", Path(scratch))
@@ -49,6 +62,17 @@ def pull(client: Client, record: AdapterRecord, dest: Path) -> Path:
         copy_allowed(fetched, ready)
         ready.replace(dest)
     return dest
+
+
+def lost(client: Client, record: AdapterRecord) -> str | None:
+    """Where an adapter's files should be and are not; None where they are there."""
+    model = client.mlflow.get_logged_model(record.model_id)
+    folder = local_folder(model.artifact_location)
+    if folder is not None:
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    else:
+        there = {item.path for item in client.mlflow.list_logged_model_artifacts(model.model_id)}
+    return None if {CONFIG_FILE, WEIGHTS_FILE} <= there else str(folder or model.artifact_location)
 
 
 def fetch(client: Client, source: str, dest: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
@@ -63,13 +63,24 @@ class Homes:
         self._client = client
         self._known: dict[str, Home] = {}
         self._reached: set[str] = set()
+        self._odd: set[str] = set()
 
     def bases(self) -> list[BaseIdentity]:
         """Every base model that has a home, by name."""
         found = self._client.mlflow.search_experiments(
             filter_string=f"tags.`{layout.KIND}` = '{_ADAPTERS}'", max_results=1000
         )
-        bases = [layout.base_from_tags(experiment.tags) for experiment in found]
+        bases = []
+        for experiment in found:
+            try:
+                bases.append(layout.base_from_tags(experiment.tags))
+            except KeyError as error:
+                if experiment.name not in self._odd:
+                    self._odd.add(experiment.name)
+                    self._client.warn(
+                        f"The experiment {experiment.name} lost its tag {error} and is left out; "
+                        "put the tag back in MLflow."
+                    )
         return sorted(bases, key=lambda base: base.name)
 
     def find(self, base: BaseIdentity) -> Home | None:
@@ -95,13 +106,19 @@ class Homes:
         return home
 
     def ensure(self, base: BaseIdentity) -> Home:
-        """The home of a base model to write to, made if need be.
+        """The home of a base model to write to, made if need be; one known by name alone learns its digests.
 
         Raises:
             RegistryError: It, or the folder of its files, can't be written from here.
         """
         self._client.need_writable()
         home = self.find(base)
+        if home is not None and not home.base.architecture and base.architecture:
+            known = replace(base, name=home.base.name)
+            for experiment_id in (home.adapters_id, home.evaluations_id):
+                for key, value in layout.base_tags(known).items():
+                    self._client.mlflow.set_experiment_tag(experiment_id, key, value)
+            home = self._known[base.name] = replace(home, base=known)
         if home is None:
             with self._client.writing():
                 home = self._known[base.name] = self._open(base)

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapt_lora.errors import NotFoundError, RegistryError
 from adapt_lora.model.base import BaseIdentity, cache_dir
 from adapt_lora.registry.identity import compare_bases, find_base
 from adapt_lora.registry.matrix import assemble_matrix
 from adapt_lora.registry.records import (
     AdapterRecord,
     Cell,
+    DamagedEntry,
     KeptRecommendation,
     MatrixRow,
     Prediction,
@@ -148,7 +150,25 @@ class Registry:
         Raises:
             NotFoundError: There is none, or the name stands for adapters of several base models.
         """
-        return self._entries.resolve(name_or_ref, self.adapters(base))
+        try:
+            return self._entries.resolve(name_or_ref, self.adapters(base))
+        except NotFoundError:
+            found = self.entry(name_or_ref, base)
+        if isinstance(found, AdapterRecord):
+            return found
+        raise RegistryError(
+            f"{found.label} can't be read: {found.reason}. `adapt doctor --repair` mends what can "
+            "be mended, `adapt remove` takes it out."
+        )
+
+    @in_words
+    def entry(
+        self, name_or_ref: str, base: BaseIdentity | None = None
+    ) -> AdapterRecord | DamagedEntry:
+        """The same, where an entry that can't be read will do."""
+        damaged = [entry for entry in self.damaged(base) if entry.kind == "adapter"]
+        known: list[AdapterRecord | DamagedEntry] = [*self.adapters(base), *damaged]
+        return self._entries.resolve(name_or_ref, known)
 
     @in_words
     def find(self, adapter_id: str, base: BaseIdentity | None = None) -> AdapterRecord | None:
@@ -183,6 +203,62 @@ class Registry:
             home = self._homes.need(record.base)
             self._entries.remove_adapter(home, record)
             self._cells.remove_of(home, record.adapter_id)
+
+    @in_words
+    def damaged(self, base: BaseIdentity | None = None) -> list[DamagedEntry]:
+        """Every entry that can't be read, of one base model or of all; lists leave them out."""
+        if base is None:
+            return [entry for known in self.bases() for entry in self.damaged(known)]
+        home = self._homes.find(base)
+        return [] if home is None else self._entries.damaged(home)
+
+    @in_words
+    def remove_damaged(self, entry: DamagedEntry) -> None:
+        """Take an entry that can't be read out, an adapter's with its cells."""
+        with self._client.writing():
+            home = self._homes.need(entry.base)
+            if entry.kind == "adapter":
+                self._entries.sweep_run(home, entry.run_id)
+                if entry.adapter_id:
+                    self._cells.remove_of(home, entry.adapter_id)
+            elif entry.kind == "cells":
+                for tag in entry.tags:
+                    self._client.mlflow.delete_tag(entry.run_id, tag)
+                self._client.touch(entry.run_id)
+            else:
+                self._client.mlflow.delete_run(entry.run_id)
+
+    @in_words
+    def renew_adapter(
+        self, record: AdapterRecord, probes: Sequence[Mapping[str, str]] = ()
+    ) -> AdapterRecord:
+        """Write anew what is known of a registered adapter, for instance after a late check.
+
+        Args:
+            record: As it is to be; its name, version and content are those that are there.
+            probes: As for `add_adapter`; none leaves what is there.
+
+        Returns:
+            The record as stored.
+        """
+        with self._client.writing():
+            home = self._homes.ensure(record.base)
+            self._entries.renew(home, record, probes)
+        return record
+
+    @in_words
+    def lost_files(self, record: AdapterRecord) -> str | None:
+        """Where an adapter's files should be and are not; None where nothing is missing."""
+        return files.lost(self._client, record) if record.has_weights else None
+
+    @in_words
+    def restore_files(self, record: AdapterRecord, folder: Path) -> None:
+        """Put an adapter's files back into the registry.
+
+        Raises:
+            AdapterError: They are not the files that the record is about.
+        """
+        files.upload(self._client, record, folder, record.model_id)
 
     @in_words
     def set_card(self, record: AdapterRecord, *, markdown: str, html: str) -> None:

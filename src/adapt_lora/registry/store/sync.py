@@ -1,12 +1,12 @@
 """The local copy of a registry, brought up to date at each reading."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-from adapt_lora.errors import RegistryError
+from adapt_lora.errors import NotFoundError, RegistryError
 from adapt_lora.registry import layout
 from adapt_lora.registry.layout import RunItems, StoredCell
-from adapt_lora.registry.records import AdapterRecord, TaskRecord
+from adapt_lora.registry.records import AdapterRecord, DamagedEntry, TaskRecord
 from adapt_lora.registry.store.cache import Entry, Kind, Snapshot, SnapshotCache
 from adapt_lora.registry.store.client import Client, now_ms
 from adapt_lora.registry.store.homes import Home
@@ -14,14 +14,21 @@ from adapt_lora.registry.store.homes import Home
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+_KINDS: tuple[Kind, ...] = ("adapter", "task", "cells")
+
 
 class Sync:
-    """What a store holds, as records; each question first asks MLflow for what is new."""
+    """What a store holds, as records; each question first asks MLflow for what is new.
+
+    An entry that can't be read is left out and named once; see `damaged`.
+    """
 
     def __init__(self, client: Client, cache: SnapshotCache) -> None:
         self._client = client
         self._cache = cache
         self._snapshots: dict[tuple[str, Kind], Snapshot[Any]] = {}
+        self._damaged: dict[tuple[str, Kind], dict[str, DamagedEntry]] = {}
+        self._named: set[str] = set()
 
     def adapters(self, home: Home) -> list[AdapterRecord]:
         """The registered adapters in order of registration; without a version, one is gone."""
@@ -46,6 +53,32 @@ class Sync:
         _, snapshot = self._current(home, "cells")
         return {run_id: entry.content for run_id, entry in snapshot.entries.items()}
 
+    def damaged(self, home: Home, kinds: Iterable[Kind] = _KINDS) -> list[DamagedEntry]:
+        """The entries of these kinds that can't be read, looked for anew."""
+        found: list[DamagedEntry] = []
+        for kind in kinds:
+            place, _ = self._current(home, kind)
+            found += self._damaged[place, kind].values()
+        return sorted(found, key=lambda entry: (entry.kind, entry.name, entry.version))
+
+    def name(self, damaged: Iterable[DamagedEntry]) -> None:
+        """Say which entries are left out, each once."""
+        fresh = [entry for entry in damaged if entry.run_id not in self._named]
+        self._named |= {entry.run_id for entry in fresh}
+        if len(fresh) > 1:
+            names = ", ".join(entry.label for entry in fresh[:8])
+            more = f" and {len(fresh) - 8} more" if len(fresh) > 8 else ""
+            self._client.warn(
+                f"{len(fresh)} entries can't be read and are left out: {names}{more} (the first: "
+                f"{fresh[0].reason}). `adapt doctor --repair` mends what can be mended."
+            )
+        for entry in fresh if len(fresh) == 1 else ():
+            removal = "`adapt remove` takes it out, " if entry.kind == "adapter" else ""
+            self._client.warn(
+                f"{entry.label} can't be read and is left out: {entry.reason}. {removal}"
+                "`adapt doctor --repair` mends what can be mended."
+            )
+
     def _current(self, home: Home, kind: Kind) -> tuple[str, Snapshot[Any]]:
         """One kind's snapshot, brought up to date, and its place in the cache."""
         if kind == "adapter":
@@ -61,34 +94,80 @@ class Sync:
         own = f"tags.`{layout.KIND}` = '{kind}' and tags.`{layout.STATUS}` = '{layout.READY}'"
         recent = f"{own} and attributes.end_time > {snapshot.watermark_ms(now_ms())}"
         changed = False
+        damaged: dict[str, DamagedEntry] = {}
+        unread: dict[str, int] = {}
         for run in self._client.search(experiment_id, recent):
-            if not snapshot.is_current(run.info.run_id, run.info.end_time):
-                entry = Entry(run.info.end_time, self._read(run, kind))
-                snapshot.entries[run.info.run_id] = entry
-                changed = True
+            run_id, end_ms = run.info.run_id, run.info.end_time
+            if snapshot.is_current(run_id, end_ms) and run_id not in snapshot.unread:
+                continue
+            content, fault = self._read(run, kind, home)
+            if fault is not None:
+                damaged[run_id], unread[run_id] = fault, end_ms
+            if content is not None:
+                snapshot.entries[run_id] = Entry(end_ms, content)
+            else:
+                snapshot.entries.pop(run_id, None)
+            changed = True
         for run in self._client.search(experiment_id, own, deleted=True):
             changed |= snapshot.entries.pop(run.info.run_id, None) is not None
-        if changed:
+        self._damaged[place, kind] = damaged
+        if changed or unread != snapshot.unread:
+            snapshot.unread = unread
             self._cache.save(place, kind, snapshot)
+        self.name(damaged.values())
         return place, snapshot
 
-    def _read(self, run: "Run", kind: Kind) -> AdapterRecord | TaskRecord | list[StoredCell]:
+    def _read(
+        self, run: "Run", kind: Kind, home: Home
+    ) -> tuple[AdapterRecord | TaskRecord | list[StoredCell] | None, DamagedEntry | None]:
+        """What a run holds, and what of it can't be read."""
         if kind == "cells":
-            return layout.cells_of(run.data.tags)
-        items = RunItems(
-            name=run.info.run_name,
-            tags=run.data.tags,
-            artifacts={
-                name: self._client.read_text(run, name)
-                for name in (layout.RECORD_FILE, layout.FINGERPRINT_FILE)
-            },
-            run_id=run.info.run_id,
-            created_ms=run.info.start_time,
-        )
+            found = layout.cells_of(run.data.tags)
+            if not found.broken:
+                return found.cells, None
+            reason = f"{len(found.broken)} of its tags hold no measurement any more"
+            return found.cells, damaged_entry(run, kind, home, reason, broken=found.broken)
         try:
-            return layout.adapter_record(items) if kind == "adapter" else layout.task_record(items)
-        except (KeyError, ValueError, TypeError) as error:
-            raise RegistryError(
-                f"The entry {run.info.run_name!r} (run {run.info.run_id}) in {self._client.uri} is "
-                f"damaged ({error}); delete that run in MLflow and register again."
-            ) from error
+            items = RunItems(
+                name=run.info.run_name,
+                tags=run.data.tags,
+                artifacts={
+                    name: self._client.read_text(run, name)
+                    for name in (layout.RECORD_FILE, layout.FINGERPRINT_FILE)
+                },
+                run_id=run.info.run_id,
+                created_ms=run.info.start_time,
+            )
+            read = layout.adapter_record if kind == "adapter" else layout.task_record
+            return read(items), None
+        except (RegistryError, KeyError, ValueError, TypeError) as error:
+            return None, damaged_entry(run, kind, home, error)
+
+
+def damaged_entry(
+    run: "Run",
+    kind: Literal[Kind, "recommendation"],
+    home: Home,
+    fault: Exception | str,
+    *,
+    broken: tuple[str, ...] = (),
+) -> DamagedEntry:
+    """What is still known of an entry that can't be read."""
+    if isinstance(fault, KeyError):
+        fault = f"its record lacks {fault}"
+    elif isinstance(fault, Exception) and not isinstance(fault, RegistryError):
+        fault = f"its record is damaged ({fault})"
+    tags = run.data.tags
+    version = tags.get(layout.VERSION, "")
+    return DamagedEntry(
+        kind=kind,
+        name=run.info.run_name,
+        base=home.base,
+        run_id=run.info.run_id,
+        reason=str(fault).rstrip("."),
+        adapter_id=tags.get(layout.ADAPTER_ID, ""),
+        version=int(version) if version.isdecimal() else 0,
+        model_id=tags.get(layout.MODEL_ID, ""),
+        tags=broken,
+        is_lost=not isinstance(fault, RegistryError) or isinstance(fault, NotFoundError),
+    )
