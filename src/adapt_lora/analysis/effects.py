@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from adapt_lora.analysis.pairs import TransferPair, pair_distances, transfer_pairs
-from adapt_lora.registry.records import TransferMatrix, Unit
+from adapt_lora.registry.records import TransferMatrix, Unit, row_labels
 
 Outcome = Literal["helped", "harmed", "unclear"]
 
@@ -131,6 +131,7 @@ def _by_adapter(
     members: dict[str, list[TransferPair]] = defaultdict(list)
     for pair in pairs:
         members[pair.adapter.adapter_id].append(pair)
+    names = row_labels([own[0].adapter for own in members.values()])
     found = []
     for adapter_id, own in members.items():
         # Points and nats meet here, so gains are ordered by their error bars, which have no unit.
@@ -141,7 +142,7 @@ def _by_adapter(
         ]
         found.append(
             AdapterEffects(
-                adapter=own[0].adapter.name,
+                adapter=names[adapter_id],
                 adapter_id=adapter_id,
                 best=tuple(effect for effect in effects if effect.gain > 0)[:top],
                 worst=tuple(effect for effect in reversed(effects) if effect.gain < 0)[:top],

@@ -26,17 +26,28 @@ from adapt_lora.console import Console
 from adapt_lora.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from adapt_lora.registry import Registry
     from adapt_lora.registry.records import AdapterRecord
 
 
 def register(
-    source: Annotated[str, typer.Argument(help="Folder, Hub id, models:/… or runs:/….")],
+    source: Annotated[
+        str | None, typer.Argument(help="Folder, Hub id, models:/… or runs:/….")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Its training data, if known.")] = None,
     group: GroupOption = None,
     name: Annotated[str | None, typer.Option("--name", "-n", help="Name of the entry.")] = None,
     base_model: BaseModelOption = None,
     mapping: MapOption = None,
     allow_skips: AllowSkipsFlag = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Check a registered adapter, named in place of the source, or all of them that "
+            "were registered while their base model was not at hand.",
+        ),
+    ] = False,
     tracking_uri: RegistryOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -46,6 +57,14 @@ def register(
     from adapt_lora.report.plain import adapter_json
 
     console = Console(as_json, quiet)
+    if check:
+        if dataset or group or name or mapping or allow_skips:
+            raise typer.BadParameter("--check takes a name, --base-model, and nothing else.")
+        _check(source, base_model, open_registry(tracking_uri, console), console)
+        return
+    if source is None:
+        raise typer.BadParameter("Missing argument 'SOURCE'.")
+    notes: list[str] = []
     with console.progress() as progress:
         record = roads.register(
             source,
@@ -58,14 +77,50 @@ def register(
             allow_skips=allow_skips,
             progress=progress,
             say=console.listener,
+            warn=notes.append,
         )
     if as_json:
-        console.print_json(adapter_json(record))
+        console.print_json({**adapter_json(record), "notes": notes})
         return
-    console.print_line(
-        record.name if quiet else f"{record.name} version {record.version} is registered."
-    )
-    console.warn(record.warnings)
+    state = "is registered." if record.unchecked is None else "is registered, not checked."
+    console.print_line(record.name if quiet else f"{record.name} version {record.version} {state}")
+    if record.unchecked is not None:
+        again = f"`adapt register --check {record.name}/{record.version}` checks it once that is."
+        notes.append(f"Not checked: {record.unchecked.partition(': ')[2]} {again}")
+    console.warn([*notes, *record.warnings])
+
+
+def _check(
+    reference: str | None, base_model: str | None, registry: "Registry", console: Console
+) -> None:
+    """Check adapters that were registered without their base model, and say what came of it."""
+    from adapt_lora import roads
+    from adapt_lora.report.plain import adapter_json
+
+    with console.progress() as progress:
+        done = roads.check_registered(
+            [reference] if reference else [],
+            registry=registry,
+            base_model=base_model,
+            progress=progress,
+        )
+    failed = [one for one in done if one.failure is not None]
+    if console.as_json:
+        adapters = [
+            {**adapter_json(one.record), **({"failure": one.failure} if one.failure else {})}
+            for one in done
+        ]
+        console.print_json({"adapters": adapters})
+    elif not done:
+        console.print_line("Every adapter is checked already.")
+    for one in done:
+        what = f"{one.record.name} version {one.record.version}"
+        if one.failure is not None:
+            console.say(f"{what}: {one.failure}", style="red")
+        elif not console.as_json:
+            console.print_line(f"{what} is checked.")
+    if failed:
+        raise typer.Exit(1)
 
 
 def list_adapters(

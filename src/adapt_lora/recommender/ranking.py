@@ -28,7 +28,13 @@ from adapt_lora.recommender.stack import borrowed_share
 from adapt_lora.recommender.table import TransferTable
 from adapt_lora.recommender.training_set import TrainingSet
 from adapt_lora.recommender.words import evidence_for, reasons_for, warnings_about
-from adapt_lora.registry.records import METRIC_UNITS, Fingerprint, Measurement, TransferMatrix
+from adapt_lora.registry.records import (
+    METRIC_UNITS,
+    Fingerprint,
+    Measurement,
+    TransferMatrix,
+    row_labels,
+)
 
 _BASELINE = "popularity_trimmed"
 _BACKTEST_METRICS = (
@@ -192,6 +198,7 @@ class FittedRanking:
         odds = odds_of(forecast, of_source, base_score=base_score, seed=self.seed)
         alone = odds_of(forecast, {}, base_score=base_score, seed=self.seed) if of_source else None
         failed = failures or {}
+        names = row_labels(self.matrix.adapters)
         ranking = []
         for rank, s in enumerate(odds.order, start=1):
             adapter, notes = self.matrix.adapters[s], list(self.notes[s])
@@ -203,7 +210,7 @@ class FittedRanking:
                 interval = Interval(*(float(end[s]) for end in odds.interval))
             entry = RankedAdapter(
                 rank=rank,
-                adapter=adapter.name,
+                adapter=names[adapter.adapter_id],
                 adapter_id=adapter.adapter_id,
                 predicted_gain=_at(odds.median, s),
                 interval=interval,

@@ -1,6 +1,5 @@
 """Plain score tables, rows × tasks: what traits are fitted on."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from adapt_lora.recommender.columns import Array
 from adapt_lora.recommender.csv_tables import read_fields, read_numbers
-from adapt_lora.registry.records import BASE_ROW, MatrixRow, TransferMatrix
+from adapt_lora.registry.records import BASE_ROW, MatrixRow, TransferMatrix, row_labels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,12 +39,11 @@ def measured_scores(matrix: TransferMatrix) -> ScoreTable:
 
 def unique_names(matrix: TransferMatrix) -> dict[MatrixRow, str]:
     """Names of the base and the adapters; name/version where several rows would share a name."""
-    uses = Counter([BASE_ROW.label, *(record.name for record in matrix.adapters)])
-    names = {BASE_ROW: BASE_ROW.label}
-    for record in matrix.adapters:
-        shared = uses[record.name] > 1
-        names[record.row] = f"{record.name}/{record.version}" if shared else record.name
-    return names
+    labels = row_labels(matrix.adapters)
+    return {
+        BASE_ROW: BASE_ROW.label,
+        **{record.row: labels[record.adapter_id] for record in matrix.adapters},
+    }
 
 
 def read_scores(path: str | Path) -> ScoreTable:

@@ -115,6 +115,16 @@ _FOREIGN_KEYS = (
     ),
 )
 
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*$")
+# What trainers' guides call the folder that models lie in. The Hub has no owners of most of these
+# names, and a base model that is really there can still be named with --base-model.
+_FOLDERS = re.compile(
+    r"(base_?models?|cache|checkpoints?|ckpts?|content|data|datasets|downloads|hf_models|home|input|"
+    r"kaggle|llms?|local_?models?|merged|mnt|models?|outputs?|pretrained(_?models?)?|results|root|"
+    r"runs|saves|spaces|tmp|weights|workspace)/",
+    re.IGNORECASE,
+)
+
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -428,7 +438,7 @@ def base_weight_name(names: Mapping[str, Any], module: str) -> str | None:
 def _base_name(
     config: Mapping[str, Any], given: str | None, *, folder: Path
 ) -> tuple[str, list[str]]:
-    stored = config.get("base_model_name_or_path") or None
+    stored = _stored_base(config, folder)
     if given is not None and is_local_path(given):
         raise AdapterError(
             f"--base-model {given} is a path; an adapter's base is recorded by its Hub id, such as "
@@ -450,13 +460,39 @@ def _base_name(
             f"say the "
             "base's Hub id with --base-model."
         )
-    return str(stored), []
+    return stored, []
+
+
+def stored_base(folder: Path) -> str | None:
+    """What an adapter's config calls its base model; None where it says nothing.
+
+    Raises:
+        AdapterError: There is no config, or one that is no LoRA's.
+    """
+    return _stored_base(_read_config(folder), folder)
+
+
+def _stored_base(config: Mapping[str, Any], folder: Path) -> str | None:
+    stored = config.get("base_model_name_or_path") or None
+    if stored is not None and not isinstance(stored, str):
+        raise AdapterError(
+            f"{folder / CONFIG_FILE}: base_model_name_or_path is {stored!r}, not a name; say the "
+            "base's Hub id with --base-model."
+        )
+    return None if stored is None else stored.strip() or None
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name in somebody's config reads as org/name on the Hub, not as a folder."""
+    return not is_local_path(name) and bool(_HUB_ID.match(name)) and not _FOLDERS.match(name)
 
 
 def is_local_path(name: str) -> bool:
-    """Whether a base model's name is a place on a disk rather than a Hub id."""
-    looks_local = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
-    return looks_local or name.endswith((".gguf", "/"))
+    """Whether a base model's name is a place on a disk or in a store rather than a Hub id."""
+    looks_local = name.startswith(("/", ".", "~", "$")) or "\\" in name or name.count("/") > 1
+    if looks_local or re.match(r"[A-Za-z]:|\w+://|models--", name):
+        return True
+    return name.endswith((".gguf", ".safetensors", ".bin", "/"))
 
 
 def _pair_up(

@@ -1,6 +1,7 @@
 """What the registry holds, as plain frozen records: the nouns that every room above speaks."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import hypot
@@ -115,6 +116,17 @@ class MatrixRow:
             schema.str_schema(),
             serialization=schema.plain_serializer_function_ser_schema(lambda row: row.id),
         )
+
+
+def row_labels(adapters: Sequence["AdapterRecord"]) -> dict[str, str]:
+    """What people call these adapters, by id: name/version where several share a name."""
+    uses = Counter([BASE_ID, *(record.name for record in adapters)])
+    return {
+        record.adapter_id: f"{record.name}/{record.version}"
+        if uses[record.name] > 1
+        else record.name
+        for record in adapters
+    }
 
 
 BASE_ROW = MatrixRow(BASE_ID)
@@ -436,20 +448,22 @@ class TransferMatrix:
         Base and majority label where they are measured, few-shot rows as they were measured, then
         the adapters.
         """
-        names = {BASE_ID: BASE_ID, **{a.adapter_id: a.name for a in self.adapters}}
+        names = {BASE_ID: BASE_ID, **row_labels(self.adapters)}
         measured = tuple(dict.fromkeys(cell.row for cell in self.cells))
         shown = [row for row in measured if row.shots and row.model in names]
         return (
             *(row for row in (BASE_ROW, MAJORITY_ROW) if row in measured),
             *(row.of(names[row.model]) for row in shown),
-            *(adapter.row for adapter in self.adapters),
+            *(adapter.row.of(names[adapter.adapter_id]) for adapter in self.adapters),
         )
 
     def to_pandas(self) -> "pd.DataFrame":
         """Scores, one row per adapter (base and majority label first), one column per task."""
         import pandas as pd
 
-        shown = (BASE_ROW, MAJORITY_ROW, *(adapter.row for adapter in self.adapters))
+        labels = row_labels(self.adapters)
+        adapters = (adapter.row.of(labels[adapter.adapter_id]) for adapter in self.adapters)
+        shown = (BASE_ROW, MAJORITY_ROW, *adapters)
         scores: dict[MatrixRow, dict[str, float]] = {row: {} for row in shown}
         for cell in self.cells:
             if cell.row in scores:

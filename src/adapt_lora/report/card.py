@@ -53,6 +53,8 @@ def adapter_card_markdown(record: AdapterRecord, gains: Sequence[TaskGain] = ())
     """
     data = record.dataset
     lines = [f"# {_plain(record.name)}", "", f"{record.kind} for {_plain(record.base.name)}."]
+    if record.unchecked is not None:
+        lines.append(f"\n> **Not checked on its base model:** {_plain(record.unchecked)}")
     lines += [f"\n> **Warning:** {_plain(warning)}" for warning in record.warnings]
     lines += ["", "## Training data", ""]
     if data is None:

@@ -56,6 +56,8 @@ def adapter_json(record: AdapterRecord, *, whole: bool = False) -> dict[str, Any
         "warnings": list(record.warnings),
         "tags": dict(record.tags),
     }
+    if record.unchecked is not None:
+        content["not_checked"] = record.unchecked
     if record.group is not None:
         content["group"] = record.group
     if record.dataset is not None:

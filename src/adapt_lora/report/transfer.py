@@ -19,6 +19,7 @@ from adapt_lora.registry.records import (
     TaskRecord,
     TransferMatrix,
     Unit,
+    row_labels,
 )
 from adapt_lora.report.wording import one_line
 
@@ -72,18 +73,24 @@ def filter_matrix(
 
     Args:
         matrix: All of it.
-        adapters: Names, or patterns with "*"; few-shot rows of an adapter go with it. Empty for
-            all.
+        adapters: Names, name/version, or patterns with "*"; few-shot rows of an adapter go with it.
+            Empty for all.
         tasks: The same for tasks.
         families: The same for families of tasks.
 
     Raises:
         NotFoundError: A name or pattern fits nothing.
     """
-    _check_known(adapters, [record.name for record in matrix.adapters], "adapter")
+    labels = row_labels(matrix.adapters)
+    known = [name for r in matrix.adapters for name in {r.name, labels[r.adapter_id]}]
+    _check_known(adapters, known, "adapter")
     _check_known(tasks, [task.name for task in matrix.tasks], "task")
     _check_known(families, [task.family for task in matrix.tasks if task.family], "family")
-    kept = tuple(record for record in matrix.adapters if _fits(record.name, adapters))
+    kept = tuple(
+        record
+        for record in matrix.adapters
+        if _fits(record.name, adapters) or _fits(labels[record.adapter_id], adapters)
+    )
     columns = tuple(
         task for task in matrix.tasks if _fits(task.name, tasks) and _fits(task.family, families)
     )

@@ -17,7 +17,7 @@ from adapt_lora.roads.evaluation import evaluate, plan_evaluation
 from adapt_lora.roads.exchange import export_registry, import_results
 from adapt_lora.roads.progress import Progress
 from adapt_lora.roads.recommendation import RecommendRequest, keep_recommendation, recommend
-from adapt_lora.roads.registration import register
+from adapt_lora.roads.registration import check_registered, register
 from adapt_lora.roads.training import find_training, stored_recipe, train
 from adapt_lora.roads.trait_scores import write_traits
 
@@ -30,6 +30,7 @@ __all__ = [
     "RecommendRequest",
     "TargetRanking",
     "Training",
+    "check_registered",
     "evaluate",
     "export_registry",
     "find_training",

@@ -1,6 +1,7 @@
 """Adapters × tasks: what would be measured, and measuring it."""
 
 import functools
+import shutil
 import tempfile
 from bisect import bisect_right
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from adapt_lora.errors import NotFoundError, RegistryError, failure_reason
 from adapt_lora.model.base import BaseIdentity, cache_dir, load_base_model
 from adapt_lora.registry import Registry
+from adapt_lora.registry.adapter import WEIGHTS_FILE
 from adapt_lora.registry.records import (
     BASE_ID,
     BASE_ROW,
@@ -23,6 +25,7 @@ from adapt_lora.registry.records import (
     MatrixRow,
     Prediction,
     TransferMatrix,
+    row_labels,
 )
 from adapt_lora.results import Evaluation, EvaluationPlan, PlannedCell
 from adapt_lora.roads.progress import Progress, of_step
@@ -133,16 +136,16 @@ class _Prepared:
     """By folder, adapters whose files the backend needed at once and that can't be had."""
     warnings: list[str]
     """Grows while cells are measured."""
+    labels: Mapping[str, str]
+    """What people call each adapter of this base model, by id."""
 
     @property
     def names(self) -> dict[MatrixRow, str]:
         """What people call the rows of the plan."""
+        labels = {BASE_ID: "base model", **self.labels}
         rows = (BASE_ROW, MAJORITY_ROW, *(record.row for record in self.adapters))
         planned = (unit.row for unit in self.plan.units)
-        return {
-            row: (row.of("base model") if row.model == BASE_ID else row).label
-            for row in (*rows, *planned)
-        }
+        return {row: row.of(labels.get(row.model, row.name)).label for row in (*rows, *planned)}
 
 
 @contextmanager
@@ -185,7 +188,10 @@ def _prepared(
             measured=measured,
             shots=read.shots,
         )
-        yield _Prepared(request, registry, base, adapters, read, measuring, plan, lost, warnings)
+        labels = row_labels(registry.adapters(base.identity))
+        yield _Prepared(
+            request, registry, base, adapters, read, measuring, plan, lost, warnings, labels
+        )
 
 
 def _choose_adapters(
@@ -197,14 +203,34 @@ def _choose_adapters(
     known = [record for record in registry.adapters(identity) if record.has_weights]
     if request.adapters is None:
         return known
-    by_name = {record.name: record for record in known}
-    missing = [name for name in request.adapters if name not in by_name]
-    if missing:
-        raise NotFoundError(
-            f"No adapter named {missing[0]!r} with weights for {identity.name} in the registry "
-            f"(there are: {', '.join(sorted(by_name)) or 'none'}). `adapt list` shows them."
-        )
-    return [by_name[name] for name in dict.fromkeys(request.adapters)]
+    chosen: dict[str, AdapterRecord] = {}
+    for name in request.adapters:
+        try:
+            record = registry.adapter(name, identity)
+        except NotFoundError as error:
+            there = ", ".join(sorted({record.name for record in known})) or "none"
+            raise NotFoundError(
+                f"No adapter named {name!r} with weights for {identity.name} in the registry "
+                f"(there are: {there}). `adapt list` shows them.{_elsewhere(registry, name)}"
+            ) from error
+        if not record.has_weights:
+            raise NotFoundError(
+                f"{record.name} version {record.version} is known by its figures only, so it can't "
+                "be measured. Register it with its weights first."
+            )
+        chosen[record.adapter_id] = record
+    return list(chosen.values())
+
+
+def _elsewhere(registry: Registry, name: str) -> str:
+    """Under which other base models an adapter of this name is filed; "" where under none."""
+    bases = {record.base.name for record in registry.adapters() if record.name == name}
+    if not bases:
+        return ""
+    return (
+        f" One is filed under {', '.join(sorted(bases))}: name that base with --base-model, or "
+        "register the adapter again with the right one."
+    )
 
 
 def _describe_plan(ready: _Prepared) -> EvaluationPlan:
@@ -269,11 +295,12 @@ def _describe_tasks(
     from adapt_lora.evaluator import EVERY_ROW, CellFailure
 
     base, registry = ready.base, ready.registry
+    filed = registry.tasks(base.identity)
+    # A task whose entry was lost is filed again, even if all its cells are there.
     pending = {unit.task.record.name for unit in ready.plan.units}
+    pending |= {read.task.record.name for read in ready.read.usable} - {t.name for t in filed}
     known = {
-        task.dataset.digest: task.fingerprint
-        for task in reversed(registry.tasks(base.identity))
-        if task.fingerprint.values
+        task.dataset.digest: task.fingerprint for task in reversed(filed) if task.fingerprint.values
     }
     described: dict[str, Task] = {}
     failures: list[CellFailure] = []
@@ -317,7 +344,9 @@ def _weights_place(record: AdapterRecord) -> Path:
 def fetch_weights(registry: Registry, record: AdapterRecord) -> Path:
     """The adapter's files on this disk; content never changes under an adapter's id."""
     folder = _weights_place(record)
-    if not folder.is_dir():
+    if not (folder / WEIGHTS_FILE).is_file():
+        # What a cleaner left of the copy is no copy.
+        shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         registry.pull(record, folder)
     return folder

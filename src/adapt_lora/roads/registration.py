@@ -1,23 +1,47 @@
 """Adapters into the registry: checked, fingerprinted, filed."""
 
+import re
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapt_lora.data import Dataset, read_dataset
-from adapt_lora.errors import BaseModelError
-from adapt_lora.model.base import BaseIdentity, cache_dir, load_base_model
+from adapt_lora.errors import AdapterError, AdaptError, BaseModelError
+from adapt_lora.model.base import cache_dir, load_base_model
 from adapt_lora.registry import Registry
 from adapt_lora.registry.layout import registered_name
-from adapt_lora.registry.records import AdapterRecord, DatasetRecord, Fingerprint, StepRecord
+from adapt_lora.registry.records import (
+    FAILED,
+    NOT_DONE,
+    AdapterRecord,
+    DatasetRecord,
+    Fingerprint,
+    StepRecord,
+)
+from adapt_lora.roads.bases import settle_base
 from adapt_lora.roads.progress import Progress, of_step
 
 if TYPE_CHECKING:
     from adapt_lora.model.base import BaseModel
     from adapt_lora.registry.adapter import Adapter
     from adapt_lora.trainer import StepMetrics
+
+
+# Folders that trainers make inside a run's folder, whatever the run is about: Trainer and Axolotl
+# (checkpoint-40), Unsloth (lora_model, outputs), LLaMA-Factory (lora/sft), PEFT (default).
+_NO_NAME = re.compile(
+    r"((last|best|final|global)?[-_.]?(checkpoint|ckpt|epoch|step|iter)s?[-_.]?"
+    r"(\d+|last|best|final|latest)*|last|best|final|latest|default|\d+|"
+    r"(final|best|trained|merged|saved)?[-_]?(lora|peft|adapter|model|adapters|models)"
+    r"([-_](lora|peft|adapter|model|weights|final|best|checkpoint|adapters|output))*|"
+    r"outputs?|out|results?|saves?|runs?|sft|dpo|kto|orpo|pt|artifacts|weights|snapshots)",
+    re.IGNORECASE,
+)
+_HOME_FOLDERS = frozenset({"tmp", "home", "root", "content", "workspace", "mnt", "data", "kaggle"})
+"""Folders of a machine or a notebook, not of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +62,18 @@ class Origin:
     """Figures of a training of ours."""
     history: "Sequence[StepMetrics]" = ()
     """Its steps, for the curves."""
+    is_named: bool = False
+    """Whether somebody chose the name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LateCheck:
+    """What came of checking an adapter that was registered without its base model."""
+
+    record: AdapterRecord
+    """The adapter as it is registered now."""
+    failure: str | None = None
+    """Why it is still not checked, or what is wrong with it; None where it passed."""
 
 
 def register(
@@ -52,6 +88,7 @@ def register(
     allow_skips: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> AdapterRecord:
     """Check an adapter and file it in the registry, with fingerprints of all that is known.
 
@@ -62,18 +99,23 @@ def register(
         registry: Where it goes.
         dataset: Its training data, if known; else the dataset part stays empty.
         group: What twins of the training data share; the dataset's own group otherwise.
-        name: Name of the entry; the source's last part otherwise.
+        name: Name of the entry; that of the run's folder or of the source's last part otherwise.
         base_model: The base it sits on, where its own configuration does not say.
         mapping: Field names of the dataset, as for `read_dataset`.
         allow_skips: As for `read_dataset`.
         progress: Told about each step.
         say: Told what was read of the dataset.
+        warn: Told which entry is given back, mended or replaced, and which option had no effect;
+            None for Python's own warnings.
 
     Raises:
         AdapterError: A check failed; nothing was written.
     """
     legal_name = registered_name(name or entry_name(str(source)))
     rows = None
+    if dataset is None and (mapping or allow_skips):
+        idle = "--map" if mapping else "--allow-skips"
+        (warn or warnings.warn)(f"{idle} had no effect: it is about --dataset, which is not given.")
     if dataset is not None:
         rows = read_dataset(
             dataset, mapping=mapping, group=group, split="train", allow_skips=allow_skips
@@ -83,19 +125,32 @@ def register(
     with tempfile.TemporaryDirectory(prefix="adapt-register-") as scratch:
         return file_adapter(
             _fetch(str(source), registry, Path(scratch)),
-            Origin(legal_name, rows, group),
+            Origin(legal_name, rows, group, is_named=name is not None),
             base=None if base_model is None else load_base_model(base_model),
             registry=registry,
             progress=progress,
+            warn=warn,
         )
 
 
 def entry_name(source: str) -> str:
-    """The name that a source suggests: of the folder, the Hub repository, the registered model."""
+    """The name that a source suggests: of the run's folder, the Hub repository, the model.
+
+    A folder that any run could have, such as checkpoint-40, lends its run's name.
+    """
     if source.startswith("models:/"):
         return source.removeprefix("models:/").lstrip("/").split("/")[0].split("@")[0]
     path = Path(source).expanduser()
-    return path.resolve().name if path.is_dir() else source.rstrip("/").rsplit("/", 1)[-1]
+    is_mlflow = source.startswith("runs:/")
+    parts = (source.removeprefix("runs:/") if is_mlflow else str(path)).split("/")
+    if path.is_dir():
+        parts = list(path.resolve().parts[1:])
+    parts = [part for part in parts if part]
+    own = next((part for part in reversed(parts) if not _NO_NAME.fullmatch(part)), None)
+    if own is None or own in _HOME_FOLDERS:
+        after = parts[parts.index(own) + 1 :] if own in parts else parts
+        return "-".join(after) or source
+    return f"run-{own[:8]}" if is_mlflow and re.fullmatch("[0-9a-f]{32}", own) else own
 
 
 def file_adapter(
@@ -105,6 +160,7 @@ def file_adapter(
     base: "BaseModel | None",
     registry: Registry,
     progress: Progress | None,
+    warn: Callable[[str], None] | None = None,
 ) -> AdapterRecord:
     """Checks, fingerprints, one entry: the second half of `register` and of `train`.
 
@@ -114,41 +170,56 @@ def file_adapter(
         base: Its base model; None to load the one that the files name, if it is here.
         registry: Where it goes.
         progress: Told about the fingerprint.
+        warn: As for `register`.
     """
     from adapt_lora.registry.adapter import check_fits, check_scorable, read_adapter
     from adapt_lora.report.card import adapter_card_html
 
-    adapter = read_adapter(folder, base_model=base.identity.name if base else None)
+    settled = settle_base(folder, base, registry)
+    base, tell = settled.model, warn or warnings.warn
+    adapter = read_adapter(folder, base_model=settled.identity.name)
     check_scorable(adapter)
-    known = registry.find(adapter.adapter_id, base.identity if base else None)
-    if known is not None:
-        return known
+    # Under the base that is meant; where that is not here, any base will do that it was seen on.
+    elsewhere = []
+    for known in registry.adapters():
+        if known.adapter_id == adapter.adapter_id:
+            if registry.is_same_base(known.base, settled.identity):
+                return _filed_before(known, adapter, origin, base, registry, progress, tell)
+            if base is None and not known.unchecked:
+                tell(
+                    f"The same content is filed under {known.base.name}, and {adapter.base_name} "
+                    "is not here to be compared: nothing was written."
+                )
+                return known
+            elsewhere.append(known)
     tags = dict(adapter.tags)
-    if base is None:
-        try:
-            base = load_base_model(adapter.base_name)
-        # Figures of the weights need no base; those that do are left out, and it is said.
-        except BaseModelError as error:
-            tags["effect_check"] = f"not done: {error}"
+    if settled.reason is not None:
+        tags["effect_check"] = f"{NOT_DONE}{settled.reason}"
     warning = registry.base_warning(base.identity) if base else None
+    notes = [note for note in (settled.note, warning) if note]
     record = AdapterRecord(
         adapter_id=adapter.adapter_id,
         name=origin.name,
-        base=base.identity if base else _unseen_base(registry, adapter.base_name),
+        base=settled.identity,
         dataset=_dataset_record(origin.dataset) if origin.dataset else None,
         group=origin.dataset.group if origin.dataset else origin.group,
         fingerprint=origin.fingerprint,
         params={**adapter.params, **origin.params},
         metrics=origin.metrics,
         tags=tags,
-        warnings=(*adapter.warnings, *([warning] if warning else [])),
+        warnings=(*adapter.warnings, *notes),
     )
+    unseen = [known for known in elsewhere if known.unchecked]
+    if unseen and record.dataset is None:
+        known = unseen[-1]
+        group = record.group or known.group
+        record = replace(record, dataset=known.dataset, group=group, fingerprint=known.fingerprint)
     answers: Sequence[Mapping[str, str]] = ()
     if base is not None:
         check_fits(adapter, base.folder)
         record, answers = _fingerprinted(record, adapter, base, origin.dataset, progress)
     with tempfile.TemporaryDirectory(prefix="adapt-plots-") as scratch:
-        return registry.add_adapter(
+        added = registry.add_adapter(
             record,
             folder,
             card_html=adapter_card_html(record),
@@ -156,6 +227,143 @@ def file_adapter(
             probes=answers,
             history=[StepRecord(step.step, _step_metrics(step)) for step in origin.history],
         )
+    for known in elsewhere:
+        _settle_elsewhere(known, registry, tell)
+    return added
+
+
+def _settle_elsewhere(
+    known: AdapterRecord, registry: Registry, tell: Callable[[str], None]
+) -> None:
+    """Take out the entry of the same content under a base name that has been mended."""
+    cells = registry.transfer_matrix(known.base).cells
+    if known.unchecked and not any(cell.row.model == known.adapter_id for cell in cells):
+        registry.remove(known)
+        tell(f"It replaces the entry of the same content under {known.base.name}, never checked.")
+    else:
+        tell(f"The same content stays filed under {known.base.name}, as {_reference(known)}.")
+
+
+def _filed_before(
+    known: AdapterRecord,
+    adapter: "Adapter",
+    origin: Origin,
+    base: "BaseModel | None",
+    registry: Registry,
+    progress: Progress | None,
+    tell: Callable[[str], None],
+) -> AdapterRecord:
+    """The entry that is there, its lost files put back, and checked where it never was."""
+    if registry.lost_files(known):
+        registry.restore_files(known, adapter.folder)
+        tell(f"The files of {_reference(known)} were lost and are put back.")
+    if base is not None and known.unchecked:
+        known = check_adapter(known, adapter, base, registry=registry, progress=progress)
+    idle = []
+    if origin.is_named and origin.name != known.name:
+        idle.append(f"--name {origin.name}")
+    if origin.dataset and (known.dataset is None or known.dataset.digest != origin.dataset.digest):
+        idle.append("--dataset")
+    if origin.group is not None and origin.group != known.group:
+        idle.append(f"--group {origin.group}")
+    if idle or origin.name != known.name:
+        tell(
+            f"The same content is registered already, as {_reference(known)}"
+            + (
+                f", so {' and '.join(idle)} had no effect; `adapt remove {_reference(known)}` "
+                "makes room to register it anew."
+                if idle
+                else "."
+            )
+        )
+    return known
+
+
+def check_adapter(
+    record: AdapterRecord,
+    adapter: "Adapter",
+    base: "BaseModel",
+    *,
+    registry: Registry,
+    progress: Progress | None = None,
+) -> AdapterRecord:
+    """See a registered adapter's effect on its base at last, and write down what is seen.
+
+    Raises:
+        AdapterError: It does not fit, or does nothing; the entry says so from then on.
+    """
+    from adapt_lora.registry.adapter import check_fits
+
+    identity = replace(base.identity, name=record.base.name)
+    record = replace(record, base=identity)
+    try:
+        check_fits(adapter, base.folder)
+        filled, answers = _fingerprinted(record, adapter, base, None, progress)
+    except AdapterError as error:
+        tags = {**record.tags, "effect_check": f"{FAILED}{error}"}
+        registry.renew_adapter(replace(record, tags=tags))
+        raise
+    return registry.renew_adapter(filled, answers)
+
+
+def check_registered(
+    names: Sequence[str],
+    *,
+    registry: Registry,
+    base_model: str | None = None,
+    progress: Progress | None = None,
+) -> list[LateCheck]:
+    """Check adapters that were registered while their base model was not at hand.
+
+    Args:
+        names: Which; all that were never checked where none are named.
+        registry: Where they are.
+        base_model: The base they sit on, where its name was wrong or it lies at another place.
+        progress: Told about each step.
+
+    Raises:
+        NotFoundError: There is no adapter of that name.
+    """
+    from adapt_lora.registry.adapter import read_adapter
+
+    records = [registry.adapter(name) for name in names] or [
+        record for record in registry.adapters() if record.unchecked
+    ]
+    bases: dict[str, BaseModel | BaseModelError] = {}
+    done = []
+    for record in records:
+        source = base_model or record.base.name
+        if source not in bases:
+            try:
+                bases[source] = load_base_model(source)
+            except BaseModelError as error:
+                bases[source] = error
+        base = bases[source]
+        if isinstance(base, BaseModelError):
+            done.append(LateCheck(record, f"not checked: {base}"))
+            continue
+        with tempfile.TemporaryDirectory(prefix="adapt-check-") as scratch:
+            try:
+                folder = registry.pull(record, Path(scratch) / "adapter")
+                if registry.is_same_base(record.base, base.identity):
+                    adapter = read_adapter(folder, base_model=record.base.name)
+                    checked = check_adapter(
+                        record, adapter, base, registry=registry, progress=progress
+                    )
+                else:
+                    origin = Origin(record.name, group=record.group, params=record.params)
+                    checked = file_adapter(
+                        folder, origin, base=base, registry=registry, progress=progress
+                    )
+            except AdaptError as error:  # of many adapters one may not fit
+                done.append(LateCheck(record, f"does not pass: {error}"))
+            else:
+                done.append(LateCheck(checked))
+    return done
+
+
+def _reference(record: AdapterRecord) -> str:
+    return f"{record.name}/{record.version}"
 
 
 def _fetch(source: str, registry: Registry, scratch: Path) -> Path:
@@ -167,12 +375,6 @@ def _fetch(source: str, registry: Registry, scratch: Path) -> Path:
     from adapt_lora.registry.exchange.hub import fetch_adapter
 
     return fetch_adapter(source, scratch)
-
-
-def _unseen_base(registry: Registry, name: str) -> BaseIdentity:
-    """What is known of a base model that is not here: what others of its adapters said of it."""
-    known = (identity for identity in registry.bases() if identity.name == name)
-    return next(known, BaseIdentity(name, "", ""))
 
 
 def _dataset_record(dataset: Dataset) -> DatasetRecord:

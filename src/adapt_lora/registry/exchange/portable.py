@@ -96,7 +96,9 @@ def write_export(export: Export, dest: Path) -> None:
         # Not `save_file`: what it writes, only its owner can read.
         (scratch / VECTORS_FILE).write_bytes(save(plain))
         for adapter_id, folder in export.folders.items():
-            copy_adapter(read_adapter(folder), scratch / ADAPTERS_FOLDER / places[adapter_id])
+            base_name = export.matrix.base.name
+            adapter = read_adapter(folder, base_model=base_name)
+            copy_adapter(adapter, scratch / ADAPTERS_FOLDER / places[adapter_id])
         shutil.rmtree(dest / ADAPTERS_FOLDER, ignore_errors=True)
         for made in scratch.iterdir():
             made.replace(dest / made.name)
@@ -163,7 +165,7 @@ def _read_folders(folder: Path, matrix: TransferMatrix) -> dict[str, Path]:
     for record in matrix.adapters:
         place = folder / ADAPTERS_FOLDER / places[record.adapter_id]
         if record.has_weights and place.is_dir():
-            found = read_adapter(place).adapter_id
+            found = read_adapter(place, base_model=matrix.base.name).adapter_id
             if found != record.adapter_id:
                 raise RegistryError(
                     f"{place}: these are not the weights that the figures belong to (identity "

@@ -106,7 +106,7 @@ class Homes:
         return home
 
     def ensure(self, base: BaseIdentity) -> Home:
-        """The home of a base model to write to, made if need be; one known by name alone learns its digests.
+        """The home of a base model to write to; made if need be, its digests learned if unknown.
 
         Raises:
             RegistryError: It, or the folder of its files, can't be written from here.

@@ -86,6 +86,10 @@ class Registry:
         """
         return compare_bases(self._homes.ensure(base).base, base)
 
+    def is_same_base(self, registered: BaseIdentity, given: BaseIdentity) -> bool:
+        """Whether two identities are one base model: by content, else by name alone."""
+        return find_base([registered], given) is not None
+
     def base_warning(self, base: BaseIdentity) -> str | None:
         """The warning that `ensure_base` would give, without writing; None for a base not seen yet.
 

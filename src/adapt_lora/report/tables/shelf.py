@@ -32,7 +32,8 @@ def adapters_table(records: Sequence[AdapterRecord]) -> RenderableType:
     for record in records:
         perplexity = record.fingerprint.values.get("response_ppl")
         table.add_row(
-            name_text(record.name + ("" if record.has_weights else FIGURES_ONLY_MARK)),
+            name_text(record.name + ("" if record.has_weights else FIGURES_ONLY_MARK))
+            + Text("" if record.unchecked is None else " (not checked)", style="yellow"),
             str(record.version) if record.version else GAP,
             name_text(record.base.name),
             name_text(record.dataset.name) if record.dataset else Text("unknown", style=QUIET),
@@ -48,6 +49,9 @@ def adapters_table(records: Sequence[AdapterRecord]) -> RenderableType:
     notes = [
         Text(f"{', '.join(names)}: {warning}", style="yellow") for warning, names in warned.items()
     ]
+    if any(record.unchecked for record in records):
+        late = "Not checked: the base model was not at hand, or the check failed; `adapt show`"
+        notes.append(Text(f"{late} says why, `adapt register --check` checks.", style="yellow"))
     if not all(record.has_weights for record in records):
         notes.append(Text(f"{FIGURES_ONLY_MARK} {FIGURES_ONLY}.", style=QUIET))
     return Group(table, *notes)
