@@ -469,7 +469,7 @@ def stored_base(folder: Path) -> str | None:
     Raises:
         AdapterError: There is no config, or one that is no LoRA's.
     """
-    return _stored_base(_read_config(folder), folder)
+    return _stored_base(read_config(folder), folder)
 
 
 def _stored_base(config: Mapping[str, Any], folder: Path) -> str | None:

@@ -64,7 +64,8 @@ def settle_base(folder: Path, base: "BaseModel | None", registry: Registry) -> S
     Raises:
         AdapterError: The config names none, or a path that leads nowhere here.
     """
-    from adapt_lora.registry.adapter import CONFIG_FILE, is_hub_id, stored_base
+    from adapt_lora.registry.adapter import is_hub_id, stored_base
+    from adapt_lora.registry.adapter_files import CONFIG_FILE
 
     stored = stored_base(folder)
     if base is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from adapt_lora.errors import NotFoundError, RegistryError, failure_reason
 from adapt_lora.model.base import BaseIdentity, cache_dir, load_base_model
 from adapt_lora.registry import Registry
-from adapt_lora.registry.adapter import WEIGHTS_FILE
+from adapt_lora.registry.adapter_files import WEIGHTS_FILE
 from adapt_lora.registry.records import (
     BASE_ID,
     BASE_ROW,

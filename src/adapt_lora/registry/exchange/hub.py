@@ -11,11 +11,11 @@ from adapt_lora.errors import AdapterError, NotFoundError, RegistryError
 from adapt_lora.registry.adapter import (
     ALLOWED_FILES,
     FINGERPRINT_FILE,
-    WEIGHTS_FILE,
     copy_adapter,
     copy_allowed,
     read_adapter,
 )
+from adapt_lora.registry.adapter_files import WEIGHTS_FILE
 from adapt_lora.registry.layout import card_markdown
 from adapt_lora.registry.records import BASE_ROW, AdapterRecord, Cell
 from adapt_lora.registry.stored import to_plain

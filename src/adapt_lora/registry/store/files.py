@@ -7,12 +7,11 @@ from pathlib import Path
 
 from adapt_lora.errors import AdapterError, NotFoundError, RegistryError
 from adapt_lora.registry.adapter import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
     copy_adapter,
     copy_allowed,
     read_adapter,
 )
+from adapt_lora.registry.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from adapt_lora.registry.records import AdapterRecord
 from adapt_lora.registry.store.client import ABSENT, UNFIT, Client
 from adapt_lora.registry.store.relocation import local_folder
