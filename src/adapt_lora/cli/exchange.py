@@ -1,7 +1,7 @@
 """What comes and goes: `export`, `import`; and what this machine lacks: `doctor`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from adapt_lora.cli.options import (
     open_registry,
 )
 from adapt_lora.console import Console
+
+if TYPE_CHECKING:
+    from adapt_lora.roads.doctor import Repair
 
 
 def export_registry(
@@ -110,6 +113,12 @@ def import_results(
 
 def doctor(
     base_model: BaseModelOption = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Mend the registry's entries that are not whole, or take them out."
+        ),
+    ] = False,
     tracking_uri: RegistryOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -119,10 +128,13 @@ def doctor(
     from adapt_lora.roads.doctor import examine
 
     console = Console(as_json, quiet)
+    repaired = _repair(tracking_uri, console) if repair else []
     checks = examine(tracking_uri, base_model)
     failed = [check for check in checks if check.status == "missing"]
     if as_json:
-        console.print_json({"checks": [known_fields(check) for check in checks]})
+        content = {"checks": [known_fields(check) for check in checks]}
+        done = {"repaired": [known_fields(one) for one in repaired]} if repair else {}
+        console.print_json({**content, **done})
     else:
         from rich.table import Table
         from rich.text import Text
@@ -134,3 +146,22 @@ def doctor(
         console.show(table)
     if failed:
         raise typer.Exit(1)
+
+
+def _repair(tracking_uri: str | None, console: Console) -> "list[Repair]":
+    """Mend the registry, and say what was done."""
+    import tempfile
+
+    from adapt_lora.registry import Registry
+    from adapt_lora.roads.doctor import repair
+
+    with tempfile.TemporaryDirectory(prefix="adapt-repair-") as scratch:
+        # Nothing that was read before counts: every entry is looked at.
+        registry = Registry(tracking_uri, cache_folder=Path(scratch), warn=lambda _: None)
+        done = repair(registry)
+    if not console.as_json:
+        for one in done:
+            console.print_line(f"{one.entry}: {one.outcome}")
+        if not done:
+            console.print_line("Every entry of the registry is whole.")
+    return done

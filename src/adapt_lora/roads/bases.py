@@ -54,8 +54,6 @@ class SettledBase:
     """Loaded; None where it is not at hand."""
     reason: str | None = None
     """Why it is not at hand, with what else it may be."""
-    note: str | None = None
-    """What the adapter's own config calls it, where that is another name of the same model."""
 
 
 def settle_base(folder: Path, base: "BaseModel | None", registry: Registry) -> SettledBase:
@@ -78,8 +76,7 @@ def settle_base(folder: Path, base: "BaseModel | None", registry: Registry) -> S
     place = Path(stored).expanduser()
     if (place / "config.json").is_file():  # transformers too takes a folder before the Hub
         base = load_base_model(place)
-        identity = _as_registered(base.identity, registry)
-        return SettledBase(identity, base, note=_renamed(stored, identity.name))
+        return SettledBase(_as_registered(base.identity, registry), base)
     known = {*(identity.name for identity in registry.bases()), *bases_at_hand()}
     named = hub_id_in_path(stored) or stored
     name = same_name(named, known) or named
@@ -89,29 +86,20 @@ def settle_base(folder: Path, base: "BaseModel | None", registry: Registry) -> S
             f"{folder / CONFIG_FILE}: base_model_name_or_path is {stored!r}, which is no Hub id "
             f"and leads nowhere on this disk; say the base's Hub id with --base-model.{hint}"
         )
-    note = _renamed(stored, name)
     try:
         base = load_base_model(name)
     # Figures of the weights need no base; those that do are left out, and it is said.
     except BaseModelError as error:
         unseen = next((one for one in registry.bases() if one.name == name), None)
         identity = unseen or BaseIdentity(name, "", "")
-        return SettledBase(identity, reason=f"{error}{hint}", note=note)
-    return SettledBase(_as_registered(base.identity, registry), base, note=note)
+        return SettledBase(identity, reason=f"{error}{hint}")
+    return SettledBase(_as_registered(base.identity, registry), base)
 
 
 def _as_registered(identity: BaseIdentity, registry: Registry) -> BaseIdentity:
     """The same model under the name that the registry has for it."""
     known = find_base(registry.bases(), identity)
     return identity if known is None else replace(identity, name=known.name)
-
-
-def _renamed(stored: str, name: str) -> str | None:
-    if stored == name:
-        return None
-    # A path on somebody's disk is nobody else's business.
-    called = stored if stored.count("/") == 1 else "a folder"
-    return f"Its config names {called} as the base, which is {name}."
 
 
 def _likely_base(folder: Path, stored: str, known: Iterable[str]) -> str:

@@ -2,15 +2,21 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from adapt_lora.errors import failure_reason
+from adapt_lora.errors import AdapterError, AdaptError, failure_reason
 from adapt_lora.model.base import MODEL_WHEELS, cache_dir, locate_base_model, pick_dtype
 from adapt_lora.registry import Registry
+from adapt_lora.registry.adapter import WEIGHTS_FILE
+from adapt_lora.registry.layout import registered_name
+from adapt_lora.registry.records import AdapterRecord, DamagedEntry
+from adapt_lora.roads.evaluation import weights_place
+from adapt_lora.roads.registration import Origin, file_adapter
 
 Status = Literal["ok", "missing", "note"]
 
@@ -52,6 +58,93 @@ def examine(tracking_uri: str | None = None, base_model: str | None = None) -> l
         Check("cache", "ok", f"{cache_dir()} ({_folder_mib(cache_dir()):,.0f} MiB)"),
         _guarded("registry", lambda: _registry(tracking_uri), mend=_SET_REGISTRY),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What became of an entry that was not whole."""
+
+    entry: str
+    """What people call it."""
+    outcome: str
+    """What was done, or why nothing was, in a sentence."""
+    is_mended: bool = True
+    """Whether it is off the list of what is wrong."""
+
+
+def repair(registry: Registry) -> list[Repair]:
+    """Mend what can be mended of a registry's entries, and take out what is lost for good.
+
+    An adapter whose record is lost is read anew from its files; one whose files are lost gets them
+    back from this machine's copy, or stays as figures. Where the files of all adapters are lost,
+    it is more likely that a folder is not mounted: nothing is touched then.
+
+    Args:
+        registry: With a cache folder of its own, so that everything is looked at.
+    """
+    done: list[Repair] = []
+    for base in registry.bases():
+        damaged, records = registry.damaged(base), registry.adapters(base)
+        lost = [one for one in records if registry.lost_files(one) is not None]
+        whole = len(records) - len(lost)
+        gone = sum(one.kind == "adapter" for one in damaged) + len(lost)
+        if not whole and (gone > 1 or (gone and _is_away(registry))):
+            done.append(
+                Repair(
+                    f"the {gone} adapters of {base.name}",
+                    "lost their files, every one. Is a folder not mounted, or did it stay behind "
+                    "when the registry was moved? Nothing was touched; put the folder `artifacts` "
+                    "beside the database.",
+                    is_mended=False,
+                )
+            )
+            continue
+        done += [_repaired(registry, entry) for entry in damaged]
+        done += [_with_files(registry, record) for record in lost]
+    return done
+
+
+def _is_away(registry: Registry) -> bool:
+    """Whether the whole folder of files is missing beside a SQLite store."""
+    store = registry.tracking_uri.removeprefix("sqlite:///")
+    return store != registry.tracking_uri and not Path(store).with_name("artifacts").is_dir()
+
+
+def _repaired(registry: Registry, entry: DamagedEntry) -> Repair:
+    if not entry.is_lost:
+        return Repair(entry.label, f"left as it is: {entry.reason}.", is_mended=False)
+    if entry.kind == "adapter":
+        with tempfile.TemporaryDirectory(prefix="adapt-repair-") as scratch:
+            try:
+                folder = weights_place(entry.adapter_id)
+                if entry.model_id and not (folder / WEIGHTS_FILE).is_file():
+                    folder = registry.fetch(f"models:/{entry.model_id}", Path(scratch))
+                origin = Origin(registered_name(entry.name))
+                record = file_adapter(folder, origin, base=None, registry=registry, progress=None)
+            except AdaptError as error:
+                registry.remove_damaged(entry)
+                return Repair(
+                    entry.label, f"taken out with its scores: its files are lost too ({error})"
+                )
+        return Repair(
+            entry.label,
+            f"read anew from its files, as version {record.version}; what was known of its "
+            "training data is lost.",
+        )
+    registry.remove_damaged(entry)
+    again = "" if entry.kind == "recommendation" else "; `adapt evaluate` writes it again"
+    return Repair(entry.label, f"taken out{again}.")
+
+
+def _with_files(registry: Registry, record: AdapterRecord) -> Repair:
+    label = f"{record.name} version {record.version}"
+    copy = weights_place(record.adapter_id)
+    try:
+        registry.restore_files(record, copy)
+    except AdapterError:
+        registry.renew_adapter(replace(record, has_weights=False))
+        return Repair(label, "its files are lost, so it stays as figures only.")
+    return Repair(label, "its files are put back from this machine's copy.")
 
 
 def _package(name: str, status: Status, mend: str) -> Check:
@@ -99,7 +192,7 @@ def _base(base_model: str | None) -> Check:
 
 
 def _registry(tracking_uri: str | None) -> Check:
-    registry = Registry(tracking_uri)
+    registry = Registry(tracking_uri, warn=lambda _: None)
     store = registry.database
     if store is not None and not store.exists():
         return Check("registry", "ok", f"{store}: not there yet, made at the first registration")
@@ -107,7 +200,22 @@ def _registry(tracking_uri: str | None) -> Check:
     where = registry.shown_uri
     if registry.is_default_uri:
         where += " (set MLFLOW_TRACKING_URI to use another)"
-    return Check("registry", "ok", f"{where}; adapters: {', '.join(counts) or 'none yet'}")
+    found = f"{where}; adapters: {', '.join(counts) or 'none yet'}"
+    bad = [f"{entry.label} ({entry.reason})" for entry in registry.damaged()]
+    bad += [
+        f"{record.name} version {record.version} (its files are not in {place})"
+        for record in registry.adapters()
+        if (place := registry.lost_files(record)) is not None
+    ]
+    if bad:
+        return Check(
+            "registry",
+            "missing",
+            f"{found}; not whole: {'; '.join(bad[:5])}"
+            + (f" and {len(bad) - 5} more" if len(bad) > 5 else ""),
+            "adapt doctor --repair",
+        )
+    return Check("registry", "ok", found)
 
 
 def _folder_mib(folder: Path) -> float:

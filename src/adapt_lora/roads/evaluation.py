@@ -172,7 +172,7 @@ def _prepared(
     early = request.backend in ("vllm", "openai") or base.device.startswith("cuda")
     lost = _fetch_all(registry, adapters) if early else {}
     measured = registry.measured(base.identity)
-    folders = {_weights_place(record): record.name for record in adapters}
+    folders = {weights_place(record.adapter_id): record.name for record in adapters}
     with open_backend(request, base, folders, say=say, warn=warnings.append) as backend:
         measuring = Measuring(
             backend,
@@ -183,7 +183,7 @@ def _prepared(
             recall=recall_rows(registry, base.identity, warn=warnings.append),
         )
         plan = measuring.plan(
-            [(record.row, _weights_place(record)) for record in adapters],
+            [(record.row, weights_place(record.adapter_id)) for record in adapters],
             read.tasks,
             measured=measured,
             shots=read.shots,
@@ -263,7 +263,7 @@ def _measure(
 
     plan, undescribed = _describe_tasks(ready, progress)
     pending = {unit.folder for unit in plan.units} - ready.lost.keys()
-    wanted = [record for record in ready.adapters if _weights_place(record) in pending]
+    wanted = [record for record in ready.adapters if weights_place(record.adapter_id) in pending]
     lost = {**ready.lost, **_fetch_all(ready.registry, wanted)}
     losses = _losses(plan, lost)
     plan = replace(plan, units=tuple(unit for unit in plan.units if unit.folder not in lost))
@@ -336,14 +336,14 @@ def _fingerprint(read: "ReadTask", base: "BaseModel", progress: Progress | None)
     )
 
 
-def _weights_place(record: AdapterRecord) -> Path:
-    """Where the adapter's files are kept on this disk."""
-    return cache_dir() / "adapters" / record.adapter_id[:32]
+def weights_place(adapter_id: str) -> Path:
+    """Where an adapter's files are kept on this disk."""
+    return cache_dir() / "adapters" / adapter_id[:32]
 
 
 def fetch_weights(registry: Registry, record: AdapterRecord) -> Path:
     """The adapter's files on this disk; content never changes under an adapter's id."""
-    folder = _weights_place(record)
+    folder = weights_place(record.adapter_id)
     if not (folder / WEIGHTS_FILE).is_file():
         # What a cleaner left of the copy is no copy.
         shutil.rmtree(folder, ignore_errors=True)
@@ -362,7 +362,7 @@ def _fetch_all(registry: Registry, adapters: Sequence[AdapterRecord]) -> "dict[P
             fetch_weights(registry, record)
         except Exception as error:  # of fifty adapters one may have lost its files
             reason = failure_reason(error)
-            lost[_weights_place(record)] = CellFailure(record.row, EVERY, reason)
+            lost[weights_place(record.adapter_id)] = CellFailure(record.row, EVERY, reason)
     return lost
 
 

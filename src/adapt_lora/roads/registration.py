@@ -196,7 +196,6 @@ def file_adapter(
     if settled.reason is not None:
         tags["effect_check"] = f"{NOT_DONE}{settled.reason}"
     warning = registry.base_warning(base.identity) if base else None
-    notes = [note for note in (settled.note, warning) if note]
     record = AdapterRecord(
         adapter_id=adapter.adapter_id,
         name=origin.name,
@@ -207,7 +206,7 @@ def file_adapter(
         params={**adapter.params, **origin.params},
         metrics=origin.metrics,
         tags=tags,
-        warnings=(*adapter.warnings, *notes),
+        warnings=(*adapter.warnings, *([warning] if warning else [])),
     )
     unseen = [known for known in elsewhere if known.unchecked]
     if unseen and record.dataset is None:
