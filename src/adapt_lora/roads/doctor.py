@@ -106,8 +106,8 @@ def repair(registry: Registry) -> list[Repair]:
 
 def _is_away(registry: Registry) -> bool:
     """Whether the whole folder of files is missing beside a SQLite store."""
-    store = registry.tracking_uri.removeprefix("sqlite:///")
-    return store != registry.tracking_uri and not Path(store).with_name("artifacts").is_dir()
+    store = registry.database
+    return store is not None and not store.with_name("artifacts").is_dir()
 
 
 def _repaired(registry: Registry, entry: DamagedEntry) -> Repair:
