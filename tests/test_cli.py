@@ -224,10 +224,13 @@ def test_a_dry_run_shows_the_plan_and_measures_nothing(adapt):
     plan = parsed(adapt("evaluate", "--task", task, "--dry-run", "--json"))
     assert (plan["n_cells"], plan["n_to_measure"], plan["n_skipped"]) == (4, 4, 0)
     assert {cell["adapter"] for cell in plan["cells"]} >= {"base model", "moods", "choices"}
-    assert plan["estimated_s"] > 0
-    shown = adapt("evaluate", "--task", task, "--dry-run").stdout
-    assert "Cells to measure" in shown
-    assert "4 cells (4 rows, 1 task) to measure, 0 there already" in shown
+    assert plan["n_there"] == 0
+    assert plan["range_s"][0] <= plan["estimated_s"] <= plan["range_s"][1]
+    assert plan["read"]["dry"] == {"n_rows": 12, "n_skipped": 0, "encoding": "UTF-8", "reasons": []}
+    shown = adapt("evaluate", "--task", task, "--dry-run")
+    assert "12 of 12 rows used" in shown.stderr
+    assert "Cells to measure" in shown.stdout
+    assert "4 cells (4 rows, 1 task) to measure, 0 there already; about" in shown.stdout
     assert "dry" not in {c["task"] for c in parsed(adapt("matrix", "--json"))["cells"]}
 
 

@@ -107,7 +107,10 @@ class PlannedCell:
     n_tokens: int
     """Tokens that the model reads or writes for it."""
     estimated_s: float
-    """Seconds it takes at most."""
+    """Seconds it should take."""
+    range_s: tuple[float, float] | None = None
+    """Seconds that it takes where answers are as short as their references, and at most; None where
+    nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +124,18 @@ class EvaluationPlan:
     n_cells: int
     """Cells asked for, those among them that are measured already included."""
     estimated_s: float
-    """Seconds the model works at most: answers may end before their limit."""
+    """Seconds the model should work."""
     tokens_per_s: float | None
     """Tokens a second that the bare base reads here; None where nothing is left to measure."""
     failures: "tuple[CellFailure, ...]" = ()
     """Tasks that can't be scored as asked."""
+    read: "Mapping[str, Echo]" = field(default_factory=dict)
+    """What the reader made of each task's source, by task."""
     warnings: tuple[str, ...] = ()
     """Sentences about the base model's weights."""
+    range_s: tuple[float, float] | None = None
+    """Seconds that it works where answers are as short as their references, and where all of them
+    run to their limit; None where nobody asked."""
 
     def describe(self) -> str:
         """The plan in one line."""
@@ -139,7 +147,7 @@ class EvaluationPlan:
         return (
             f"Plan: {len(self.cells):,} cells ({_counted(rows, 'row')}, "
             f"{_counted(tasks, 'task')}) to measure, {there:,} there already; "
-            f"at most about {_duration(self.estimated_s)} at {self.tokens_per_s:,.0f} tokens/s."
+            f"{_time_text(self.estimated_s, self.range_s)} at {self.tokens_per_s:,.0f} tokens/s."
         )
 
 
@@ -241,6 +249,14 @@ class Import:
 
 def _counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _time_text(seconds: float, span: tuple[float, float] | None) -> str:
+    """How long it should take; between what, where that is wide enough to be seen."""
+    said = f"about {_duration(seconds)}"
+    if span is None or span[1] <= 1.1 * span[0]:
+        return said
+    return f"{said} ({_duration(span[0])} to {_duration(span[1])})"
 
 
 def _duration(seconds: float) -> str:

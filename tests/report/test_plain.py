@@ -91,7 +91,7 @@ def test_failures_are_named_by_the_id_of_their_row(matrix):
     content = strict(plan_json(plan))
     told = {"adapter_id": "a" * 64, "task": "snli", "reason": "RuntimeError: full"}
     assert content["failed"] == [told]
-    assert (content["n_to_measure"], content["n_skipped"]) == (1, 2)
+    assert (content["n_to_measure"], content["n_there"], content["n_skipped"]) == (1, 2, 2)
     assert "tokens_per_s" not in content
     report = MatrixReport(matrix.cells[:1], (failure,), 2, {}, 0, 1.5)
     done = Evaluation(report, matrix, names={failure.row: "moods", BASE_ROW: "base model"})

@@ -149,7 +149,8 @@ def evaluate(
     )
     registry = open_registry(tracking_uri, console)
     if dry_run:
-        _show_plan(roads.plan_evaluation(request, registry=registry), console)
+        plan = roads.plan_evaluation(request, registry=registry, say=console.listener)
+        _show_plan(plan, console)
         return
     with console.progress() as progress:
         done = roads.evaluate(request, registry=registry, progress=progress, say=console.listener)

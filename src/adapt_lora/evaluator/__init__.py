@@ -14,7 +14,7 @@ from adapt_lora.evaluator.grading import Grader, code_protection, make_graders
 from adapt_lora.evaluator.judge import Judge
 from adapt_lora.evaluator.measuring import MatrixReport, Measuring
 from adapt_lora.evaluator.metrics import Estimate, LabelDecision
-from adapt_lora.evaluator.plan import MatrixPlan, Pace, measure_pace
+from adapt_lora.evaluator.plan import MatrixPlan, Pace, TimeSpan, measure_pace
 from adapt_lora.evaluator.protocol import Protocol
 from adapt_lora.evaluator.request import (
     BackendName,
@@ -58,6 +58,7 @@ __all__ = [
     "TargetBatch",
     "TargetMeter",
     "Task",
+    "TimeSpan",
     "TransformersBackend",
     "choose_metric",
     "code_protection",

@@ -55,6 +55,11 @@ class CellUnit:
     """Of these, tokens that it may write."""
     shots: Shots | None = None
     """Examples that the prompts show."""
+    n_reference: int | None = None
+    """Tokens of the written ones where answers are as long as their references; None without."""
+    n_likely: int | None = None
+    """The same where the answers of a batch take as long as its longest; None without."""
+
     known: Mapping[str, Prediction] = field(default_factory=dict)
     """What came out for rows that were run before under this protocol, by digest of the row."""
 
@@ -63,6 +68,11 @@ class CellUnit:
         """The task with the rows that are to be run."""
         rows = tuple(row for row in self.task.rows if row.digest not in self.known)
         return replace(self.task, rows=rows)
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """Tokens that one answer may have; None where none is written."""
+        return self.protocol.max_new_tokens
 
     @property
     def asked(self) -> Task:

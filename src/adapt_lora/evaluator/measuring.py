@@ -153,9 +153,10 @@ class Measuring:
             return unit
         unit = replace(unit, known=known)
         left = len(unit.unknown.rows) / len(unit.task.rows)
-        return replace(
-            unit, n_tokens=round(left * unit.n_tokens), n_written=round(left * unit.n_written)
-        )
+        counts = ("n_tokens", "n_written", "n_reference", "n_likely")
+        planned = {name: getattr(unit, name) for name in counts}
+        fewer = {name: round(left * n) for name, n in planned.items() if n is not None}
+        return replace(unit, **fewer)
 
     def run(
         self,

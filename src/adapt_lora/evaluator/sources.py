@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapt_lora.data import Dataset, read_dataset
+from adapt_lora.data import Dataset, Echo, read_dataset
 from adapt_lora.errors import AdaptError, ConfigError
 from adapt_lora.evaluator.cells import EVERY_ROW, CellFailure
 from adapt_lora.evaluator.fewshot import Shots, draw_shots
@@ -40,6 +40,11 @@ class ReadTasks:
     def tasks(self) -> list[Task]:
         """The tasks that can be scored."""
         return [read.task for read in self.usable]
+
+    @property
+    def echoes(self) -> dict[str, Echo]:
+        """What the reader made of the usable sources, by task."""
+        return {read.task.record.name: read.dataset.echo for read in self.usable}
 
 
 def read_tasks(request: EvaluationRequest) -> ReadTasks:

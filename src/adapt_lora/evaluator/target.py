@@ -98,7 +98,7 @@ class TargetMeter:
         if pace is None:
             return 0.0
         switches = sum(unit.folder is not None for plan in plans for unit in plan.units)
-        return sum(plan.estimated_s(pace) for plan in plans) + _SWITCH_S * switches
+        return sum(plan.span(pace).likely_s for plan in plans) + _SWITCH_S * switches
 
     def measure(self, adapter_ids: Sequence[str], rows: range) -> TargetBatch:
         """Gains of these adapters on rows `rows` of the shuffled target.

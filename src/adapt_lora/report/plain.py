@@ -170,15 +170,19 @@ def evaluation_json(evaluation: "Evaluation") -> dict[str, Any]:
 
 def plan_json(plan: "EvaluationPlan") -> dict[str, Any]:
     """What `evaluate --dry-run` would do."""
+    n_there = plan.n_cells - len(plan.cells)
     content = {
         "base_model": plan.base,
-        "cells": [asdict(cell) for cell in plan.cells],
+        "cells": [known_fields(cell) for cell in plan.cells],
         "n_cells": plan.n_cells,
         "n_to_measure": len(plan.cells),
-        "n_skipped": plan.n_cells - len(plan.cells),
+        "n_there": n_there,
+        "n_skipped": n_there,  # its first name, which means rows elsewhere
         "estimated_s": plan.estimated_s,
+        "range_s": plan.range_s,
         "tokens_per_s": plan.tokens_per_s,
         "failed": [_row_json(failure) for failure in plan.failures],
+        "read": {task: echo_json(echo) for task, echo in plan.read.items()},
     }
     return _known(content)
 

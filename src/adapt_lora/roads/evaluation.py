@@ -49,20 +49,23 @@ if TYPE_CHECKING:
 
 
 def plan_evaluation(
-    request: "EvaluationRequest | str | Path | Sequence[str | Path]", *, registry: Registry
+    request: "EvaluationRequest | str | Path | Sequence[str | Path]",
+    *,
+    registry: Registry,
+    say: Callable[[str], None] | None = None,
 ) -> EvaluationPlan:
     """What `evaluate` would measure and how long it would take; writes nothing.
 
-    Arguments as for `evaluate`, and its errors. The backend is opened, since what is measured
-    already and how fast the rest goes depend on it.
+    Arguments as for `evaluate`, and its errors; `say` is told what was read. The backend is opened,
+    since what is measured already and how fast the rest goes depend on it.
     """
     from adapt_lora.evaluator import EvaluationRequest
 
     request = EvaluationRequest.of(request)
-    with _prepared(request, registry, meet_base=registry.base_warning) as ready:
+    with _prepared(request, registry, meet_base=registry.base_warning, say=say) as ready:
         plan = _describe_plan(ready)
     failures = (*ready.read.failures, *_losses(ready.plan, ready.lost))
-    return replace(plan, failures=failures, warnings=tuple(ready.warnings))
+    return replace(plan, failures=failures, read=ready.read.echoes, warnings=tuple(ready.warnings))
 
 
 def evaluate(
@@ -93,8 +96,6 @@ def evaluate(
     request = EvaluationRequest.of(request)
     with _prepared(request, registry, meet_base=registry.ensure_base, say=say) as ready:
         if say is not None:
-            for read in ready.read.usable:
-                say(read.dataset.describe())
             say(_describe_plan(ready).describe())
             for failure in ready.read.failures:
                 say(f"Left out: {failure.task}: {failure.reason}")
@@ -109,7 +110,7 @@ def evaluate(
         matrix,
         tuple(ready.warnings),
         names=ready.names,
-        read={read.task.record.name: read.dataset.echo for read in ready.read.usable},
+        read=ready.read.echoes,
         code_protection=code_protection(ready.measuring.graders),
     )
 
@@ -174,6 +175,9 @@ def _prepared(
     measured = registry.measured(base.identity)
     folders = {weights_place(record.adapter_id): record.name for record in adapters}
     with open_backend(request, base, folders, say=say, warn=warnings.append) as backend:
+        if say is not None:
+            for task in read.usable:
+                say(task.dataset.describe())
         measuring = Measuring(
             backend,
             decision=request.grading.decision,
@@ -238,20 +242,26 @@ def _describe_plan(ready: _Prepared) -> EvaluationPlan:
 
     pace = measure_pace(ready.measuring.backend, ready.plan)
     rate, names = pace or Pace(1.0), ready.names
-    return EvaluationPlan(
-        base=ready.base.identity.name,
-        cells=tuple(
+    cells = []
+    for unit in ready.plan.units:
+        time = rate.span(unit)
+        cells.append(
             PlannedCell(
                 adapter=names[unit.row],
                 task=unit.task.record.name,
                 n_tokens=unit.n_tokens,
-                estimated_s=rate.seconds(unit),
+                estimated_s=time.likely_s,
+                range_s=(time.least_s, time.most_s),
             )
-            for unit in ready.plan.units
-        ),
+        )
+    whole = ready.plan.span(rate)
+    return EvaluationPlan(
+        base=ready.base.identity.name,
+        cells=tuple(cells),
         n_cells=ready.plan.n_cells,
-        estimated_s=ready.plan.estimated_s(rate),
+        estimated_s=whole.likely_s,
         tokens_per_s=None if pace is None else pace.read_tokens_per_s,
+        range_s=(whole.least_s, whole.most_s),
     )
 
 

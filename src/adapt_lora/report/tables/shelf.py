@@ -58,9 +58,9 @@ def adapters_table(records: Sequence[AdapterRecord]) -> RenderableType:
 
 
 def plan_table(plan: "EvaluationPlan") -> RenderableType:
-    """The cells that would be measured and their time, by row."""
+    """The cells that would be measured and the time they should take, by row."""
     table = new_table(f"Cells to measure on {one_line(plan.base, limit=60)}")
-    for head in ("row", "tasks", "tokens", "at most"):
+    for head in ("row", "tasks", "tokens", "time"):
         table.add_column(head, justify="left" if head in {"row", "tasks"} else "right")
     rows: dict[str, list[PlannedCell]] = {}
     for cell in plan.cells:
