@@ -4,6 +4,7 @@ import contextlib
 import signal
 import sys
 import webbrowser
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,7 @@ from adapt_lora.errors import NotFoundError
 if TYPE_CHECKING:
     from adapt_lora.registry import Registry
     from adapt_lora.registry.records import AdapterRecord
+    from adapt_lora.report.transfer import GainSummary
 
 
 def register(
@@ -126,7 +128,11 @@ def _check(
 def list_adapters(
     base_model: BaseModelOption = None,
     sort: Annotated[
-        str, typer.Option(help="name, created, or a figure such as fingerprint/response_ppl.")
+        str,
+        typer.Option(
+            help="name, created, gain (elsewhere, best first), or a figure such as "
+            "fingerprint/response_ppl."
+        ),
     ] = "created",
     contains: Annotated[
         str,
@@ -137,39 +143,59 @@ def list_adapters(
     quiet: QuietFlag = False,
 ) -> None:
     """Show the registered adapters."""
-    from adapt_lora.report.plain import adapter_json
+    from adapt_lora.report.plain import adapter_json, gains_json
     from adapt_lora.report.tables import adapters_table
+    from adapt_lora.report.transfer import gain_summaries
 
     console = Console(as_json, quiet)
     registry = open_registry(tracking_uri, console)
     found = registry.adapters(named_base(registry, base_model))
+    gains: dict[str, Sequence[GainSummary]] = {}
+    for base in dict.fromkeys(record.base for record in found):
+        gains |= gain_summaries(registry.transfer_matrix(base))
     records = _sorted_records(
-        [r for r in found if contains in r.name or contains in (r.group or "")], sort
+        [r for r in found if contains in r.name or contains in (r.group or "")], sort, gains
     )
     if as_json:
-        console.print_json({"adapters": [adapter_json(record) for record in records]})
+        content = []
+        for record in records:
+            known = gains_json(gains.get(record.adapter_id, ()))
+            content.append({**adapter_json(record), **({"gain": known} if known else {})})
+        console.print_json({"adapters": content})
     elif quiet:
         for record in records:
             console.print_line(record.name)
     else:
-        console.show(adapters_table(records))
+        console.show(adapters_table(records, gains=gains, width=console.width))
 
 
-def _sorted_records(records: "list[AdapterRecord]", key: str) -> "list[AdapterRecord]":
+def _sorted_records(
+    records: "list[AdapterRecord]", key: str, gains: "Mapping[str, Sequence[GainSummary]]"
+) -> "list[AdapterRecord]":
     if key == "name":
         return sorted(records, key=lambda record: record.name)
     if key == "created":
         return sorted(records, key=lambda record: record.created_ms)
+    if key == "gain":
+        return sorted(records, key=lambda record: _by_gain(gains.get(record.adapter_id, ())))
     figures = {record.adapter_id: _figures(record) for record in records}
     have = [record for record in records if key in figures[record.adapter_id]]
     if not have and records:
         known = sorted({name for figure in figures.values() for name in figure})
         raise NotFoundError(
             f"--sort {key}: no adapter has this figure. There are, among others: "
-            f"name, created, {', '.join(known[:6])}."
+            f"name, created, gain, {', '.join(known[:6])}."
         )
     lacking = [record for record in records if key not in figures[record.adapter_id]]
     return sorted(have, key=lambda record: figures[record.adapter_id][key]) + lacking
+
+
+def _by_gain(summaries: "Sequence[GainSummary]") -> tuple[int, float]:
+    """Where an adapter stands by its mean gain elsewhere: points before nats, unknown ones last."""
+    for summary in summaries:
+        if summary.mean is not None:
+            return (0 if summary.unit == "points" else 1), -summary.mean
+    return 2, 0.0
 
 
 def _figures(record: "AdapterRecord") -> dict[str, float]:

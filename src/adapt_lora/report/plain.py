@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from adapt_lora.registry.records import AdapterRecord, Cell, MatrixRow, TransferMatrix
-from adapt_lora.report.transfer import cells_by_place, gain_of
+from adapt_lora.report.transfer import GainSummary, cells_by_place, gain_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -73,6 +73,14 @@ def adapter_json(record: AdapterRecord, *, whole: bool = False) -> dict[str, Any
         for section, values in sections.items():
             content |= {f"{section}{key}": value for key, value in values.items()}
     return content
+
+
+def gains_json(summaries: Sequence[GainSummary]) -> dict[str, Any]:
+    """An adapter's mean gains by unit, as `list` gives them."""
+    return {
+        one.unit: _known({"mean": one.mean, "n_tasks": one.n_tasks, "own": one.own})
+        for one in summaries
+    }
 
 
 def echo_json(echo: "Echo") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from adapt_lora.registry.records import (
     Unit,
     row_labels,
 )
-from adapt_lora.report.wording import one_line
+from adapt_lora.report.wording import UNIT_WORDS, one_line
 
 MatrixValues = Literal["gain", "score"]
 
@@ -161,13 +161,52 @@ def is_own_cell(adapter: AdapterRecord, task: TaskRecord) -> bool:
 
 def adapter_gains(matrix: TransferMatrix, adapter: AdapterRecord) -> tuple[TaskGain, ...]:
     """The adapter's measured gains in the order of the matrix's tasks, own cells among them."""
+    return _row_gains(cells_by_place(matrix), matrix.tasks, adapter)
+
+
+def _row_gains(
+    cells: Mapping[tuple[MatrixRow, str], Cell], tasks: Sequence[TaskRecord], adapter: AdapterRecord
+) -> tuple[TaskGain, ...]:
+    found = (gain_of(cells, adapter.row, t, own=is_own_cell(adapter, t)) for t in tasks)
+    return tuple(gain for gain in found if gain is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class GainSummary:
+    """What an adapter gains on the tasks of one unit."""
+
+    unit: Unit
+    """What its gains are counted in; gains of two units are never averaged."""
+    mean: float | None
+    """Mean gain over the other tasks, those of its own group left out; None without any."""
+    n_tasks: int
+    """Other tasks that it was measured on."""
+    own: float | None
+    """Mean gain on the tasks of its own group; None where there is none."""
+
+
+def summarise_gains(gains: Sequence[TaskGain]) -> tuple[GainSummary, ...]:
+    """A summary for each unit that there are gains in, points first."""
+    summaries = []
+    for unit in UNIT_WORDS:
+        others = [gain.gain for gain in gains if gain.unit == unit and not gain.own]
+        own = [gain.gain for gain in gains if gain.unit == unit and gain.own]
+        if others or own:
+            summaries.append(GainSummary(unit, _mean(others), len(others), _mean(own)))
+    return tuple(summaries)
+
+
+def gain_summaries(matrix: TransferMatrix) -> dict[str, tuple[GainSummary, ...]]:
+    """What every adapter of a matrix gains, by adapter id."""
     cells = cells_by_place(matrix)
-    gains = []
-    for task in matrix.tasks:
-        gain = gain_of(cells, adapter.row, task, own=is_own_cell(adapter, task))
-        if gain is not None:
-            gains.append(gain)
-    return tuple(gains)
+    return {
+        adapter.adapter_id: summarise_gains(_row_gains(cells, matrix.tasks, adapter))
+        for adapter in matrix.adapters
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def cells_by_place(matrix: TransferMatrix) -> dict[tuple[MatrixRow, str], Cell]:

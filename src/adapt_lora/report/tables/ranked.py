@@ -1,6 +1,6 @@
 """A recommendation as a table: the ranking, the base, notes below."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -8,7 +8,6 @@ from rich.text import Text
 
 from adapt_lora.registry.records import Unit
 from adapt_lora.report.tables.style import (
-    FIGURES_ONLY,
     FIGURES_ONLY_MARK,
     HARMS,
     QUIET,
@@ -17,6 +16,7 @@ from adapt_lora.report.tables.style import (
     name_text,
     new_table,
     share_or_gap,
+    shared_notes,
 )
 from adapt_lora.report.wording import (
     GAP,
@@ -45,6 +45,7 @@ def recommendation_table(answer: "TargetRanking") -> RenderableType:
     for head in ("P(harm)", "P(best)", *(("predicted alone", "measured") if verified else ())):
         table.add_column(head, justify="right")
     rows = [(_ranking_row(entry, answer, unit, verified=verified), "") for entry in found.ranking]
+    shared = _shared_warnings(found.ranking, answer)
     best = share_or_gap(found.base.p_best)
     base = ["", "base model", gain_text(0.0, unit), "", "", best, *(["", ""] if verified else [])]
     if found.base.recommended:
@@ -55,8 +56,8 @@ def recommendation_table(answer: "TargetRanking") -> RenderableType:
         table.add_row(*row, style=style)
     return Group(
         table,
-        *(line for entry in found.ranking for line in _why(entry)),
-        *_figures_only_note(answer),
+        *(line for entry in found.ranking for line in _why(entry, shared)),
+        *_common_notes(found.ranking, answer, shared),
         *_verification_note(answer.verification),
         *_base_note(found.base, unit),
         _model_note(found.model),
@@ -102,26 +103,45 @@ def _predicted(entry: "RankedAdapter", unit: Unit) -> tuple[Text, Text]:
     return Text(gain_text(gain, unit), style=gain_style(gain, sure=sure)), Text(span)
 
 
-def _why(entry: "RankedAdapter") -> list[Text]:
-    """The two largest reasons of one adapter, and its warnings, for below the table."""
+def _why(entry: "RankedAdapter", shared: Collection[str]) -> list[Text]:
+    """The two largest reasons of one adapter, and the warnings that are about it alone."""
     reasons = "; ".join(one_line(reason.text) for reason in entry.reasons[:2])
     return [
         Text(f"{entry.rank:>3}  {one_line(entry.adapter, limit=40)}: {reasons}"),
-        *(Text(f"     ! {one_line(warning)}", style="yellow") for warning in entry.warnings),
+        *(
+            Text(f"     ! {one_line(warning)}", style="yellow")
+            for warning in entry.warnings
+            if warning not in shared
+        ),
     ]
 
 
-def _figures_only_note(answer: "TargetRanking") -> list[Text]:
-    """What the mark at a name means, where one bears it, and whom one can have instead."""
-    ranking = answer.recommendation.ranking
-    with_weights = [entry for entry in ranking if entry.adapter_id not in answer.figures_only]
-    if len(with_weights) == len(ranking):
-        return []
-    said = f"{FIGURES_ONLY_MARK} {FIGURES_ONLY}"
+def _shared_warnings(
+    ranking: "Sequence[RankedAdapter]", answer: "TargetRanking"
+) -> Collection[str]:
+    """Warnings of several adapters, or of all that there are no weights of: said once, below."""
+    warned: dict[str, set[str]] = {}
+    for entry in ranking:
+        for warning in entry.warnings:
+            warned.setdefault(warning, set()).add(entry.adapter_id)
+    marked = {entry.adapter_id for entry in ranking} & answer.figures_only
+    return {warning for warning, ids in warned.items() if len(ids) > 1 or ids == marked}
+
+
+def _common_notes(
+    ranking: "Sequence[RankedAdapter]", answer: "TargetRanking", shared: Collection[str]
+) -> list[Text]:
+    """What is to be said of several adapters; and whom one can have for those without weights."""
+    marked = [entry.adapter for entry in ranking if entry.adapter_id in answer.figures_only]
+    with_weights = [e.adapter for e in ranking if e.adapter_id not in answer.figures_only]
+    warnings = [
+        (entry.adapter, [warning for warning in entry.warnings if warning in shared])
+        for entry in ranking
+    ]
+    instead = ""
     if with_weights:
-        first = one_line(with_weights[0].adapter, limit=40)
-        said += f"; the best that can be pulled is {first}"
-    return [Text(f"{said}.", style=QUIET)]
+        instead = f"; the best that can be pulled is {one_line(with_weights[0], limit=40)}"
+    return shared_notes(warnings, figures_only=marked, instead=instead)
 
 
 def _verification_note(report: "VerificationReport | None") -> list[Text]:

@@ -1,60 +1,132 @@
 """What is on the shelf, and what is about to be: adapters, planned cells, trainings."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from adapt_lora.registry.records import AdapterRecord
 from adapt_lora.report.tables.style import (
-    FIGURES_ONLY,
     FIGURES_ONLY_MARK,
     HARMS,
     QUIET,
+    column_room,
     date_text,
     name_text,
     new_table,
+    shared_notes,
 )
-from adapt_lora.report.wording import GAP, count_text, number_text, one_line
+from adapt_lora.report.transfer import GainSummary
+from adapt_lora.report.wording import GAP, count_text, gain_text, number_text, one_line
 
 if TYPE_CHECKING:
     from adapt_lora.results import EvaluationPlan, PlannedCell, Sweep
 
 
-def adapters_table(records: Sequence[AdapterRecord]) -> RenderableType:
-    """The registry's adapters, one a line."""
-    heads = ("adapter", "version", "base model", "trained on", "rows", "perplexity", "rank")
-    right = ("version", "rows", "perplexity", "rank")
-    n = len(records)
-    table = new_table(f"{n} adapter{'' if n == 1 else 's'}", heads, right=right)
-    table.add_column("registered (UTC)")
-    for record in records:
-        perplexity = record.fingerprint.values.get("response_ppl")
-        table.add_row(
-            name_text(record.name + ("" if record.has_weights else FIGURES_ONLY_MARK))
-            + Text("" if record.unchecked is None else " (not checked)", style="yellow"),
-            str(record.version) if record.version else GAP,
-            name_text(record.base.name),
-            name_text(record.dataset.name) if record.dataset else Text("unknown", style=QUIET),
-            count_text(record.dataset.n_rows if record.dataset else None),
-            GAP if perplexity is None else number_text(perplexity),
-            name_text(record.params.get("lora/r", GAP)),
-            date_text(record.created_ms) if record.created_ms else GAP,
-        )
-    warned: dict[str, list[str]] = {}
-    for record in records:
-        for warning in record.warnings:
-            warned.setdefault(one_line(warning), []).append(one_line(record.name))
-    notes = [
-        Text(f"{', '.join(names)}: {warning}", style="yellow") for warning, names in warned.items()
-    ]
+# What a narrow screen does without, the first first.
+_LEFT_OUT_FIRST = ("registered (UTC)", "base model", "version", "rank", "perplexity", "rows")
+
+
+def adapters_table(
+    records: Sequence[AdapterRecord],
+    *,
+    gains: Mapping[str, Sequence[GainSummary]] | None = None,
+    width: int | None = None,
+) -> RenderableType:
+    """The registry's adapters, one a line.
+
+    Args:
+        records: What to show.
+        gains: What is known of their gains, by adapter id; None for a table without.
+        width: Columns of the screen; what has no room there is left out, and named below. None for
+            everything, however wide.
+    """
+    columns = _shelf_columns(records, gains)
+    bases = {record.base.name for record in records}
+    title = f"{len(records)} adapter{'' if len(records) == 1 else 's'}"
+    if len(bases) == 1 and width is not None:
+        title += f" of {one_line(*bases, limit=60)}"
+        del columns["base model"]
+    needed = {"version"} if any(record.version > 1 for record in records) else set()
+    left_out = []
+    for head in _LEFT_OUT_FIRST:
+        if width is None or _room(columns) <= width:
+            break
+        if head in columns and head not in needed:
+            del columns[head]
+            left_out.append(head)
+    right = ("version", "gain elsewhere", "own gain", "rows", "perplexity", "rank")
+    table = new_table(title, list(columns), right=right)
+    for line in zip(*columns.values(), strict=True):
+        table.add_row(*line)
+    notes = []
+    if gains is not None:
+        notes.append(Text(_GAIN_NOTE, style=QUIET))
+    if left_out:
+        said = f"Left out for lack of room: {', '.join(left_out)}; `adapt list --json` has all."
+        notes.append(Text(said, style=QUIET))
+    marked = [record.name for record in records if not record.has_weights]
+    warnings = [(record.name, record.warnings) for record in records]
     if any(record.unchecked for record in records):
         late = "Not checked: the base model was not at hand, or the check failed; `adapt show`"
         notes.append(Text(f"{late} says why, `adapt register --check` checks.", style="yellow"))
-    if not all(record.has_weights for record in records):
-        notes.append(Text(f"{FIGURES_ONLY_MARK} {FIGURES_ONLY}.", style=QUIET))
-    return Group(table, *notes)
+    return Group(table, *notes, *shared_notes(warnings, figures_only=marked))
+
+
+_GAIN_NOTE = (
+    "gain elsewhere: mean gain over the base model, in points where no unit stands beside it, on "
+    "all measured tasks but the adapter's own"
+)
+
+
+def _shelf_columns(
+    records: Sequence[AdapterRecord], gains: Mapping[str, Sequence[GainSummary]] | None
+) -> dict[str, list[Text]]:
+    """What the table of adapters may show: head to a text for each adapter."""
+    perplexities = [record.fingerprint.values.get("response_ppl") for record in records]
+    columns = {
+        "adapter": [
+            name_text(record.name + ("" if record.has_weights else FIGURES_ONLY_MARK))
+            + Text("" if record.unchecked is None else " (not checked)", style="yellow")
+            for record in records
+        ],
+        "version": [Text(str(record.version or GAP)) for record in records],
+    }
+    if gains is not None:
+        known = [gains.get(record.adapter_id, ()) for record in records]
+        columns["gain elsewhere"] = [_mean_text(each, "mean") for each in known]
+        columns["own gain"] = [_mean_text(each, "own") for each in known]
+    return columns | {
+        "base model": [name_text(record.base.name) for record in records],
+        "trained on": [
+            name_text(record.dataset.name) if record.dataset else Text("unknown", style=QUIET)
+            for record in records
+        ],
+        "rows": [
+            Text(count_text(record.dataset.n_rows if record.dataset else None))
+            for record in records
+        ],
+        "perplexity": [Text(GAP if x is None else number_text(x)) for x in perplexities],
+        "rank": [name_text(record.params.get("lora/r", GAP)) for record in records],
+        "registered (UTC)": [
+            Text(date_text(record.created_ms) if record.created_ms else GAP) for record in records
+        ],
+    }
+
+
+def _mean_text(summaries: Sequence[GainSummary], what: Literal["mean", "own"]) -> Text:
+    """A mean gain, in points where there are any; the unit is said where it is another."""
+    for summary in summaries:
+        gain = summary.mean if what == "mean" else summary.own
+        if gain is not None:
+            unit = "" if summary.unit == "points" else f" {summary.unit}"
+            return Text(gain_text(gain, summary.unit) + unit)
+    return Text(GAP, style=QUIET)
+
+
+def _room(columns: Mapping[str, Sequence[Text]]) -> int:
+    return column_room([max(len(head), *map(len, texts), 0) for head, texts in columns.items()])
 
 
 def plan_table(plan: "EvaluationPlan") -> RenderableType:

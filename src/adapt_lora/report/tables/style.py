@@ -1,6 +1,6 @@
 """How all tables look: heads, names, signs and colours."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 
 from rich.table import Table
@@ -27,6 +27,43 @@ def new_table(title: str, heads: Sequence[str] = (), *, right: Collection[str] =
     for head in heads:
         table.add_column(head, justify="right" if head in right else "left", overflow="fold")
     return table
+
+
+def column_room(widths: Sequence[int]) -> int:
+    """Columns of the screen that a table of these columns takes."""
+    return sum(widths) + 3 * len(widths)
+
+
+def shared_notes(
+    warnings: Iterable[tuple[str, Sequence[str]]],
+    *,
+    figures_only: Collection[str],
+    instead: str = "",
+) -> list[Text]:
+    """What is to be said of several adapters, each sentence once.
+
+    Args:
+        warnings: (Name of the adapter, what is odd about it) pairs.
+        figures_only: Names that bear the mark of adapters without weights; what is said of just
+            those is said beside what the mark means.
+        instead: What follows the meaning of the mark.
+    """
+    named: dict[str, list[str]] = {}
+    for name, sentences in warnings:
+        for sentence in sentences:
+            named.setdefault(one_line(sentence), []).append(name)
+    marked = [sentence for sentence, names in named.items() if {*names} == {*figures_only}]
+    notes = [
+        Text(
+            f"! {', '.join(one_line(name, limit=40) for name in names)}: {sentence}", style="yellow"
+        )
+        for sentence, names in named.items()
+        if sentence not in marked
+    ]
+    if figures_only:
+        said = " ".join([f"{FIGURES_ONLY_MARK} {FIGURES_ONLY}{instead}.", *marked])
+        notes.append(Text(said, style=QUIET))
+    return notes
 
 
 def name_text(name: str) -> Text:
