@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 
@@ -170,6 +171,15 @@ def test_list_sorts_filters_and_keeps_quiet(adapt):
     assert by_name.stdout.split() == ["choices", "moods"]
     figures = parsed(adapt("list", "--sort", "fingerprint/response_ppl", "--json"))["adapters"]
     assert len(figures) == 2
+    gains = parsed(adapt("list", "--sort", "gain", "--json"))["adapters"]
+    means = [entry["gain"]["points"]["mean"] for entry in gains]
+    assert means == sorted(means, reverse=True)
+    shown = adapt("show", gains[0]["name"], "--json").stdout
+    others = [gain for gain in json.loads(shown)["gains"] if not gain["own"]]
+    expected = [gain["score"] - gain["base_score"] for gain in others]
+    assert gains[0]["gain"]["points"]["n_tasks"] == len(others)
+    assert means[0] == pytest.approx(sum(expected) / len(expected))
+    assert "gain elsewhere" in adapt("list").stdout
     assert adapt("list", "--filter", "mood", "--quiet").stdout.split() == ["moods"]
     wrong = adapt("list", "--sort", "fingerprint/nonsense")
     assert wrong.exit_code == 1
@@ -180,7 +190,18 @@ def test_show_tells_all_about_one_adapter(adapt):
     content = parsed(adapt("show", "moods", "--json"))
     assert content["recipe/name"] == "quick"
     assert {"task_mood", "task_choice"} <= {gain["task"] for gain in content["gains"]}
-    assert "moods" in adapt("show", "moods").stdout
+    page, all_of_it = adapt("show", "moods").stdout, adapt("show", "moods", "--all").stdout
+    assert len(page.splitlines()) < 40 < len(all_of_it.splitlines())
+    for words in (
+        "moods",
+        "moods.jsonl",
+        "task_choice",
+        "adapt pull moods",
+        "adapt show moods --all",
+    ):
+        assert words in page
+    assert "delta_norm" not in page
+    assert "delta_norm" in all_of_it
 
 
 def test_pull_gives_the_peft_files(adapt):
@@ -188,6 +209,25 @@ def test_pull_gives_the_peft_files(adapt):
     assert done.exit_code == 0, done.output
     names = {path.name for path in (adapt.home / "pulled").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= names
+
+
+def test_the_readme_of_a_pulled_adapter_tells_data_gains_and_how_to_use_it(
+    adapt, tiny_base_dir, monkeypatch, capsys
+):
+    monkeypatch.chdir(adapt.home)
+    folder = adapt.home / "told"
+    for _ in range(2):  # pulling again renews it
+        assert adapt("pull", "moods", "told").exit_code == 0
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert text.count("# moods\n") == text.count("## Use it") == 1
+    assert "24 rows, from moods.jsonl" in text
+    assert "| task\\_choice | balanced accuracy |" in text
+    assert "Mean gain: " in text
+    assert "base_model_relation: adapter" in text
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    base = re.search(r'^name = (".*")$', code, flags=re.MULTILINE)[1]
+    exec(compile(code.replace(base, repr(str(tiny_base_dir))), "README.md", "exec"), {})
+    assert capsys.readouterr().out
 
 
 def test_matrix_and_analyses_print_json_and_tables(adapt):

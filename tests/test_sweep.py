@@ -63,6 +63,28 @@ def test_a_plan_crosses_everything_and_trains_nothing(home, registry):
     assert registry.adapters() == []
 
 
+def test_a_dataset_with_many_skipped_rows_goes_along_where_that_is_allowed(home, registry):
+    rows = (home / "moods.jsonl").read_text()
+    (home / "holes.jsonl").write_text(rows + 8 * '{"prompt": "", "response": "", "label": ""}\n')
+    said = []
+    for written, allowed, statuses in (
+        ('"holes.jsonl"', False, ["failed"]),
+        ('"holes.jsonl"', True, ["to train"]),  # by the command's flag
+        ('{ file = "holes.jsonl", allow_skips = true }', False, ["to train"]),
+        ('{ file = "holes.jsonl", allow_skips = false }', True, ["failed"]),
+    ):
+        manifest = small(home, f"datasets = [{written}]")
+        plan = plan_sweep(manifest, registry=registry, allow_skips=allowed, say=said.append)
+        assert [run.status for run in plan.runs] == statuses
+        if statuses == ["to train"]:
+            assert plan.runs[0].request.allow_skips
+            assert plan.runs[0].read.n_skipped == 8
+    assert "24 of 32 rows used; skipped: line 25" in said[0]
+    assert "--allow-skips" in plan.runs[0].reason
+    with pytest.raises(ConfigError, match="'allow_skips' is 'yes', but must be true or false"):
+        plan_sweep(small(home, 'datasets = [{file = "a", allow_skips = "yes"}]'), registry=registry)
+
+
 def test_a_base_from_a_gguf_file_is_named_without_its_suffix(home, registry):
     manifest = home / "gguf.toml"
     manifest.write_text(

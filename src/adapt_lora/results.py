@@ -187,6 +187,8 @@ class Run:
     """Version of the registered adapter; None without one."""
     reason: str | None = None
     """Why it failed; None when it did not."""
+    read: "Echo | None" = None
+    """What the reader made of its dataset; None where that can't be read."""
 
     @property
     def name(self) -> str:

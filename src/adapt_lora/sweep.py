@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from adapt_lora.trainer import Recipe, TrainRequest
 
 _KEYS = ("datasets", "recipes", "bases", "seeds", "name", "set")
-_DATASET_KEYS = ("file", "name", "group", "map")
+_DATASET_KEYS = ("file", "name", "group", "map", "allow_skips")
 # English text under common tokenizers; only the estimated time depends on it.
 _CHARACTERS_PER_TOKEN = 4
 
@@ -39,7 +39,7 @@ class _Manifest:
     """A manifest as written, checked."""
 
     datasets: Sequence[Mapping[str, Any]]
-    """Tables with "file" and, where they are given, "name", "group" and "map"."""
+    """Tables with "file" and, where they are given, "name", "group", "map" and "allow_skips"."""
     recipes: Sequence[tuple[str, "Recipe"]]
     """Each with the name that it goes by in the names of runs."""
     bases: Sequence[str]
@@ -50,7 +50,14 @@ class _Manifest:
     """Template of the runs' names."""
 
 
-def plan_sweep(manifest: Path, *, registry: Registry, base_model: str | None = None) -> Sweep:
+def plan_sweep(
+    manifest: Path,
+    *,
+    registry: Registry,
+    base_model: str | None = None,
+    allow_skips: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Sweep:
     """Every run of a manifest, with what is registered already marked and the others timed.
 
     A dataset or base model that can't be read is a failed run, not the end of the plan.
@@ -59,6 +66,9 @@ def plan_sweep(manifest: Path, *, registry: Registry, base_model: str | None = N
         manifest: The TOML file; paths in it are seen from its folder.
         registry: Where the adapters are and will be.
         base_model: The base where the manifest names none; see `load_base_model`.
+        allow_skips: Go on with datasets many of whose rows can't be used, where the manifest does
+            not say.
+        say: Told what was read.
 
     Raises:
         ConfigError: The manifest can't be read, or two runs would have one name.
@@ -66,7 +76,13 @@ def plan_sweep(manifest: Path, *, registry: Registry, base_model: str | None = N
     from adapt_lora.trainer import TrainRequest
 
     crossed, folder = _read_manifest(manifest), manifest.parent
-    datasets = [(entry, _read_rows(entry, folder)) for entry in crossed.datasets]
+    datasets = []
+    for given in crossed.datasets:
+        entry = {"allow_skips": allow_skips, **given}
+        rows = _read_rows(entry, folder)
+        datasets.append((entry, rows))
+        if say is not None and not isinstance(rows, AdaptError):
+            say(rows.describe())
     bases: Sequence[str | None] = [_resolved(base, folder) for base in crossed.bases]
     speed = cache(partial(_tokens_per_s, registry))
     runs = []
@@ -88,6 +104,7 @@ def plan_sweep(manifest: Path, *, registry: Registry, base_model: str | None = N
             base_model=base,
             mapping=dataset.get("map"),
             group=dataset.get("group"),
+            allow_skips=dataset["allow_skips"],
         )
         runs.append(_planned(request, rows, registry, speed))
     _check_names(runs, manifest)
@@ -234,7 +251,13 @@ def _read_rows(entry: Mapping[str, Any], folder: Path) -> Dataset | AdaptError:
     """The rows of a manifest's dataset, or why they can't be had."""
     file = _resolved(str(entry["file"]), folder)
     try:
-        return read_dataset(file, mapping=entry.get("map"), group=entry.get("group"), split="train")
+        return read_dataset(
+            file,
+            mapping=entry.get("map"),
+            group=entry.get("group"),
+            split="train",
+            allow_skips=entry["allow_skips"],
+        )
     except AdaptError as error:
         return error
 
@@ -263,13 +286,15 @@ def _planned(
         record = roads.find_training(request, rows, registry=registry)
         tokens_per_s = speed(request.base_model)
     except AdaptError as error:
-        return Run(request, "failed", reason=str(error))
+        return Run(request, "failed", reason=str(error), read=rows.echo)
     if record is not None:
         loss = record.metrics.get("train/held_out_loss")
-        return Run(request, "registered", version=record.version, held_out_loss=loss)
+        return Run(
+            request, "registered", version=record.version, held_out_loss=loss, read=rows.echo
+        )
     n_tokens = _estimated_tokens(rows, request.recipe)
     estimated_s = None if tokens_per_s is None else n_tokens / tokens_per_s
-    return Run(request, n_tokens=n_tokens, estimated_s=estimated_s)
+    return Run(request, n_tokens=n_tokens, estimated_s=estimated_s, read=rows.echo)
 
 
 def _estimated_tokens(rows: Dataset, recipe: "Recipe") -> int:
@@ -336,7 +361,12 @@ def _dataset_entry(entry: object, path: Path) -> dict[str, Any]:
     if not isinstance(table, dict) or "file" not in table or set(table) - set(_DATASET_KEYS):
         raise ConfigError(
             f"{path}: dataset {entry!r} must be a path, or a table with 'file' and, if need be, "
-            "'name', 'group' and 'map'."
+            "'name', 'group', 'map' and 'allow_skips'."
+        )
+    if not isinstance(table.get("allow_skips", False), bool):
+        raise ConfigError(
+            f"{path}: dataset {table['file']!r}: 'allow_skips' is {table['allow_skips']!r}, but "
+            "must be true or false."
         )
     return table
 

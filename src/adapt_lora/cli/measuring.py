@@ -184,13 +184,14 @@ def _show_plan(plan: "EvaluationPlan", console: Console) -> None:
 def _show_evaluation(done: "Evaluation", console: Console) -> None:
     from adapt_lora.report.plain import evaluation_json
     from adapt_lora.report.tables import matrix_table
+    from adapt_lora.report.transfer import asked_part
 
     report = done.report
     if console.as_json:
         console.print_json(evaluation_json(done))
     else:
         if not console.quiet:
-            console.show(matrix_table(done.matrix, width=console.width))
+            console.show(matrix_table(asked_part(done), width=console.width))
         console.print_line(
             f"{len(report.cells)} cells measured, {report.n_skipped} were there, "
             f"{len(report.failures)} failed, {report.seconds:.0f} s."

@@ -107,13 +107,15 @@ NameArgument = Annotated[
 
 
 def open_registry(tracking_uri: str | None, console: Console) -> "Registry":
-    """The registry of this address; where nobody named one, which it is is said."""
+    """The registry of this address; where nobody named one and it is new, which it is is said."""
     from adapt_lora.registry import Registry
 
     registry = Registry(tracking_uri, warn=lambda sentence: console.warn([sentence]))
-    if registry.is_default_uri:
+    is_new = registry.database is not None and not registry.database.exists()
+    if registry.is_default_uri and is_new:
         console.remark(
-            f"Registry: {registry.shown_uri} (MLFLOW_TRACKING_URI sets another)", style="dim"
+            f"Registry: {registry.shown_uri} (new; MLFLOW_TRACKING_URI sets another)",
+            style="dim",
         )
     return registry
 

@@ -212,16 +212,21 @@ def _figures(record: "AdapterRecord") -> dict[str, float]:
 
 def show(
     name: NameArgument,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", envvar="ADAPT_SHOW_ALL", help="Every figure and setting there is."),
+    ] = False,
     base_model: BaseModelOption = None,
     tracking_uri: RegistryOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Show all that is known about one adapter."""
+    """Show what matters about one adapter, or all that is known."""
     from rich.markdown import Markdown
 
     from adapt_lora.report.card import adapter_card_markdown
     from adapt_lora.report.plain import adapter_json, known_fields
+    from adapt_lora.report.tables import adapter_page
     from adapt_lora.report.transfer import adapter_gains
 
     console = Console(as_json, quiet)
@@ -231,8 +236,10 @@ def show(
     if as_json:
         measured = [known_fields(gain) for gain in gains]
         console.print_json({**adapter_json(record, whole=True), "gains": measured})
-    else:
+    elif everything:
         console.show(Markdown(adapter_card_markdown(record, gains)))
+    else:
+        console.show(adapter_page(record, gains))
 
 
 def pull(
@@ -243,10 +250,13 @@ def pull(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Copy an adapter's PEFT files into a folder."""
+    """Copy an adapter's PEFT files into a folder, with a README of data, gains and usage."""
+    from adapt_lora import roads
+
     console = Console(as_json, quiet)
     registry = open_registry(tracking_uri, console)
-    pulled = registry.pull(registry.adapter(name, named_base(registry, base_model)), folder)
+    record = registry.adapter(name, named_base(registry, base_model))
+    pulled = roads.pull(record, folder, registry=registry)
     if as_json:
         console.print_json({"adapter": name, "folder": str(pulled)})
     else:
@@ -266,15 +276,17 @@ def push(
     import tempfile
 
     from adapt_lora.registry.exchange.hub import push_adapter
+    from adapt_lora.report.card import adapter_card_markdown
+    from adapt_lora.report.transfer import adapter_gains
 
     console = Console(as_json, quiet)
     registry = open_registry(tracking_uri, console)
     record = registry.adapter(name, named_base(registry, base_model))
-    matrix = registry.transfer_matrix(record.base)
-    cells = [cell for cell in matrix.cells if cell.row == record.row]
+    gains = adapter_gains(registry.transfer_matrix(record.base), record)
     with tempfile.TemporaryDirectory(prefix="adapt-push-") as scratch:
         folder = registry.pull(record, Path(scratch) / "adapter")
-        link = push_adapter(record, folder, repo, cells=cells, private=not public)
+        body = adapter_card_markdown(record, gains, folder=repo)
+        link = push_adapter(record, folder, repo, body=body, private=not public)
     if as_json:
         console.print_json({"adapter": name, "repo": repo, "link": str(link)})
     else:
@@ -320,6 +332,7 @@ def ui(
 
     console = Console(as_json, quiet)
     registry = open_registry(tracking_uri, console)
+    console.remark(f"Registry: {registry.tracking_uri}", style="dim")
     page = serve_ui(registry, named_base(registry, base_model), port=port)
     if as_json:
         console.print_json({"link": page.link, "server": page.server})

@@ -91,7 +91,15 @@ def train(
                 "--manifest says all that is to be trained; leave FILE and the other options out."
             )
         console = Console(as_json, quiet)
-        _train_sweep(manifest, tracking_uri, base_model, only_plan=plan, ray=ray, console=console)
+        _train_sweep(
+            manifest,
+            tracking_uri,
+            base_model,
+            allow_skips=allow_skips,
+            only_plan=plan,
+            ray=ray,
+            console=console,
+        )
         return
     if file is None or name is None or plan or ray is not None:
         raise typer.BadParameter(
@@ -161,6 +169,7 @@ def _train_sweep(
     tracking_uri: str | None,
     base_model: str | None,
     *,
+    allow_skips: bool,
     only_plan: bool,
     ray: str | None,
     console: Console,
@@ -174,7 +183,13 @@ def _train_sweep(
         raise typer.BadParameter(
             "A launcher's processes train one adapter together; spread a manifest with --ray."
         )
-    sweep = plan_sweep(manifest, registry=registry, base_model=base_model)
+    sweep = plan_sweep(
+        manifest,
+        registry=registry,
+        base_model=base_model,
+        allow_skips=allow_skips,
+        say=console.listener,
+    )
     if not only_plan:
         console.remark(sweep.describe())
         if ray is not None:

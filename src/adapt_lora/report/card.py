@@ -14,7 +14,7 @@ from adapt_lora.report.pages import (
     interval_bars,
     page,
 )
-from adapt_lora.report.transfer import TaskGain
+from adapt_lora.report.transfer import GainSummary, TaskGain, summarise_gains
 from adapt_lora.report.wording import (
     GAP,
     UNIT_WORDS,
@@ -46,10 +46,17 @@ _KEY_STATISTICS: Mapping[str, str] = {
 _Z_95 = 1.96
 
 
-def adapter_card_markdown(record: AdapterRecord, gains: Sequence[TaskGain] = ()) -> str:
+def adapter_card_markdown(
+    record: AdapterRecord, gains: Sequence[TaskGain] = (), *, folder: str | None = None
+) -> str:
     """The card as GitHub-flavoured markdown, for MLflow's description of the adapter.
 
     Names come from users: all are escaped, so that none is read as markup.
+
+    Args:
+        record: The adapter.
+        gains: Its measured gains.
+        folder: Where its files are, for the code that uses them; None for code that fetches them.
     """
     data = record.dataset
     lines = [f"# {_plain(record.name)}", "", f"{record.kind} for {_plain(record.base.name)}."]
@@ -72,19 +79,34 @@ def adapter_card_markdown(record: AdapterRecord, gains: Sequence[TaskGain] = ())
         lines += ["", *_markdown_table(("statistic", "value"), statistics)]
     lines += ["", "## Gain over the base model", ""]
     if gains:
+        lines += [*map(summary_text, summarise_gains(gains)), ""]
         heads = ("task", "metric", "base", "adapter", "gain", "± se", "rows")
         lines += _markdown_table(heads, [_gain_row(gain) for gain in _by_gain(gains)])
     else:
         lines.append("Not measured on any task yet.")
+    if folder is not None:
+        lines += ["", "## Use it", "", "```python", python_usage(record, folder), "```"]
+    elif record.has_weights:
+        lines += ["", "## Use it", "", "```", usage_text(record), "```"]
     for title, values in _figure_sections(record):
         rows = [(_plain(key), number_text(value)) for key, value in values.items()]
         lines += ["", f"## {title}", "", *_markdown_table(("figure", "value"), rows)]
     if record.params:
         settings = [(_plain(key), _plain(value)) for key, value in sorted(record.params.items())]
         lines += ["", "## Settings", "", *_markdown_table(("setting", "value"), settings)]
-    if record.has_weights:
-        lines += ["", "## Use it", "", "```", usage_text(record), "```"]
     return "\n".join(lines) + "\n"
+
+
+def summary_text(summary: GainSummary) -> str:
+    """An adapter's mean gains of one unit, as a sentence."""
+    unit = UNIT_WORDS[summary.unit]
+    parts = []
+    if summary.mean is not None:
+        others = "one other task" if summary.n_tasks == 1 else f"{summary.n_tasks} other tasks"
+        parts.append(f"{gain_text(summary.mean, summary.unit)} {unit} on {others}")
+    if summary.own is not None:
+        parts.append(f"{gain_text(summary.own, summary.unit)} {unit} on its own data")
+    return f"Mean gain: {', '.join(parts)}."
 
 
 def adapter_card_html(record: AdapterRecord, gains: Sequence[TaskGain] = ()) -> str:
@@ -120,16 +142,40 @@ def adapter_card_html(record: AdapterRecord, gains: Sequence[TaskGain] = ()) -> 
 
 
 def usage_text(record: AdapterRecord) -> str:
-    """Commands that fetch the adapter and put it on its base, names quoted for the shell."""
+    """Commands that fetch the adapter and ask it, names quoted for the shell."""
     name = shlex.quote(one_line(record.name))
-    base = _python_text(record.base.name)
+    return f"adapt pull {name} ./adapter\n\n# then, in Python\n{python_usage(record, './adapter')}"
+
+
+def python_usage(record: AdapterRecord, folder: str) -> str:
+    """Python that puts the adapter in a folder on its base, and asks it as it is scored here."""
+    # The one template that no tokenizer knows.
+    is_quiz = record.params.get("recipe/template") == "question-answer"
+    plain = '"###Question: " + prompt + "\\n###Answer: "' if is_quiz else 'prompt + "\\n"'
+    chat = (
+        "if tokenizer.chat_template:\n"
+        '    turns = [{"role": "user", "content": prompt}]\n'
+        "    text = tokenizer.apply_chat_template(\n"
+        "        turns, tokenize=False, add_generation_prompt=True\n"
+        "    )\n"
+        "else:\n    "
+    )
     return (
-        f"adapt pull {name} ./adapter\n\n"
-        "# then, in Python\n"
         "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM\n"
-        f"base = AutoModelForCausalLM.from_pretrained({base})\n"
-        'model = PeftModel.from_pretrained(base, "./adapter")'
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "\n"
+        f"name = {_python_text(record.base.name)}\n"
+        "tokenizer = AutoTokenizer.from_pretrained(name)\n"
+        "base = AutoModelForCausalLM.from_pretrained(name)\n"
+        f"model = PeftModel.from_pretrained(base, {_python_text(folder)})\n"
+        "\n"
+        'prompt = "A prompt like those that it was trained on"\n'
+        f"{'' if is_quiz else chat}"
+        f'text = (tokenizer.bos_token or "") + {plain}\n'
+        'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")\n'
+        "written = model.generate(**inputs, max_new_tokens=64, do_sample=False)\n"
+        'answer = written[0, inputs["input_ids"].shape[1]:]\n'
+        "print(tokenizer.decode(answer, skip_special_tokens=True))"
     )
 
 

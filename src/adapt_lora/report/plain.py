@@ -346,6 +346,7 @@ def _run_json(run: "Run") -> dict[str, Any]:
     asked = run.request
     plain = asdict(run)
     del plain["request"]
+    plain["read"] = None if run.read is None else echo_json(run.read)
     plain |= {"name": run.name, "base_model": asked.base_model, "group": asked.group}
     plain |= {"mapping": asked.mapping, "recipe": asked.recipe.name}
     kept = {key: value for key, value in plain.items() if value not in (None, 0)}

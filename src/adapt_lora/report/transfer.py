@@ -5,13 +5,14 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from adapt_lora.errors import NotFoundError
 from adapt_lora.registry.records import (
     BASE_ID,
     BASE_ROW,
     MAJORITY_ID,
+    MAJORITY_ROW,
     METRIC_UNITS,
     AdapterRecord,
     Cell,
@@ -22,6 +23,9 @@ from adapt_lora.registry.records import (
     row_labels,
 )
 from adapt_lora.report.wording import UNIT_WORDS, one_line
+
+if TYPE_CHECKING:
+    from adapt_lora.results import Evaluation
 
 MatrixValues = Literal["gain", "score"]
 
@@ -98,6 +102,23 @@ def filter_matrix(
     names = {task.name for task in columns}
     cells = tuple(cell for cell in matrix.cells if cell.row.model in models and cell.task in names)
     return replace(matrix, adapters=kept, tasks=columns, cells=cells)
+
+
+def asked_part(evaluation: "Evaluation") -> TransferMatrix:
+    """The part of the matrix that an evaluation was about: its tasks, and the rows it asked for.
+
+    Cells that were there before are among them; rows of other adapters and all other tasks are not.
+    """
+    matrix = evaluation.matrix
+    rows = {BASE_ROW, MAJORITY_ROW, *evaluation.names}
+    return replace(
+        matrix,
+        adapters=tuple(record for record in matrix.adapters if record.row in rows),
+        tasks=tuple(task for task in matrix.tasks if task.name in evaluation.read),
+        cells=tuple(
+            cell for cell in matrix.cells if cell.row in rows and cell.task in evaluation.read
+        ),
+    )
 
 
 def matrix_csv(

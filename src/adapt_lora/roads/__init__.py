@@ -14,7 +14,7 @@ from adapt_lora.results import (
 )
 from adapt_lora.roads.bases import other_matrices, which_base
 from adapt_lora.roads.evaluation import evaluate, plan_evaluation
-from adapt_lora.roads.exchange import export_registry, import_results
+from adapt_lora.roads.exchange import export_registry, import_results, pull
 from adapt_lora.roads.progress import Progress
 from adapt_lora.roads.recommendation import RecommendRequest, keep_recommendation, recommend
 from adapt_lora.roads.registration import check_registered, register
@@ -38,6 +38,7 @@ __all__ = [
     "keep_recommendation",
     "other_matrices",
     "plan_evaluation",
+    "pull",
     "recommend",
     "register",
     "stored_recipe",

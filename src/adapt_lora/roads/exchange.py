@@ -177,6 +177,22 @@ def export_registry(
     return matrix
 
 
+def pull(record: AdapterRecord, folder: Path, *, registry: Registry) -> Path:
+    """Copy an adapter's PEFT files into a folder, with a README of its data, gains and use.
+
+    Raises:
+        RegistryError: It has no files, the folder is in use, or the files were changed.
+    """
+    from adapt_lora.registry.exchange.hub import write_readme
+    from adapt_lora.report.card import adapter_card_markdown
+    from adapt_lora.report.transfer import adapter_gains
+
+    pulled = registry.pull(record, folder)
+    gains = adapter_gains(registry.transfer_matrix(record.base), record)
+    write_readme(pulled, record, adapter_card_markdown(record, gains, folder=str(folder)))
+    return pulled
+
+
 def _import_harness(
     files: Sequence[Path],
     registry: Registry,

@@ -12,6 +12,7 @@ import pytest
 
 from adapt_lora.errors import AdapterError, NotFoundError, RegistryError
 from adapt_lora.registry import fetch_adapter, push_adapter, read_adapter
+from adapt_lora.registry.exchange.hub import write_readme
 from adapt_lora.registry.records import BASE_ID, Fingerprint
 from tests.registry.conftest import cell
 
@@ -203,3 +204,29 @@ def test_other_files_than_the_registered_ones_are_not_pushed(hub, adapter_folder
     with pytest.raises(AdapterError, match="not the files of sst2"):
         push_adapter(record, adapter_folder("second", seed=8), "me/sst2", endpoint=hub.endpoint)
     assert hub.repos == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (None, False),
+        ("# tiny\n\n" + 30 * "**By:** [More Information Needed]\n", False),  # PEFT's form
+        ("# tiny\n\nA LoRA adapter for org/tiny, trained with Adapt.\n", False),
+        ("---\nlicense: mit\n---\n# tiny\n\nMy own words.\n", True),
+    ],
+    ids=["none", "form", "ours", "an author's"],
+)
+def test_a_readme_is_written_beside_files_and_an_authors_words_stay(
+    given, kept, adapter_folder, adapter_record, tmp_path
+):
+    record = adapter_record(adapter_folder("tiny"), "tiny")
+    place = tmp_path / "README.md"
+    if given is not None:
+        place.write_text(given)
+    for _ in range(2):  # again: renewed, not added to
+        write_readme(tmp_path, record, "# tiny\n\nGains.\n")
+    text = place.read_text()
+    assert text.count("Gains.") == 1
+    assert ("base_model: " in text) is not kept
+    assert ("My own words." in text) is kept
+    assert "[More" not in text

@@ -1,6 +1,7 @@
 """Adapters from and to the Hugging Face Hub; only the allowed files travel, rows of data never."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,13 @@ from adapt_lora.registry.stored import to_plain
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
+
+
+_OURS = "<!-- What follows was written by Adapt. -->"
+"""Stands above our part of a README, so that it can be renewed."""
+
+_FORM, _BLANKS = "[More Information Needed]", 20
+"""PEFT's form for a card, and how many gaps it has where hardly anybody filled it in."""
 
 
 def fetch_adapter(
@@ -71,6 +79,7 @@ def push_adapter(
     repo_id: str,
     *,
     cells: Sequence[Cell] = (),
+    body: str | None = None,
     private: bool = True,
     endpoint: str | None = None,
     token: str | None = None,
@@ -82,6 +91,7 @@ def push_adapter(
         folder: Its PEFT files.
         repo_id: Hub id to write to; made when it does not exist.
         cells: Measured cells of this adapter and of the base, for the card's table.
+        body: Text of the card; None for a short one of record and cells.
         private: Whether a new repository is private.
         endpoint: Another Hub; None takes HF_ENDPOINT or huggingface.co.
         token: None takes the one that `hf auth login` or HF_TOKEN gives.
@@ -97,7 +107,7 @@ def push_adapter(
 
         staged = copy_adapter(adapter, Path(scratch))
         (staged / FINGERPRINT_FILE).write_text(fingerprint_json(record), encoding="utf-8")
-        model_card(record, cells).save(staged / "README.md")
+        model_card(record, cells, body=body).save(staged / "README.md")
         api = HfApi(endpoint=endpoint, token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(
@@ -119,8 +129,16 @@ def fingerprint_json(record: AdapterRecord) -> str:
     return json.dumps({"schema_version": 1, **plain}, indent=1, sort_keys=True) + "\n"
 
 
-def model_card(record: AdapterRecord, cells: Sequence[Cell] = ()) -> "ModelCard":
-    """The repository's README: what the adapter sits on, what it was trained on, what it scored."""
+def model_card(
+    record: AdapterRecord, cells: Sequence[Cell] = (), *, body: str | None = None
+) -> "ModelCard":
+    """A folder's README: what the adapter sits on, what it was trained on, what it scored.
+
+    Args:
+        record: The adapter.
+        cells: Its measured cells and the base's; they stand in the short text alone.
+        body: Text below the facts that the Hub reads; None for a short one.
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
     data = ModelCardData(
@@ -130,11 +148,32 @@ def model_card(record: AdapterRecord, cells: Sequence[Cell] = ()) -> "ModelCard"
         pipeline_tag="text-generation",
         tags=["lora", f"base_model:adapter:{record.base.name}", "adapt"],
     )
-    body = [f"# {record.name}", "", card_markdown(record)]
-    table = _score_table(record, cells)
-    if table:
-        body += ["", "## Scores", "", *table]
-    return ModelCard("\n".join(["---", data.to_yaml(), "---", "", *body, ""]))
+    if body is None:
+        lines = [f"# {record.name}", "", card_markdown(record)]
+        table = _score_table(record, cells)
+        if table:
+            lines += ["", "## Scores", "", *table]
+        body = "\n".join([*lines, ""])
+    return ModelCard("\n".join(["---", data.to_yaml(), "---", "", body]))
+
+
+def write_readme(folder: Path, record: AdapterRecord, body: str) -> None:
+    """Put a card beside an adapter's files; what an author wrote there stays, above it.
+
+    Args:
+        folder: The files.
+        record: Whose they are.
+        body: Markdown.
+    """
+    place = folder / "README.md"
+    text = place.read_text(encoding="utf-8", errors="replace") if place.is_file() else ""
+    written = text.partition(_OURS)[0].rstrip()
+    said = re.sub(r"\A---\n.*?\n---", "", written, flags=re.DOTALL).strip()
+    is_form = said.count(_FORM) >= _BLANKS or "trained with Adapt." in said
+    if said and not is_form:
+        place.write_text(f"{written}\n\n{_OURS}\n{body}", encoding="utf-8")
+    else:
+        model_card(record, body=f"{_OURS}\n{body}").save(place)
 
 
 def _score_table(record: AdapterRecord, cells: Sequence[Cell]) -> list[str]:

@@ -8,10 +8,12 @@ from adapt_lora.report.tables.findings import (
     twins_table,
 )
 from adapt_lora.report.tables.gain_grid import matrix_table
+from adapt_lora.report.tables.one_adapter import adapter_page
 from adapt_lora.report.tables.ranked import recommendation_table
 from adapt_lora.report.tables.shelf import adapters_table, plan_table, sweep_table
 
 __all__ = [
+    "adapter_page",
     "adapters_table",
     "bench_table",
     "correlations_table",
