@@ -41,6 +41,11 @@ TASK_ID = "adapt.task_id"
 MODEL_ID = "adapt.model_id"
 VERSION = "adapt.version"
 TRAITS = "adapt.traits"
+CHANGED = "adapt/changed_ms"
+"""Metric: when an entry was changed after its registration, milliseconds since 1970.
+
+A sync asks for what is new by time. Tags can't be compared by size, and a later end of the run
+would make its duration grow."""
 TRAIT_FIT = "adapt.trait_fit"
 """Tag of the bare base's run: it keeps a fit of the traits in TRAITS_FILE."""
 FEW_SHOT = "adapt.few_shot"

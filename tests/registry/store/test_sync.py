@@ -65,6 +65,27 @@ def test_only_what_is_new_is_read(open_counting, filled, base, adapter_folder, a
     assert later.read == 2  # the record and the fingerprint of one adapter
 
 
+def test_what_is_added_to_an_adapter_is_seen_and_leaves_its_duration_alone(
+    filled, open_counting, base, monkeypatch
+):
+    later, client = open_counting(), filled._client.mlflow
+    adapters = later.adapters(base)
+    ended = [client.get_run(record.run_id).info.end_time for record in adapters]
+    filled.set_card(adapters[0], markdown="# new", html="<p>new</p>")
+    filled.update_scores(base)
+    filled.set_traits(base, {adapters[0].adapter_id: {"T1": 0.5}})
+    assert [dict(record.traits) for record in later.adapters(base)] == [{"T1": 0.5}, {}, {}]
+    later.read = 0
+    # Nobody looks back further than the last change that was seen.
+    monkeypatch.setattr("adapt_lora.registry.store.cache.MARGIN_MS", 0)
+    time.sleep(0.002)
+    filled.set_traits(base, {adapters[1].adapter_id: {"T1": -0.5}})
+    first, second, _ = later.adapters(base)
+    assert (first.traits, second.traits) == ({"T1": 0.5}, {"T1": -0.5})
+    assert later.read == 2  # the files of one adapter
+    assert [client.get_run(record.run_id).info.end_time for record in adapters] == ended
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"header": 1}', b"\xff\x00"])
 def test_a_damaged_cache_is_rebuilt(open_counting, filled, base, tmp_path, damage):
     expected = filled.transfer_matrix(base)

@@ -1,7 +1,7 @@
 """Local copy of what the registry holds, so that a ranking does not fetch every artifact again.
 
-MLflow keeps no time of change for a run, but its end time can be set again after each change, and
-runs can be searched by it. So a sync asks only for runs that ended after the last one seen.
+MLflow keeps no time of change for a run, but runs can be searched by their end and by a metric. So
+a sync asks only for runs that ended, or were changed, after the last such time seen.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ class Entry(NamedTuple, Generic[_T]):
     """One run as it was when last read."""
 
     end_ms: int
-    """End time of the run, milliseconds since 1970."""
+    """End time of the run, or of its last change after that, milliseconds since 1970."""
     content: _T
     """What was read from it: a record, or several."""
 
@@ -45,7 +45,7 @@ class Snapshot(Generic[_T]):
     """End times of the runs that could not be read, by run id; each sync tries them again."""
 
     def watermark_ms(self, now_ms: int) -> int:
-        """Runs that ended after this may be new; clocks that are ahead must not hide the others."""
+        """Runs that ended or changed after this may be new; clocks that are ahead must not hide the others."""
         latest = max((entry.end_ms for entry in self.entries.values()), default=0)
         first_unread = min(self.unread.values(), default=now_ms)
         return max(0, min(min(latest, now_ms) - MARGIN_MS, first_unread - 1))

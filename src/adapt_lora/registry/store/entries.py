@@ -120,7 +120,6 @@ class Entries:
         if record.model_id:
             self._client.mlflow.set_logged_model_tags(record.model_id, note)
         self._client.log_files(record.run_id, {"card.html": html})
-        self._client.touch(record.run_id)
 
     def update_scores(self, home: Home, matrix: TransferMatrix) -> None:
         """Write what has changed of each adapter's scores and gains by task, and nothing else.
@@ -379,7 +378,8 @@ class Entries:
             )
             if adapter_id in plots:
                 self._client.log_plots(run_id, {"traits.png": plots[adapter_id]})
-            self._client.touch(run_id)
+            # Last: who reads before it reads again.
+            self._client.log(run_id, metrics={layout.CHANGED: now_ms()})
 
     def trait_fit(self, home: Home) -> dict[str, Any] | None:
         """What `set_trait_fit` kept last; None before the first fit."""
@@ -407,7 +407,6 @@ class Entries:
         self._client.log_plots(run_id, plots)
         tags = {layout.NOTE: note[: layout.TAG_LIMIT], layout.TRAIT_FIT: "kept"}
         self._client.log(run_id, tags=tags)
-        self._client.touch(run_id)
 
     # --- recommendations
     # -------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The local copy of a registry, brought up to date at each reading."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapt_lora.errors import NotFoundError, RegistryError
@@ -92,19 +93,24 @@ class Sync:
             snapshot = self._cache.load(place, kind)
             self._snapshots[place, kind] = snapshot
         own = f"tags.`{layout.KIND}` = '{kind}' and tags.`{layout.STATUS}` = '{layout.READY}'"
-        recent = f"{own} and attributes.end_time > {snapshot.watermark_ms(now_ms())}"
+        since = snapshot.watermark_ms(now_ms())
+        recent = [f"{own} and attributes.end_time > {since}"]
+        if kind == "adapter":  # what alone is changed after its end
+            recent.append(f"{own} and metrics.`{layout.CHANGED}` > {since}")
         changed = False
         damaged: dict[str, DamagedEntry] = {}
         unread: dict[str, int] = {}
-        for run in self._client.search(experiment_id, recent):
-            run_id, end_ms = run.info.run_id, run.info.end_time
-            if snapshot.is_current(run_id, end_ms) and run_id not in snapshot.unread:
+        for run in chain.from_iterable(self._client.search(experiment_id, f) for f in recent):
+            # What the older versions changed has a later end.
+            run_id = run.info.run_id
+            changed_ms = int(max(run.info.end_time, run.data.metrics.get(layout.CHANGED, 0)))
+            if snapshot.is_current(run_id, changed_ms) and run_id not in snapshot.unread:
                 continue
             content, fault = self._read(run, kind, home)
             if fault is not None:
-                damaged[run_id], unread[run_id] = fault, end_ms
+                damaged[run_id], unread[run_id] = fault, changed_ms
             if content is not None:
-                snapshot.entries[run_id] = Entry(end_ms, content)
+                snapshot.entries[run_id] = Entry(changed_ms, content)
             else:
                 snapshot.entries.pop(run_id, None)
             changed = True
