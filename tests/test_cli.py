@@ -117,6 +117,11 @@ def test_many_skipped_rows_need_a_word_and_are_told_everywhere(adapt):
     assert answer["target"]["n_skipped"] == 4
     shown = adapt("fingerprint", file, "--allow-skips", "--json")
     assert parsed(shown)["reasons"] == read["reasons"]
+    copied = ("data", "subsample", file, "--rows", "8", "--allow-skips", "-o")
+    told = adapt(*copied, adapt.home / "fewer")
+    assert "20 of 24 rows used; skipped: line 21" in told.stderr
+    content = parsed(adapt(*copied, adapt.home / "fewer-still", "--json"))
+    assert content["read"] == {"holes": read}
 
 
 def test_a_kept_recommendation_shows_in_the_bench_once_measured(adapt):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from adapt_lora.data import SkipReason
 from adapt_lora.errors import BaseModelMismatch, ConfigError
 from adapt_lora.registry import layout
 from adapt_lora.registry.identity import compare_bases, find_base
@@ -20,6 +21,7 @@ from adapt_lora.registry.records import (
     Fingerprint,
     Histogram,
     Prediction,
+    ReadingRecord,
 )
 from tests.registry.conftest import cell, task_named
 
@@ -35,7 +37,14 @@ def full_record(base):
         run_id="r" * 32,
         model_id="m-1",
         created_ms=1_700_000_000_000,
-        dataset=DatasetRecord("sst2 (train)", "f" * 64, "sst2", 320, "sst2.jsonl"),
+        dataset=DatasetRecord(
+            "sst2 (train)",
+            "f" * 64,
+            "sst2",
+            320,
+            "sst2.jsonl",
+            read=ReadingRecord(320, 3, "UTF-16", (SkipReason("'text' is empty", 3, (4, 7, 9)),)),
+        ),
         group="sst2",
         fingerprint=Fingerprint(
             values={"n_rows": 320.0, "response_ppl": 1 / 3},
@@ -61,6 +70,35 @@ def full_record(base):
 
 def test_an_adapter_survives_the_round_trip(full_record):
     assert layout.adapter_record(layout.adapter_items(full_record)) == full_record
+
+
+def test_how_data_were_read_stands_on_the_pages_of_runs(full_record, task, base):
+    told = {
+        "data/n_rows": "320",
+        "data/n_skipped": "3",
+        "data/encoding": "UTF-16",
+        "data/reasons": "3: 'text' is empty",
+    }
+    read = full_record.dataset.read
+    of_task = replace(task, dataset=replace(task.dataset, read=read))
+    for items in (layout.adapter_items(full_record), layout.task_items(of_task, base)):
+        assert told.items() <= items.params.items()
+    for item in (
+        layout.adapter_items(full_record).dataset,
+        layout.task_dataset_item(of_task, "protocol"),
+    ):
+        known = json.loads(item.profile)["read"]
+        assert (known["n_skipped"], known["reasons"][0]["lines"]) == (3, [4, 7, 9])
+
+
+def test_an_entry_from_before_readings_were_kept_is_read(full_record):
+    items = layout.adapter_items(full_record)
+    record = json.loads(items.artifacts[layout.RECORD_FILE])
+    del record["dataset"]["read"]
+    older = replace(items, artifacts={**items.artifacts, layout.RECORD_FILE: json.dumps(record)})
+    assert layout.adapter_record(older) == replace(
+        full_record, dataset=replace(full_record.dataset, read=None)
+    )
 
 
 def test_a_bare_adapter_survives_the_round_trip(base):

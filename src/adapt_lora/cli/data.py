@@ -45,8 +45,9 @@ def data_balance(
     """Draw as many rows of every label as the rarest label has."""
     from adapt_lora.data.surgery import balance_labels
 
-    (parent,) = _datasets([file], split, mapping, allow_skips=allow_skips)
-    _write_derived(balance_labels(parent, seed=seed), output, split, Console(as_json))
+    console = Console(as_json)
+    parents = _datasets([file], split, mapping, allow_skips=allow_skips, console=console)
+    _write_derived(balance_labels(parents[0], seed=seed), parents, output, split, console)
 
 
 @data_app.command("mislabel")
@@ -63,8 +64,11 @@ def data_mislabel(
     """Give rows a wrong label on purpose, and the answer that goes with it."""
     from adapt_lora.data.surgery import mislabel_rows
 
-    (parent,) = _datasets([file], split, mapping, allow_skips=allow_skips)
-    _write_derived(mislabel_rows(parent, share=share, seed=seed), output, split, Console(as_json))
+    console = Console(as_json)
+    parents = _datasets([file], split, mapping, allow_skips=allow_skips, console=console)
+    _write_derived(
+        mislabel_rows(parents[0], share=share, seed=seed), parents, output, split, console
+    )
 
 
 @data_app.command("shuffle")
@@ -80,8 +84,9 @@ def data_shuffle(
     """Give every prompt the answer of another row."""
     from adapt_lora.data.surgery import shuffle_answers
 
-    (parent,) = _datasets([file], split, mapping, allow_skips=allow_skips)
-    _write_derived(shuffle_answers(parent, seed=seed), output, split, Console(as_json))
+    console = Console(as_json)
+    parents = _datasets([file], split, mapping, allow_skips=allow_skips, console=console)
+    _write_derived(shuffle_answers(parents[0], seed=seed), parents, output, split, console)
 
 
 @data_app.command("subsample")
@@ -102,9 +107,10 @@ def data_subsample(
     """Keep some of the rows: drawn ones, or those with the shortest or longest responses."""
     from adapt_lora.data.surgery import subsample_rows
 
-    (parent,) = _datasets([file], split, mapping, allow_skips=allow_skips)
+    console = Console(as_json)
+    parents = _datasets([file], split, mapping, allow_skips=allow_skips, console=console)
     _write_derived(
-        subsample_rows(parent, rows, seed=seed, keep=keep), output, split, Console(as_json)
+        subsample_rows(parents[0], rows, seed=seed, keep=keep), parents, output, split, console
     )
 
 
@@ -122,10 +128,10 @@ def data_mix(
     """Shuffle several datasets into one."""
     from adapt_lora.data.surgery import mix_datasets
 
-    mixed = mix_datasets(
-        _datasets(files, split, mapping, allow_skips=allow_skips), rows_each=rows_each, seed=seed
-    )
-    _write_derived(mixed, output, split, Console(as_json))
+    console = Console(as_json)
+    parents = _datasets(files, split, mapping, allow_skips=allow_skips, console=console)
+    mixed = mix_datasets(parents, rows_each=rows_each, seed=seed)
+    _write_derived(mixed, parents, output, split, console)
 
 
 @data_app.command("holdout")
@@ -141,8 +147,10 @@ def data_holdout(
 ) -> None:
     """For each dataset make the mixture of all others, in OUTPUT/without-NAME."""
     from adapt_lora.data.surgery import leave_one_out_mixtures
+    from adapt_lora.report.plain import echo_json
 
-    parents = _datasets(files, split, mapping, allow_skips=allow_skips)
+    console = Console(as_json)
+    parents = _datasets(files, split, mapping, allow_skips=allow_skips, console=console)
     mixtures = leave_one_out_mixtures(parents, rows_each=rows_each, seed=seed)
     folders = {name: output / f"without-{name}" for name in mixtures}
     for folder in folders.values():
@@ -151,31 +159,49 @@ def data_holdout(
                 f"{folder} exists already. Choose another --output, or remove it first."
             )
     for name, derived in mixtures.items():
-        _write_derived(derived, folders[name], split, Console(quiet=as_json))
+        _write_derived(derived, parents, folders[name], split, Console(quiet=as_json))
     if as_json:
         made = {name: str(folder) for name, folder in folders.items()}
-        Console(as_json).print_json({"mixtures": made})
+        read = {parent.name: echo_json(parent.echo) for parent in parents}
+        console.print_json({"mixtures": made, "read": read})
 
 
 def _datasets(
-    files: Sequence[str], split: str, mapping: str | None, *, allow_skips: bool
+    files: Sequence[str],
+    split: str,
+    mapping: str | None,
+    *,
+    allow_skips: bool,
+    console: Console,
 ) -> "list[Dataset]":
+    """The rows of these sources, with a word on how each was read."""
     from adapt_lora.data import read_dataset
 
     fields = read_mapping(mapping)
-    return [
-        read_dataset(file, mapping=fields, split=split, allow_skips=allow_skips) for file in files
-    ]
+    datasets = []
+    for file in files:
+        datasets.append(read_dataset(file, mapping=fields, split=split, allow_skips=allow_skips))
+        console.remark(datasets[-1].describe())
+    return datasets
 
 
-def _write_derived(derived: "DerivedRows", folder: Path, split: str, console: Console) -> None:
+def _write_derived(
+    derived: "DerivedRows",
+    parents: "Sequence[Dataset]",
+    folder: Path,
+    split: str,
+    console: Console,
+) -> None:
     from adapt_lora.data import read_dataset
     from adapt_lora.data.surgery import write_derived
+    from adapt_lora.report.plain import echo_json
 
     write_derived(derived, folder, name=folder.resolve().name, split=split)
     made = read_dataset(folder, split=split)
     if console.as_json:
         content = {"name": made.name, "folder": str(folder), "rows": len(made.rows)}
-        console.print_json({**content, "digest": made.digest, "parent": made.parent})
+        read = {parent.name: echo_json(parent.echo) for parent in parents}
+        known = {**content, "digest": made.digest, "parent": made.parent, "read": read}
+        console.print_json(known)
     elif not console.quiet:
         console.print_line(made.describe())

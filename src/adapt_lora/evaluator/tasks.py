@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 from adapt_lora.data import Dataset, Row, sample_rows
 from adapt_lora.errors import TaskError
 from adapt_lora.evaluator.metrics import is_exact_match, is_numeric_match, rouge_l, token_f1
-from adapt_lora.registry.records import METRIC_UNITS, PUBLISHED_METRIC, DatasetRecord, TaskRecord
+from adapt_lora.registry.records import (
+    METRIC_UNITS,
+    PUBLISHED_METRIC,
+    DatasetRecord,
+    ReadingRecord,
+    TaskRecord,
+)
 
 LABEL_METRICS = frozenset({"balanced_accuracy", "accuracy", "macro_f1"})
 """Metrics of a choice from a label set."""
@@ -95,6 +101,7 @@ def make_task(
             group=dataset.group,
             n_rows=len(used.rows),
             source=dataset.source,
+            read=ReadingRecord.of(dataset.echo),
         ),
         labels=labels,
         family=dataset.family,

@@ -149,7 +149,10 @@ def adapter_items(record: AdapterRecord) -> RunItems:
     }
     return RunItems(
         name=record.name,
-        params={legal_key(key): value[:_PARAM_LIMIT] for key, value in record.params.items()},
+        params={
+            legal_key(key): value[:_PARAM_LIMIT]
+            for key, value in {**_read_params(record.dataset), **record.params}.items()
+        },
         tags={key: value[:TAG_LIMIT] for key, value in tags.items()},
         metrics=metrics,
         artifacts={RECORD_FILE: to_json(plain), FINGERPRINT_FILE: to_json(fingerprint)},
@@ -191,6 +194,7 @@ def task_items(task: TaskRecord, base: BaseIdentity) -> RunItems:
             "task/family": task.family[:_PARAM_LIMIT],
             "task/labels": ", ".join(task.labels)[:_PARAM_LIMIT],
             **({} if n_rows is None else {"task/rows": str(n_rows)}),
+            **_read_params(task.dataset),
         },
         tags={KIND: "task", TASK_ID: task_id(task), **_base_tags(base)},
         metrics=_section("fingerprint", task.fingerprint.values),
@@ -404,6 +408,8 @@ def dataset_item(dataset: DatasetRecord, context: str) -> DatasetItem:
         profile["num_rows"] = dataset.n_rows
     if dataset.parent:
         profile["parent"] = dataset.parent
+    if dataset.read is not None:
+        profile["read"] = to_plain(dataset.read)
     return DatasetItem(
         name=dataset.name[:500],
         digest=dataset.digest[:36],
@@ -411,6 +417,21 @@ def dataset_item(dataset: DatasetRecord, context: str) -> DatasetItem:
         profile=to_json(profile),
         context=context,
     )
+
+
+def _read_params(dataset: DatasetRecord | None) -> dict[str, str]:
+    """How a run's data were read, for its page: counts, encoding, and why rows were skipped."""
+    if dataset is None or dataset.read is None:
+        return {}
+    read = dataset.read
+    params = {
+        "data/n_rows": str(read.n_rows),
+        "data/n_skipped": str(read.n_skipped),
+        "data/encoding": read.encoding,
+    }
+    if read.reasons:
+        params["data/reasons"] = "; ".join(f"{one.n_rows}: {one.reason}" for one in read.reasons)
+    return {key: value[:_PARAM_LIMIT] for key, value in params.items()}
 
 
 def task_dataset_item(task: TaskRecord, protocol: str) -> DatasetItem:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import hypot
 from typing import TYPE_CHECKING, Any, Literal
 
+from adapt_lora.data import Echo, SkipReason
 from adapt_lora.model.base import BaseIdentity
 
 if TYPE_CHECKING:
@@ -186,6 +187,27 @@ class DatasetRecord:
     """What it was made from and how, names and digests, where it is a changed copy; else ""."""
     parts: tuple[str, ...] = ()
     """Groups of the datasets that a mixture was made of; empty for all others."""
+    read: "ReadingRecord | None" = None
+    """How its source was read; None where nobody knows, as in older entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRecord:
+    """How many rows of a source were used when it was read, and why others were not."""
+
+    n_rows: int
+    """Rows that can be used, those that were not drawn included."""
+    n_skipped: int
+    """Rows that can't."""
+    encoding: str
+    """What its text was read as."""
+    reasons: tuple[SkipReason, ...] = ()
+    """Why rows were skipped, the most frequent reason first."""
+
+    @classmethod
+    def of(cls, echo: Echo) -> "ReadingRecord":
+        """What is kept of a reader's echo."""
+        return cls(echo.n_rows, echo.n_skipped, echo.encoding, echo.reasons)
 
 
 @dataclass(frozen=True, slots=True)

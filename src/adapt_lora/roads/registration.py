@@ -19,6 +19,7 @@ from adapt_lora.registry.records import (
     AdapterRecord,
     DatasetRecord,
     Fingerprint,
+    ReadingRecord,
     StepRecord,
 )
 from adapt_lora.roads.bases import settle_base
@@ -385,6 +386,7 @@ def _dataset_record(dataset: Dataset) -> DatasetRecord:
         source=dataset.source,
         parent=dataset.parent,
         parts=dataset.parts,
+        read=ReadingRecord.of(dataset.echo),
     )
 
 

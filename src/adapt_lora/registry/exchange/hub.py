@@ -124,6 +124,8 @@ def fingerprint_json(record: AdapterRecord) -> str:
     plain = to_plain(record)
     for private in ("run_id", "model_id", "version", "created_ms", "has_weights"):
         del plain[private]
+    if plain["dataset"]:  # why a row was skipped may quote it
+        plain["dataset"].pop("read", None)
     # A hash of a short prompt can be guessed back.
     del plain["fingerprint"]["row_sketches"]
     return json.dumps({"schema_version": 1, **plain}, indent=1, sort_keys=True) + "\n"

@@ -45,7 +45,7 @@ class Snapshot(Generic[_T]):
     """End times of the runs that could not be read, by run id; each sync tries them again."""
 
     def watermark_ms(self, now_ms: int) -> int:
-        """Runs that ended or changed after this may be new; clocks that are ahead must not hide the others."""
+        """What ended or changed after this may be new; clocks ahead must not hide the others."""
         latest = max((entry.end_ms for entry in self.entries.values()), default=0)
         first_unread = min(self.unread.values(), default=now_ms)
         return max(0, min(min(latest, now_ms) - MARGIN_MS, first_unread - 1))
