@@ -279,6 +279,31 @@ def test_a_dry_run_shows_the_plan_and_measures_nothing(adapt):
     assert "dry" not in {c["task"] for c in parsed(adapt("matrix", "--json"))["cells"]}
 
 
+def test_an_evaluation_shows_what_it_was_asked_for_and_no_more(adapt):
+    task = adapt.home / "task_mood.jsonl"
+    shown = adapt("evaluate", "--task", task, "--adapter", "moods").stdout
+    head = shown.partition("Gains over")[0]
+    assert "task_mood" in head
+    assert "task_choice" not in head
+    assert "choices" not in head
+    assert "0 cells measured, 3 were there" in shown
+
+
+def test_the_default_registry_is_named_once_when_it_is_new(adapt, tmp_path, tiny_base_dir):
+    elsewhere = {"ADAPT_DATA_DIR": str(tmp_path / "data"), "ADAPT_BASE_MODEL": str(tiny_base_dir)}
+    elsewhere |= {"ADAPT_TRACKING_URI": "", "MLFLOW_TRACKING_URI": ""}
+
+    def stderr(*words):
+        done = CliRunner().invoke(app, list(words), env=elsewhere)
+        assert done.exit_code == 0, done.output
+        return done.stderr
+
+    table = tmp_path / "mood.jsonl"
+    write_rows(table, "mood", 12)
+    assert f"Registry: sqlite:///{tmp_path / 'data'}" in stderr("evaluate", "--task", str(table))
+    assert "Registry:" not in stderr("list")
+
+
 def test_a_broken_task_is_named_and_the_exit_code_says_so(adapt):
     good = write_rows(adapt.home / "good.jsonl", "mood", 12)
     bad = adapt.home / "bad.jsonl"

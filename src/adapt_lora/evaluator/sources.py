@@ -35,6 +35,8 @@ class ReadTasks:
     """Examples that the prompts show, by task; None where none are asked for."""
     failures: tuple[CellFailure, ...]
     """Why other tasks can't be scored, or have no examples to show."""
+    pools: tuple[Dataset, ...] = ()
+    """The rows that examples were drawn from."""
 
     @property
     def tasks(self) -> list[Task]:
@@ -74,14 +76,15 @@ def read_tasks(request: EvaluationRequest) -> ReadTasks:
         raise last
     if request.shots is None:
         return ReadTasks(tuple(usable), None, tuple(failures))
-    shots, lost = _draw_examples(usable, request, request.shots)
-    return ReadTasks(tuple(usable), shots, (*failures, *lost))
+    pools: list[Dataset] = []
+    shots, lost = _draw_examples(usable, request, request.shots, pools)
+    return ReadTasks(tuple(usable), shots, (*failures, *lost), tuple(pools))
 
 
 def _draw_examples(
-    tasks: Sequence[ReadTask], request: EvaluationRequest, n_shots: int
+    tasks: Sequence[ReadTask], request: EvaluationRequest, n_shots: int, pools: list[Dataset]
 ) -> tuple[dict[str, Shots], list[CellFailure]]:
-    """Examples by task, and the tasks that have none to show."""
+    """Examples by task, and the tasks that have none to show; `pools` gets what was read."""
     files = [read.source for read in tasks if Path(read.source).is_file()]
     if len(request.shots_from) != len(files):
         raise ConfigError(
@@ -101,8 +104,9 @@ def _draw_examples(
                 mapping=request.mapping,
                 split="train",
                 allow_skips=request.allow_skips,
-            ).rows
-            shots[name] = draw_shots(pool, read.task, n_shots, seed=request.seed, taken=taken)
+            )
+            pools.append(pool)
+            shots[name] = draw_shots(pool.rows, read.task, n_shots, seed=request.seed, taken=taken)
         except AdaptError as error:
             if len(tasks) == 1:
                 raise

@@ -176,8 +176,8 @@ def _prepared(
     folders = {weights_place(record.adapter_id): record.name for record in adapters}
     with open_backend(request, base, folders, say=say, warn=warnings.append) as backend:
         if say is not None:
-            for task in read.usable:
-                say(task.dataset.describe())
+            for dataset in (*(task.dataset for task in read.usable), *read.pools):
+                say(dataset.describe())
         measuring = Measuring(
             backend,
             decision=request.grading.decision,
