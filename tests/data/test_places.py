@@ -37,3 +37,9 @@ def test_a_bare_split_file_is_named_after_its_folder(tmp_path):
 def test_a_path_that_does_not_exist_gets_one_sentence(source):
     with pytest.raises(DatasetError, match=r"does not exist.*org/name"):
         read_dataset(source)
+
+
+def test_a_link_that_leads_nowhere_is_said(tmp_path):
+    (tmp_path / "rows.jsonl").symlink_to("../annex/rows.jsonl")
+    with pytest.raises(DatasetError, match=r"a link to \.\./annex/rows\.jsonl, which is not there"):
+        read_dataset(tmp_path / "rows.jsonl")

@@ -8,7 +8,7 @@ from importlib import import_module
 from adapt_lora.data.files import class_name
 from adapt_lora.data.splits import SplitChoice, choose_split
 from adapt_lora.data.table import Table
-from adapt_lora.errors import DatasetError
+from adapt_lora.errors import DatasetError, reason_of
 
 _HUB_ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.+-]+))?(@(?P<revision>[\w./-]+))?"
@@ -66,11 +66,12 @@ def read_hub(hub: HubId, split: str) -> Table:
             there = datasets.get_dataset_split_names(config_name=hub.config, **where)
             chosen = _chosen_split(split, there)
         loaded = datasets.load_dataset(name=hub.config, split=chosen.name, **where)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first = str(error).partition("\n")[0] or type(error).__name__
+    # The library lets through what its own libraries raise, and wraps it in its own errors.
+    except Exception as error:
         raise DatasetError(
-            f"{hub.repo} is not an existing path, and the Hub dataset can't be loaded: {first} "
-            "Check the id org/name[:config][@revision][#split] and the network, or pass a file."
+            f"{hub.repo} is not an existing path, and the Hub dataset can't be loaded: "
+            f"{reason_of(error).rstrip('.')}. Check the id "
+            "org/name[:config][@revision][#split] and the network, or pass a file."
         ) from error
     names = {
         field: getattr(getattr(kind, "feature", kind), "names", None)

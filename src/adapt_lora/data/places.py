@@ -10,6 +10,7 @@ from adapt_lora.data.hub import HubId, parse_hub_id
 from adapt_lora.data.splits import SPLIT_NAMES, choose_split
 from adapt_lora.errors import DatasetError
 
+_SHARD = re.compile(r".*-\d{5}-of-(\d{5})")
 _STEMS_WITHOUT_NAME = (*SPLIT_NAMES, "data", "dataset")
 
 
@@ -50,9 +51,16 @@ def find_place(source: str | Path, split: str) -> Place:
                 f"{path}: there is no split {split!r} (found: {', '.join(saved)}). "
                 "Pass the folder of the one that you mean."
             )
+        if not (path / choice.name).is_dir():
+            raise DatasetError(
+                f"{path}: the folder of its split {choice.name!r} is missing. Copy it again, whole."
+            )
         path, note = path / choice.name, choice.note
     if not is_saved_dataset(path):
         path = _data_file(path, split)
+    shard = _SHARD.fullmatch(_stem(path))
+    if shard and int(shard[1]) > 1:
+        note = f"this is one of {int(shard[1]):,} shards, and only its rows are read"
     name = path.resolve().parent.name if is_bare_split(path) else ""
     return Place(path, name or _stem(path), path.name, str(path), note)
 
@@ -61,6 +69,11 @@ def _data_file(path: Path, split: str) -> Path:
     """The file itself, or the split's file inside a folder."""
     if path.is_file():
         return path
+    if path.is_symlink() and not path.exists():
+        raise DatasetError(
+            f"{path} is a link to {path.readlink()}, which is not there. Fetch that file first "
+            "(in a git-annex repository `git annex get`)."
+        )
     if not path.exists():
         raise DatasetError(
             f"{path} does not exist. Check the path; a Hub dataset is written org/name[#split]."

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapt_lora.data.files.content import is_lfs_pointer
+from adapt_lora.data.files.content import find_pointer
 from adapt_lora.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
@@ -61,11 +61,10 @@ def find_weights(folder: Path) -> Path:
     """
     path = folder / WEIGHTS_FILE
     if path.is_file():
-        if path.stat().st_size < 1024 and is_lfs_pointer(path.read_bytes()):
-            raise AdapterError(
-                f"{path} is a Git LFS pointer, not the weights: the file itself was not fetched. "
-                "Run `git lfs pull` in its repository, or download the file."
-            )
+        with path.open("rb") as stream:
+            pointer = find_pointer(stream.read(1024))
+        if pointer is not None:
+            raise AdapterError(f"{path} is {pointer.describe('the weights')}")
         return path
     if path.is_symlink():
         raise AdapterError(
@@ -91,10 +90,9 @@ def find_weights(folder: Path) -> Path:
 
 def _read_object(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
-    if is_lfs_pointer(content):
-        raise AdapterError(
-            f"{path} is a Git LFS pointer, not the file. Run `git lfs pull` in its repository."
-        )
+    pointer = find_pointer(content)
+    if pointer is not None:
+        raise AdapterError(f"{path} is {pointer.describe('the settings')}")
     try:
         config = json.loads(content.decode("utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

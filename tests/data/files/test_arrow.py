@@ -183,3 +183,33 @@ def test_tool_calls_of_arrow_leave_out_what_arrow_filled_in(tmp_path):
         '{"name": "w", "arguments": {"city": "Oslo"}}',
         '{"name": "v", "arguments": {"n": 1}}',
     ]
+
+
+def test_one_shard_of_several_is_said(tmp_path):
+    path = write_stream(tmp_path / "data-00001-of-00003.arrow", hub_table())
+    assert "this is one of 3 shards" in read_dataset(path).describe()
+    alone = write_stream(tmp_path / "data-00000-of-00001.arrow", hub_table())
+    assert "shards" not in read_dataset(alone).describe()
+
+
+def test_feather_files_of_both_versions_are_read(tmp_path):
+    import pyarrow.feather
+
+    for version in (1, 2):
+        pyarrow.feather.write_feather(hub_table(), tmp_path / "x.feather", version=version)
+        assert [row.prompt for row in read_dataset(tmp_path / "x.feather").rows] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("state", ["{", '{"_data_files": [{"name": "a"}]}', '{"_data_files": 1}'])
+def test_a_saved_dataset_whose_list_of_files_is_damaged_is_named(tmp_path, state):
+    folder = save_dataset(tmp_path / "saved", hub_table())
+    (folder / "state.json").write_text(state)
+    with pytest.raises(DatasetError, match=r"state\.json: .*Copy it again"):
+        read_dataset(folder)
+
+
+def test_a_split_that_is_listed_and_not_there_is_named(tmp_path):
+    save_dataset(tmp_path / "saved" / "train", hub_table())
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(DatasetError, match="the folder of its split 'test' is missing"):
+        read_dataset(tmp_path / "saved")

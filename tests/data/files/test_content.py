@@ -1,6 +1,9 @@
 import json
 
+import pytest
+
 from adapt_lora.data import read_dataset
+from adapt_lora.errors import DatasetError
 from tests.data.conftest import texts
 from tests.data.files.test_formats import PAIR_TEXTS, PAIRS
 
@@ -27,3 +30,18 @@ def test_utf16_files_are_read(tmp_path):
         json.dumps({"prompt": "größer", "response": "ja"}, ensure_ascii=False), "utf-16"
     )
     assert texts(read_dataset(path)) == [("größer", "ja", None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "Git LFS .*git lfs pull"),
+        ("# xet version 0\nfilesize = 12\n", "Xet pointer"),
+        ("/annex/objects/MD5E-s12--abc.jsonl\n", "git-annex .*git annex get"),
+    ],
+)
+def test_a_pointer_to_data_kept_elsewhere_is_no_data(tmp_path, text, words):
+    for name in ("rows.jsonl", "rows.parquet", "rows.arrow"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DatasetError, match=rf"{name} is a {words}"):
+            read_dataset(tmp_path / name)

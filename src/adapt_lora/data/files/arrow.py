@@ -8,10 +8,12 @@ from typing import Any
 from adapt_lora.data.files.content import Content, read_content
 from adapt_lora.data.table import Table
 from adapt_lora.data.values import listed
-from adapt_lora.errors import DatasetError
+from adapt_lora.errors import DatasetError, reason_of
 
 # `datasets` leaves its features in the schema, under this name; -1 is its missing label.
 _FEATURES_KEY = b"huggingface"
+FEATHER_1 = b"FEA1"
+"""What files of Feather's first version begin with; those of the second are Arrow files."""
 
 
 def read_arrow(content: Content) -> Table:
@@ -42,7 +44,9 @@ def read_parquet(content: Content) -> Table:
 def is_saved_dataset(folder: Path) -> bool:
     """Whether `datasets.save_to_disk` wrote this folder, for one split."""
     state = folder / "state.json"
-    return state.is_file() and b'"_data_files"' in state.read_bytes()
+    return state.is_file() and (
+        b'"_data_files"' in read_content(state).data or any(folder.glob("data-*.arrow"))
+    )
 
 
 def read_saved_splits(folder: Path) -> list[str]:
@@ -71,7 +75,13 @@ def read_saved_dataset(folder: Path) -> Table:
             f"{folder} holds a selection of its rows by their indices. Save it once more after "
             "`dataset.flatten_indices()`, or with a newer `datasets`."
         )
-    shards = [folder / file["filename"] for file in state["_data_files"]]
+    try:
+        shards = [folder / file["filename"] for file in state["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{folder / 'state.json'}: its list of files can't be read. Copy it again, or pass the "
+            ".arrow file itself."
+        ) from error
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise DatasetError(f"{folder}: {listed(missing)} is missing. Copy the folder again, whole.")
@@ -96,11 +106,14 @@ def class_name(value: object, names: Sequence[str] | None) -> object:
 def _arrow_table(content: Content) -> Any:
     """The pyarrow table of a file."""
     import pyarrow
+    import pyarrow.feather
     import pyarrow.ipc
 
     is_file = content.data.startswith(b"ARROW1")
     open_it = pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream
     try:
+        if content.data.startswith(FEATHER_1):
+            return pyarrow.feather.read_table(pyarrow.BufferReader(content.data))
         return open_it(pyarrow.BufferReader(content.data)).read_all()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise _damaged("Arrow", content.path, error) from error
@@ -155,5 +168,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _damaged(file_format: str, path: Path, error: Exception) -> DatasetError:
-    first = str(error).partition("\n")[0]
-    return DatasetError(f"{path}: damaged {file_format} file ({first}). Write it again.")
+    return DatasetError(f"{path}: damaged {file_format} file ({reason_of(error)}). Write it again.")

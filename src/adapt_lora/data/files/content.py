@@ -10,8 +10,32 @@ from adapt_lora.data.files.encodings import Encoding, find_encoding
 from adapt_lora.errors import DatasetError
 
 _ARCHIVES = (b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"\xfd7zX", b"BZh", b"7z\xbc\xaf", b"Rar!")
-# The pointer's first line, and that of its forerunner; a pointer is shorter than 1,024 bytes.
-_LFS_POINTERS = (b"version https://git-lfs.github.com/", b"version https://hawser.github.com/")
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A short text in place of a file that something keeps elsewhere."""
+
+    keeper: str
+    """What keeps the file: "Git LFS"."""
+    command: str
+    """What fetches it, typed in its repository."""
+
+    def describe(self, wanted: str) -> str:
+        """The end of a sentence about the path: what it is instead of what was wanted."""
+        return (
+            f"a {self.keeper} pointer, not {wanted}: the file itself was not fetched. "
+            f"Run `{self.command}` in its repository, or download the file."
+        )
+
+
+# What a pointer begins with; each is shorter than 1 KiB.
+_POINTERS = {
+    b"version https://git-lfs.github.com/": Pointer("Git LFS", "git lfs pull"),
+    b"version https://hawser.github.com/": Pointer("Git LFS", "git lfs pull"),
+    b"# xet version": Pointer("Xet", "git xet install && git lfs pull"),
+    b"/annex/objects/": Pointer("git-annex", "git annex get ."),
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +95,7 @@ def read_content(path: Path, *, split: str = "test") -> Content:
     """The file's content, unzipped where it is a gzip file, whatever its name.
 
     Raises:
-        DatasetError: It can't be read, is damaged, or only points to a file of Git LFS.
+        DatasetError: It can't be read, is damaged, or only points to a file that is kept elsewhere.
     """
     try:
         data = path.read_bytes()
@@ -83,14 +107,13 @@ def read_content(path: Path, *, split: str = "test") -> Content:
         raise DatasetError(
             f"{path} can't be read ({error.strerror}). Check its permissions."
         ) from error
-    if is_lfs_pointer(data):
-        raise DatasetError(
-            f"{path} is a Git LFS pointer, not the data: the file itself was not fetched. "
-            "Run `git lfs pull` in its repository, or download the file."
-        )
+    pointer = find_pointer(data)
+    if pointer is not None:
+        raise DatasetError(f"{path} is {pointer.describe('the data')}")
     return Content(path, data, split)
 
 
-def is_lfs_pointer(data: bytes) -> bool:
-    """Whether a file's bytes only stand for a file that Git LFS keeps elsewhere."""
-    return len(data) < 1024 and data.startswith(_LFS_POINTERS)
+def find_pointer(data: bytes) -> Pointer | None:
+    """What keeps the file that these bytes only stand for; None where they are the file."""
+    found = (kept for mark, kept in _POINTERS.items() if data.startswith(mark))
+    return next(found, None) if len(data) < 1024 else None

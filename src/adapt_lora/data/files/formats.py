@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adapt_lora.data.files.arrow import read_arrow, read_parquet
+from adapt_lora.data.files.arrow import FEATHER_1, read_arrow, read_parquet
 from adapt_lora.data.files.content import Content, read_content
 from adapt_lora.data.files.delimited import read_delimited
 from adapt_lora.data.files.json import read_json
@@ -31,7 +31,7 @@ _FORMATS = (
     _JSON,
     Format((".csv", ".tsv"), read_delimited),
     Format((".parquet",), read_parquet, (b"PAR1",)),
-    Format((".arrow", ".feather"), read_arrow, (b"ARROW1", b"\xff\xff\xff\xff")),
+    Format((".arrow", ".feather"), read_arrow, (b"ARROW1", b"\xff\xff\xff\xff", FEATHER_1)),
 )
 SUFFIXES = tuple(suffix for each in _FORMATS for suffix in each.suffixes)
 
