@@ -266,7 +266,7 @@ def test_a_base_whose_answers_cant_be_read_costs_a_test_and_not_the_cell(
 
 def fresh(registry: Registry) -> Path:
     """Folder of a SQLite registry."""
-    return Path(registry.tracking_uri.removeprefix("sqlite:///")).parent
+    return Path(registry.database).parent
 
 
 SLOW_RUN = """

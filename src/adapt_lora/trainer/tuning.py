@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-from adapt_lora.errors import TrainingError
+from adapt_lora.errors import TrainingError, reason_of
 from adapt_lora.model.base import BaseModel
 from adapt_lora.model.lora_linear import speed_up_lora
 from adapt_lora.trainer.attention import row_attention
@@ -127,7 +127,7 @@ def _lora_on(base: BaseModel, recipe: Recipe) -> Iterator[Tuning]:
     except ValueError as error:
         raise TrainingError(
             f"{base.identity.name} can't take a LoRA on {', '.join(recipe.target_modules)}: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{reason_of(error)}"
         ) from error
     try:
         speed_up_lora(wrapped)

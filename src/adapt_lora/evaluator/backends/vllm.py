@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from adapt_lora.data import Row
-from adapt_lora.errors import AdapterError, AdaptError, ConfigError, ScoringError
+from adapt_lora.errors import AdapterError, AdaptError, ConfigError, ScoringError, reason_of
 from adapt_lora.evaluator.backends.served import (
     ServedAdapter,
     describe_served,
@@ -336,8 +336,7 @@ class VllmBackend:
             )
         # The engine hands errors of its process on as they come, and dies of some.
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise ScoringError(f"vLLM could not answer: {reason[:300]}") from error
+            raise ScoringError(f"vLLM could not answer: {reason_of(error)}") from error
         n = len(requests)
         return {folder: outputs[i * n : (i + 1) * n] for i, folder in enumerate(folders)}
 
@@ -446,9 +445,8 @@ class VllmBackend:
                 **options,
             )
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ScoringError(
-                f"vLLM can't start with {self.base.identity.name}: {reason[:300]} "
+                f"vLLM can't start with {self.base.identity.name}: {reason_of(error)} "
                 "Use --backend transformers."
             ) from error
         return self._engine

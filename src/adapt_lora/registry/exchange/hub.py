@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapt_lora.errors import AdapterError, NotFoundError, RegistryError
+from adapt_lora.errors import AdapterError, NotFoundError, RegistryError, reason_of
 from adapt_lora.registry.adapter import (
     ALLOWED_FILES,
     FINGERPRINT_FILE,
@@ -236,5 +236,20 @@ def _in_words(repo_id: str) -> Iterator[None]:
 
 
 def _refused(repo_id: str, error: Exception) -> RegistryError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return RegistryError(f"{repo_id}: the Hub did not do what was asked ({reason[:200]}).")
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    reason = reason_of(error)
+    if status == 401:
+        what = "the Hub refuses the token (401). Log in with `hf auth login`, or set HF_TOKEN anew."
+    elif status == 403:
+        what = f"the Hub does not allow it (403: {reason}). Use a token that may write there."
+    elif status == 429:
+        what = "the Hub gets too many requests (429). Wait, or log in, which allows more."
+    elif status >= 500:
+        what = f"the Hub can't do it now ({status}). Try again later."
+    elif "certificate" in reason.lower():
+        what = f"the Hub's certificate is not trusted ({reason}). Set SSL_CERT_FILE."
+    elif status:
+        what = f"the Hub did not do what was asked ({reason})."
+    else:
+        what = f"the Hub can't be reached ({reason}). Check the network and HF_ENDPOINT."
+    return RegistryError(f"{repo_id}: {what}")

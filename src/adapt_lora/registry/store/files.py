@@ -5,12 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from adapt_lora.errors import AdapterError, NotFoundError, RegistryError
-from adapt_lora.registry.adapter import (
-    copy_adapter,
-    copy_allowed,
-    read_adapter,
-)
+from adapt_lora.errors import AdapterError, NotFoundError, RegistryError, reason_of
+from adapt_lora.registry.adapter import copy_adapter, copy_allowed, read_adapter
 from adapt_lora.registry.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from adapt_lora.registry.records import AdapterRecord
 from adapt_lora.registry.store.client import ABSENT, UNFIT, Client
@@ -91,8 +87,7 @@ def fetch(client: Client, source: str, dest: Path) -> Path:
             if error.error_code not in (ABSENT, UNFIT):
                 raise
             raise NotFoundError(
-                f"{source}: nothing to fetch in {client.uri} "
-                f"({str(error).strip().splitlines()[0][:200]})."
+                f"{source}: nothing to fetch in {client.uri} ({reason_of(error, limit=200)})."
             ) from error
         # The folder itself, or the only one below it that holds an adapter.
         holding = [path.parent for path in fetched.rglob("adapter_config.json")]
