@@ -52,3 +52,29 @@ def test_a_name_is_kept_as_it_is_written(registry, tiny_base_dir, tiny_adapter):
     folder = tiny_adapter("org.name", seed=6)
     record = roads.register(folder, registry=registry, base_model=str(tiny_base_dir))
     assert record.name == "org.name"
+
+
+def test_an_adapter_of_a_kind_that_is_not_scored_leaves_nothing_behind(registry, tiny_adapter):
+    # Said even where the base is not here.
+    folder = tiny_adapter("late")
+    _set(folder, alora_invocation_tokens=[5, 6])
+    with pytest.raises(AdapterError, match="alora_invocation_tokens: it is an Activated LoRA"):
+        roads.register(folder, registry=registry)
+    assert registry.adapters() == []
+
+
+def test_targets_without_tensors_and_unknown_settings_stay_with_the_entry(
+    registry, tiny_base_dir, tiny_adapter, recwarn
+):
+    folder = tiny_adapter("wide", seed=7)
+    _set(folder, target_modules=["q_proj", "v_proj", "k_proj"], use_fancy=True)
+    roads.register(folder, registry=registry, base_model=str(tiny_base_dir))
+    said = registry.adapters()[0].warnings
+    assert "use_fancy=True" in said[0]
+    assert "2 modules that its file has no tensors for (k_proj)" in said[1]
+    assert not [warning for warning in recwarn if "PEFT" in str(warning.message)]
+
+
+def _set(folder, **fields):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))

@@ -179,6 +179,7 @@ def _copy_what_is_written(
 def _make_faster(wrapped: PeftModel) -> None:
     # bfloat16 steps by 1/256 of a weight, and most of an update is smaller than that: merged, it
     # would be rounded away in part, which moved label scores by up to 1.2 nats.
+    module: Any
     for module in wrapped.modules():
         if _can_merge(module):
             # Into a copy: the base's own tensors are never written, and a head that shares its

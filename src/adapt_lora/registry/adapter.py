@@ -282,7 +282,7 @@ def _check_vocabulary(
     adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base_folder: Path
 ) -> None:
     """Refuse embeddings of more or fewer tokens than the base has."""
-    whole = {
+    whole: dict[str, tuple[int, ...]] = {
         module_of(name): shape
         for name, shape in adapter.shapes.items()
         if EMBEDDING_TENSOR.search(name) and not is_adapters_own(name) and len(shape) == 2

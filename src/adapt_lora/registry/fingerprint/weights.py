@@ -50,7 +50,8 @@ def fingerprint_weights(adapter: Adapter, base_folder: Path, cache_dir: Path) ->
     of the r × r matrix (AAᵀ)^½ (BᵀB) (AAᵀ)^½. The effective rank is exp of the entropy of the
     singular values divided by their sum (Roy & Vetterli 2007, EUSIPCO); the stable rank is ‖ΔW‖_F²
     / ‖ΔW‖₂².
-    Of a DoRA only the product B A counts, not its magnitude vector.
+    Of a DoRA only the product B A counts, not its magnitude vector; of a PiSSA or OLoRA too, though
+    part of it was taken off the base's weights.
 
     Args:
         adapter: As read; must fit the base.
