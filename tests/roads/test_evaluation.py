@@ -298,7 +298,7 @@ def test_a_killed_run_loses_the_cell_in_hand_and_goes_on_from_there(
     fresh_store, base_model, tiny_base, tiny_adapter, tmp_path
 ):
     registry = Registry(fresh_store, cache_folder=tmp_path / "cache")
-    roads.register(tiny_adapter("lora"), registry=registry, base_model=base_model)
+    roads.register(tiny_adapter("lora"), registry=registry, base_model=base_model, name="lora")
     tasks = [
         write_rows(tmp_path / f"{name}.jsonl", kind, 12)
         for name, kind in (("moods", "mood"), ("choices", "choice"))

@@ -302,9 +302,6 @@ def test_equal_names_in_a_matrix_carry_versions(
     assert len(filter_matrix(done.matrix, adapters=["run"]).adapters) == 2
     again = EvaluationRequest([task], base_model=str(tiny_base_dir), adapters=["run/1"])
     assert roads.evaluate(again, registry=registry).report.n_skipped == 2
-    assert registry.cell(
-        done.matrix.base, BASE_ROW, "t", next(iter(done.report.protocols.values()))
-    )
 
 
 def test_an_unknown_base_names_its_registered_twin(registry, bring, adapter_on):

@@ -194,7 +194,7 @@ def _show_evaluation(done: "Evaluation", console: Console) -> None:
             console.show(matrix_table(asked_part(done), width=console.width))
         console.print_line(
             f"{len(report.cells)} cells measured, {report.n_skipped} were there, "
-            f"{len(report.failures)} failed, {report.seconds:.0f} s."
+            f"{report.n_failed} failed, {report.seconds:.0f} s."
         )
     if done.code_protection and not console.quiet:
         console.say(done.code_protection)

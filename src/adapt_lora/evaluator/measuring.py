@@ -47,6 +47,9 @@ class MatrixReport:
     """Tokens planned for the measured cells."""
     seconds: float
     """Wall time."""
+    n_failed: int = 0
+    """Cells planned that came to nothing, and tasks that could not be planned; a failure may stand
+    for several of these cells."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,7 @@ def evaluation_json(evaluation: "Evaluation") -> dict[str, Any]:
     content = {
         "measured": [_named_json(cell, names) for cell in report.cells],
         "skipped": report.n_skipped,
+        "n_failed": report.n_failed,
         "failed": [_named_json(failure, names) for failure in report.failures],
         "seconds": report.seconds,
         "read": {task: echo_json(echo) for task, echo in evaluation.read.items()},

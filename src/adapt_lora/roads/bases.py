@@ -80,11 +80,11 @@ def settle_base(folder: Path, base: "BaseModel | None", registry: Registry) -> S
     known = {*(identity.name for identity in registry.bases()), *bases_at_hand()}
     named = hub_id_in_path(stored) or stored
     name = same_name(named, known) or named
-    hint = _likely_base(folder, stored, known)
     if not is_hub_id(name) and name not in known:
         raise AdapterError(
             f"{folder / CONFIG_FILE}: base_model_name_or_path is {stored!r}, which is no Hub id "
-            f"and leads nowhere on this disk; say the base's Hub id with --base-model.{hint}"
+            f"and leads nowhere on this disk; say the base's Hub id with --base-model."
+            f"{_likely_base(folder, stored, known)}"
         )
     try:
         base = load_base_model(name)
@@ -92,7 +92,7 @@ def settle_base(folder: Path, base: "BaseModel | None", registry: Registry) -> S
     except BaseModelError as error:
         unseen = next((one for one in registry.bases() if one.name == name), None)
         identity = unseen or BaseIdentity(name, "", "")
-        return SettledBase(identity, reason=f"{error}{hint}")
+        return SettledBase(identity, reason=f"{error}{_likely_base(folder, stored, known)}")
     return SettledBase(_as_registered(base.identity, registry), base)
 
 

@@ -167,7 +167,7 @@ def _prepared(
     graders = make_graders(request.grading, read.tasks)
     base = load_base_model(request.base_model)
     warning = meet_base(base.identity)
-    warnings = [warning] if warning else []
+    warnings = [*([warning] if warning else []), *_idle_options(request, read.tasks)]
     adapters = _choose_adapters(request, registry, base.identity)
     # An engine is made for the adapters it will have.
     early = request.backend in ("vllm", "openai") or base.device.startswith("cuda")
@@ -196,6 +196,28 @@ def _prepared(
         yield _Prepared(
             request, registry, base, adapters, read, measuring, plan, lost, warnings, labels
         )
+
+
+def _idle_options(request: "EvaluationRequest", tasks: "Sequence[Task]") -> list[str]:
+    """Options that can't have an effect on any of these tasks, a sentence each."""
+    grading, metrics = request.grading, {task.record.metric for task in tasks}
+    written = any(task.is_generated for task in tasks)
+    idle = {
+        f"--decision {grading.decision}": (
+            grading.decision != "sum" and not any(task.is_label_task for task in tasks),
+            "no task has labels",
+        ),
+        "--keep-text": (request.keep_text and not written, "no task has written answers"),
+        "--allow-code-execution": (
+            grading.allow_code_execution and "pass_at_1" not in metrics,
+            "no task is scored by pass@1",
+        ),
+        "--judge-url": (
+            grading.judge_url is not None and "judge_accuracy" not in metrics,
+            "no task is scored by judge_accuracy",
+        ),
+    }
+    return [f"{option} had no effect: {why}." for option, (is_idle, why) in idle.items() if is_idle]
 
 
 def _choose_adapters(
@@ -295,7 +317,8 @@ def _measure(
     )
     filing.draw_rest()
     failures = (*ready.read.failures, *undescribed, *losses, *report.failures)
-    return replace(report, failures=failures)
+    n_failed = len(ready.plan.units) - len(report.cells) + len(ready.read.failures)
+    return replace(report, failures=failures, n_failed=n_failed)
 
 
 def _describe_tasks(
