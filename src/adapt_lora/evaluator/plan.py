@@ -76,7 +76,7 @@ class Pace:
         if not unit.n_written:
             return TimeSpan(reading, reading, reading)
         rate = self.written_tokens_per_s or self.read_tokens_per_s
-        likely = unit.n_likely
+        likely: float | None = unit.n_likely
         if likely is None:
             likely = unit.n_written * _share_written(self.answer_tokens, unit.max_new_tokens)
         least = likely if unit.n_reference is None else unit.n_reference

@@ -12,7 +12,7 @@ from typing import Literal
 from adapt_lora.errors import AdapterError, AdaptError, failure_reason
 from adapt_lora.model.base import MODEL_WHEELS, cache_dir, locate_base_model, pick_dtype
 from adapt_lora.registry import Registry
-from adapt_lora.registry.adapter import WEIGHTS_FILE
+from adapt_lora.registry.adapter_files import WEIGHTS_FILE
 from adapt_lora.registry.layout import registered_name
 from adapt_lora.registry.records import AdapterRecord, DamagedEntry
 from adapt_lora.roads.evaluation import weights_place
