@@ -9,7 +9,6 @@ from adapt_lora import roads
 from adapt_lora.errors import AdapterError, BaseModelError
 from adapt_lora.model.base import load_base_model
 from adapt_lora.registry import Registry
-from adapt_lora.registry.records import BASE_ROW
 from adapt_lora.roads.registration import entry_name
 
 
