@@ -378,6 +378,64 @@ def test_register_and_remove_go_there_and_back(adapt, tiny_adapter):
     assert "newcomer" not in adapt("list", "--quiet").stdout
 
 
+def test_what_is_not_checked_is_said_everywhere_and_checked_later(
+    tiny_adapter, tiny_base_dir, fresh_store
+):
+    def plain(*arguments):
+        """Without a base model in the environment, which would be taken for the adapter's."""
+        own = {"ADAPT_TRACKING_URI": str(fresh_store), "COLUMNS": "200", "ADAPT_BASE_MODEL": None}
+        return CliRunner().invoke(app, [str(one) for one in arguments], env=own)
+
+    folder = tiny_adapter("far", seed=4)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "tiny/elsewhere"
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    done = plain("register", folder)
+    assert "far version 1 is registered, not checked." in done.stdout
+    assert "Not checked: tiny/elsewhere: not on this disk" in done.stderr
+    assert "`adapt register --check far/1`" in done.stderr
+    assert "far (not checked)" in plain("list").stdout
+    assert "Not checked on its base model" in plain("show", "far").stdout
+    (listed,) = parsed(plain("list", "--json"))["adapters"]
+    assert listed["not_checked"].startswith("not done: tiny/elsewhere")
+    failed = plain("register", "--check")
+    assert failed.exit_code == 1
+    assert "far version 1: not checked: tiny/elsewhere" in failed.stderr
+    mended = plain("register", "--check", "far", "--base-model", tiny_base_dir, "--json")
+    assert [one["base_model"] for one in parsed(mended)["adapters"]] == ["tiny/llama"]
+    (listed,) = parsed(plain("list", "--json"))["adapters"]
+    assert "not_checked" not in listed
+    assert "checked already" in plain("register", "--check").stdout
+    assert plain("register", "--check", "--name", "x").exit_code == 2
+    assert plain("register").exit_code == 2
+
+
+def test_a_bad_entry_is_named_once_and_can_be_removed_or_repaired(
+    adapt, tiny_adapter, tmp_path, fresh_store, monkeypatch
+):
+    own = ("--tracking-uri", fresh_store)
+    for seed, name in enumerate(("good", "bad", "worse"), start=40):
+        assert adapt("register", tiny_adapter(name, seed=seed), *own).exit_code == 0
+    for record in (fresh_store / "artifacts").rglob("record.json"):
+        if json.loads(record.read_text()).get("name") in ("bad", "worse"):
+            record.unlink()
+    monkeypatch.setenv("ADAPT_CACHE_DIR", str(tmp_path / "another machine"))
+    listed = adapt("list", "--quiet", *own)
+    assert listed.stdout.split() == ["good"]
+    assert listed.stderr.count("can't be read and are left out: bad version 1, worse ver") == 1
+    assert adapt("show", "good", "--json", *own).exit_code == 0
+    shown = adapt("show", "bad", *own)
+    assert (shown.exit_code, shown.stderr.splitlines()[-1].startswith("Error: bad ver")) == (
+        1,
+        True,
+    )
+    assert "bad version 1 is removed." in adapt("remove", "bad", "--yes", *own).stdout
+    doctor = adapt("doctor", "--repair", *own)
+    assert "worse version 1: read anew from its files" in doctor.stdout
+    assert sorted(adapt("list", "--quiet", *own).stdout.split()) == ["good", "worse"]
+    assert "Every entry of the registry is whole." in adapt("doctor", "--repair", *own).stdout
+
+
 def test_doctor_names_what_it_found(adapt):
     checks = {c["name"]: c for c in parsed(adapt("doctor", "--json"))["checks"]}
     assert checks["torch"]["status"] == "ok"

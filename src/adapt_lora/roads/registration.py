@@ -1,5 +1,6 @@
 """Adapters into the registry: checked, fingerprinted, filed."""
 
+import functools
 import re
 import tempfile
 import warnings
@@ -318,7 +319,8 @@ def check_registered(
     Args:
         names: Which; all that were never checked where none are named.
         registry: Where they are.
-        base_model: The base they sit on, where its name was wrong or it lies at another place.
+        base_model: The base they sit on, where its name was wrong or it lies at another place;
+            where no adapter is named, it is taken for those alone that are filed under it.
         progress: Told about each step.
 
     Raises:
@@ -329,18 +331,15 @@ def check_registered(
     records = [registry.adapter(name) for name in names] or [
         record for record in registry.adapters() if record.unchecked
     ]
-    bases: dict[str, BaseModel | BaseModelError] = {}
+    given = None if base_model is None else load_base_model(base_model)
+    load = functools.cache(load_base_model)
     done = []
     for record in records:
-        source = base_model or record.base.name
-        if source not in bases:
-            try:
-                bases[source] = load_base_model(source)
-            except BaseModelError as error:
-                bases[source] = error
-        base = bases[source]
-        if isinstance(base, BaseModelError):
-            done.append(LateCheck(record, f"not checked: {base}"))
+        try:
+            is_meant = given and (names or registry.is_same_base(record.base, given.identity))
+            base = given if given and is_meant else load(record.base.name)
+        except BaseModelError as error:
+            done.append(LateCheck(record, f"not checked: {error}"))
             continue
         with tempfile.TemporaryDirectory(prefix="adapt-check-") as scratch:
             try:

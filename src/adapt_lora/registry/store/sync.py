@@ -65,6 +65,7 @@ class Sync:
     def name(self, damaged: Iterable[DamagedEntry]) -> None:
         """Say which entries are left out, each once."""
         fresh = [entry for entry in damaged if entry.run_id not in self._named]
+        fresh.sort(key=lambda entry: (entry.kind, entry.name, entry.version))
         self._named |= {entry.run_id for entry in fresh}
         if len(fresh) > 1:
             names = ", ".join(entry.label for entry in fresh[:8])
