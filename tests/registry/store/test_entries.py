@@ -40,7 +40,7 @@ def test_a_crashed_registration_is_never_listed_and_leaves_nothing(
 ):
     folder = adapter_folder()
     record = adapter_record(folder, "sst2")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(RegistryError, match="there is no such file"):
         registry.add_adapter(record, folder, plots={"a.png": tmp_path / "missing.png"})
     assert len(runs(registry, "adapter")) == 1  # what the crash left
     assert registry.adapters(base) == []

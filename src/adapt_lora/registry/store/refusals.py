@@ -137,7 +137,10 @@ def refusal(error: Exception, where: str, *, asked: str) -> RegistryError:
     if sentence is not None:
         words = _BODY.search(str(error)) or _WORDS.match(said)
         phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
-        reason = f"{status}: {words[1]}" if words else f"{status} {phrase}".strip()
+        if words is None and not _STATUS.search(said):
+            reason = f"{status}: {said}"
+        else:
+            reason = f"{status}: {words[1]}" if words else f"{status} {phrase}".strip()
     else:
         fits = (text for pattern, text in _SENTENCES if re.search(pattern, told.lower()))
         sentence = next(fits, None)

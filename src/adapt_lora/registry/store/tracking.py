@@ -49,6 +49,8 @@ def quieten_mlflow() -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.CRITICAL)
+    # It tells each try, and the last one's error tells the same.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def check_server(address: Address) -> None:
@@ -61,9 +63,9 @@ def check_server(address: Address) -> None:
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request, verify_rest_response
 
-    credentials = get_default_host_creds(address.uri)
+    credentials = get_default_host_creds(address.uri)  # type: ignore[no-untyped-call]
     try:
-        answer = http_request(
+        answer = http_request(  # type: ignore[no-untyped-call]
             credentials,
             "/health",
             "GET",
@@ -76,7 +78,7 @@ def check_server(address: Address) -> None:
         # It is alive. Servers that are only like MLflow's have no such page; their API decides.
         place = "/api/2.0/mlflow/experiments/search"
         verify_rest_response(
-            http_request(
+            http_request(  # type: ignore[no-untyped-call]
                 credentials,
                 place,
                 "POST",
