@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 # Formats whose rows people find by their line; in all others rows are counted.
 _FORMATS_WITH_LINES = ("JSONL", "JSON", "CSV", "TSV")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ class Dataset:
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
-def sample_rows(rows: Sequence[Row], n: int, *, seed: int) -> tuple[Row, ...]:
+def sample_rows(rows: Sequence[T], n: int, *, seed: int) -> tuple[T, ...]:
     """At most `n` rows, drawn without replacement, order kept; fewer rows are part of more.
 
     The draw is the beginning of a Fisher-Yates shuffle, so what was scored on 50 rows counts when
