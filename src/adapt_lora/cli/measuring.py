@@ -34,7 +34,14 @@ if TYPE_CHECKING:
     from adapt_lora.results import Evaluation, EvaluationPlan
 
 TasksOption = Annotated[
-    list[str], typer.Option("--task", help="Dataset to score on; repeat for more.")
+    list[str] | None, typer.Option("--task", help="Dataset to score on; repeat for more.")
+]
+SuiteOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Measure a suite of public tasks too, core or labels; their rows are fetched, or read "
+        "from ADAPT_SUITE_DIR."
+    ),
 ]
 AdaptersOption = Annotated[
     list[str] | None, typer.Option("--adapter", help="Adapter to score; all by default.")
@@ -90,8 +97,9 @@ RayOption = Annotated[
 
 
 def evaluate(
-    task: TasksOption,
+    task: TasksOption = None,
     adapter: AdaptersOption = None,
+    suite: SuiteOption = None,
     base_model: BaseModelOption = None,
     metric: MetricOption = "auto",
     max_rows: Annotated[int | None, typer.Option(min=2, help="Rows per task.")] = None,
@@ -127,8 +135,9 @@ def evaluate(
 
     console = Console(as_json, quiet)
     request = EvaluationRequest(
-        tasks=task,
+        tasks=task or (),
         adapters=adapter,
+        suite=suite,
         base_model=base_model,
         metric=metric,
         max_rows=max_rows,
@@ -150,7 +159,7 @@ def evaluate(
     registry = open_registry(tracking_uri, console)
     if dry_run:
         plan = roads.plan_evaluation(request, registry=registry, say=console.listener)
-        _show_plan(plan, console)
+        _show_plan(plan, console, with_cost=suite is not None)
         return
     with console.progress() as progress:
         done = roads.evaluate(request, registry=registry, progress=progress, say=console.listener)
@@ -167,7 +176,8 @@ def _known_backend(name: str) -> "BackendName":
     raise typer.BadParameter(f"{name!r} is not one of {', '.join(names)}.", param_hint="--backend")
 
 
-def _show_plan(plan: "EvaluationPlan", console: Console) -> None:
+def _show_plan(plan: "EvaluationPlan", console: Console, *, with_cost: bool) -> None:
+    from adapt_lora.data.suite import describe_cost
     from adapt_lora.report.plain import plan_json
     from adapt_lora.report.tables import plan_table
 
@@ -177,6 +187,8 @@ def _show_plan(plan: "EvaluationPlan", console: Console) -> None:
         if not console.quiet:
             console.show(plan_table(plan))
         console.print_line(plan.describe())
+        if with_cost:
+            console.print_line(describe_cost(sum(cell.n_tokens for cell in plan.cells)))
     console.warn(plan.warnings)
     _name_failures(plan.failures, {}, console)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from adapt_lora.data.suite import suite_tasks
 from adapt_lora.errors import ConfigError
 from adapt_lora.evaluator.metrics import LabelDecision
 from adapt_lora.evaluator.tasks import metric_key
@@ -67,7 +68,7 @@ class EvaluationRequest:
         ConfigError: Two of its options do not go together, or one has a value that there is not.
     """
 
-    tasks: Sequence[str | Path]
+    tasks: Sequence[str | Path] = ()
     """Files or folders (test.jsonl); each becomes a column."""
     adapters: Sequence[str] | None = None
     """Names; None for all adapters of the base that have their weights here."""
@@ -97,6 +98,8 @@ class EvaluationRequest:
     """What scores and writes; "auto" takes vLLM where it and a GPU are there."""
     server: ServerOptions | None = None
     """Where the server is, for the backend "openai"."""
+    suite: str | None = None
+    """Name of a suite whose tasks are measured too, after `tasks`; None for none."""
     ray_address: str | None = None
     """HOST:PORT of a Ray cluster whose workers measure, each with the base model of its own; they
     need the adapters' files, so the cache folder must be theirs too."""
@@ -106,8 +109,10 @@ class EvaluationRequest:
             given = getattr(self, name)
             if given is not None:
                 object.__setattr__(self, name, _several(given, name))
-        if not self.tasks:
-            raise ConfigError("There is no task to score on. Name at least one.")
+        if self.suite is not None:
+            suite_tasks(self.suite)
+        elif not self.tasks:
+            raise ConfigError("There is no task to score on. Name at least one, or a suite.")
         if self.metric != "auto" and metric_key(self.metric) not in METRIC_UNITS:
             raise ConfigError(
                 f"There is no metric {self.metric!r}. Choose auto, {', '.join(METRIC_UNITS)}."
@@ -131,6 +136,11 @@ class EvaluationRequest:
         if self.backend != "openai" and self.server is not None:
             raise ConfigError(
                 f"--server is for --backend openai, not for --backend {self.backend}."
+            )
+        if self.suite is not None and self.shots is not None:
+            raise ConfigError(
+                f"--shots shows training rows, which the suite {self.suite!r} does not have. "
+                "Name the tasks with --task, or leave out --shots."
             )
         if self.shots_from and self.shots is None:
             raise ConfigError("--shots-from says where examples come from; say how many: --shots.")

@@ -1,16 +1,26 @@
 """Tasks, and the examples that their prompts show, from the sources that a request names."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapt_lora.data import Dataset, Echo, read_dataset
+from adapt_lora.data.suite import (
+    GITHUB_HOST,
+    RowSource,
+    SourceFetcher,
+    SuiteTask,
+    read_suite_task,
+    suite_tasks,
+)
 from adapt_lora.errors import AdaptError, ConfigError
 from adapt_lora.evaluator.cells import EVERY_ROW, CellFailure
 from adapt_lora.evaluator.fewshot import Shots, draw_shots
 from adapt_lora.evaluator.grading import check_gradable
 from adapt_lora.evaluator.request import EvaluationRequest
 from adapt_lora.evaluator.tasks import Task, make_task
+from adapt_lora.model.base import cache_dir
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +28,7 @@ class ReadTask:
     """A task that can be scored, and what it was made from."""
 
     source: str | Path
-    """As the request names it."""
+    """As the request names it; of a suite's task, its name."""
     dataset: Dataset
     """All its rows, those that are not scored included."""
     task: Task
@@ -49,8 +59,14 @@ class ReadTasks:
         return {read.task.record.name: read.dataset.echo for read in self.usable}
 
 
-def read_tasks(request: EvaluationRequest) -> ReadTasks:
+def read_tasks(
+    request: EvaluationRequest, *, say: Callable[[str], None] | None = None
+) -> ReadTasks:
     """The tasks of a request that can be scored as asked, and why the others can't.
+
+    Args:
+        request: Names files and folders, or a suite.
+        say: Told which tasks of a suite are fetched.
 
     Raises:
         AdaptError: There is no task that can be scored as asked.
@@ -58,20 +74,16 @@ def read_tasks(request: EvaluationRequest) -> ReadTasks:
     """
     usable: list[ReadTask] = []
     failures: list[CellFailure] = []
-    for source in request.tasks:
-        name = Path(source).name
+    for name, read in _readers(request, say):
         try:
-            dataset = read_dataset(source, mapping=request.mapping, allow_skips=request.allow_skips)
-            task = make_task(
-                dataset, metric=request.metric, max_rows=request.max_rows, seed=request.seed
-            )
-            name = task.record.name
-            check_gradable(task, request.grading.graded_metrics)
+            done = read()
+            name = done.task.record.name
+            check_gradable(done.task, request.grading.graded_metrics)
         except AdaptError as error:
             failures.append(CellFailure(EVERY_ROW, name, str(error)))
             last = error
         else:
-            usable.append(ReadTask(source, dataset, task))
+            usable.append(done)
     if not usable:
         raise last
     if request.shots is None:
@@ -79,6 +91,50 @@ def read_tasks(request: EvaluationRequest) -> ReadTasks:
     pools: list[Dataset] = []
     shots, lost = _draw_examples(usable, request, request.shots, pools)
     return ReadTasks(tuple(usable), shots, (*failures, *lost), tuple(pools))
+
+
+def _readers(
+    request: EvaluationRequest, say: Callable[[str], None] | None
+) -> Iterator[tuple[str, Callable[[], ReadTask]]]:
+    """What a task is called before it is read, and how it is read; files first, then the suite."""
+    for source in request.tasks:
+        yield Path(source).name, lambda source=source: _read_source(request, source)
+    if request.suite is not None:
+        rows = _suite_rows()
+        for definition in suite_tasks(request.suite):
+            if say is not None and rows.needs_network(definition):
+                say(f"Fetching {definition.name} from {definition.source}")
+            yield definition.name, lambda task=definition: _read_definition(request, task, rows)
+
+
+def _read_source(request: EvaluationRequest, source: str | Path) -> ReadTask:
+    dataset = read_dataset(source, mapping=request.mapping, allow_skips=request.allow_skips)
+    task = make_task(dataset, metric=request.metric, max_rows=request.max_rows, seed=request.seed)
+    return ReadTask(source, dataset, task)
+
+
+def _read_definition(
+    request: EvaluationRequest, definition: SuiteTask, rows: RowSource
+) -> ReadTask:
+    dataset = read_suite_task(definition, rows, max_rows=request.max_rows, seed=request.seed)
+    return ReadTask(definition.name, dataset, make_task(dataset, metric=request.metric))
+
+
+def _suite_rows() -> RowSource:
+    """Where rows of suites come from, as the environment says.
+
+    Raises:
+        ConfigError: ADAPT_SUITE_DIR is no folder.
+    """
+    named = os.environ.get("ADAPT_SUITE_DIR")
+    folder = Path(named).expanduser() if named else None
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(
+            f"ADAPT_SUITE_DIR is {folder}, which is no folder. Name one that holds "
+            "NAME/test.jsonl of each task, or leave the variable out to fetch the public files."
+        )
+    host = os.environ.get("ADAPT_SUITE_HOST") or GITHUB_HOST
+    return RowSource(SourceFetcher(cache_dir() / "suite", host=host), folder)
 
 
 def _draw_examples(

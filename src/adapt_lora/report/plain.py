@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from adapt_lora.data.suite import BASE_SIZES, SuiteTask, gpu_hours
 from adapt_lora.registry.records import AdapterRecord, Cell, MatrixRow, TransferMatrix
 from adapt_lora.report.transfer import GainSummary, cells_by_place, gain_of
 
@@ -180,6 +181,7 @@ def evaluation_json(evaluation: "Evaluation") -> dict[str, Any]:
 def plan_json(plan: "EvaluationPlan") -> dict[str, Any]:
     """What `evaluate --dry-run` would do."""
     n_there = plan.n_cells - len(plan.cells)
+    n_tokens = sum(cell.n_tokens for cell in plan.cells)
     content = {
         "base_model": plan.base,
         "cells": [known_fields(cell) for cell in plan.cells],
@@ -187,6 +189,10 @@ def plan_json(plan: "EvaluationPlan") -> dict[str, Any]:
         "n_to_measure": len(plan.cells),
         "n_there": n_there,
         "n_skipped": n_there,  # its first name, which means rows elsewhere
+        "n_tokens": n_tokens,
+        "gpu_hours": {
+            name: gpu_hours(n_tokens, n_parameters=size) for name, size in BASE_SIZES.items()
+        },
         "estimated_s": plan.estimated_s,
         "range_s": plan.range_s,
         "tokens_per_s": plan.tokens_per_s,
@@ -194,6 +200,16 @@ def plan_json(plan: "EvaluationPlan") -> dict[str, Any]:
         "read": {task: echo_json(echo) for task, echo in plan.read.items()},
     }
     return _known(content)
+
+
+def suite_json(name: str, tasks: Sequence[SuiteTask]) -> dict[str, Any]:
+    """What a suite holds, and where its rows come from."""
+    fields = ("name", "family", "group", "labels", "metric", "n_rows", "licence", "citation")
+    sources = ("repository", "commit", "files", "n_tokens")
+    return {
+        "suite": name,
+        "tasks": [{key: getattr(task, key) for key in (*fields, *sources)} for task in tasks],
+    }
 
 
 def matrix_json(matrix: TransferMatrix) -> dict[str, Any]:

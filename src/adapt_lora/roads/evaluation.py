@@ -163,7 +163,7 @@ def _prepared(
     """
     from adapt_lora.evaluator import Measuring, make_graders, open_backend, read_tasks
 
-    read = read_tasks(request)
+    read = read_tasks(request, say=say)
     graders = make_graders(request.grading, read.tasks)
     base = load_base_model(request.base_model)
     warning = meet_base(base.identity)

@@ -44,7 +44,15 @@ class SourceFetcher:
         Raises:
             DatasetError: One of them can't be had, or the cache folder can't be written.
         """
-        return [self._cached(task, path) for path in task.files]
+        import httpx2
+
+        timeout = httpx2.Timeout(_READ_S, connect=_CONNECT_S)
+        with httpx2.Client(timeout=timeout, follow_redirects=True) as client:
+            return [self._cached(task, path, client) for path in task.files]
+
+    def has(self, task: SuiteTask) -> bool:
+        """Whether all of the task's files are in the cache."""
+        return all(self._place(task, path).is_file() for path in task.files)
 
     def forget(self, task: SuiteTask) -> None:
         """Drop the task's files from the cache, so that they are fetched anew."""
@@ -55,12 +63,12 @@ class SourceFetcher:
         known_by = f"{task.repository}@{task.commit}:{path}"
         return self.cache / hashlib.sha256(known_by.encode()).hexdigest()[:32]
 
-    def _cached(self, task: SuiteTask, path: str) -> bytes:
+    def _cached(self, task: SuiteTask, path: str, client: "httpx2.Client") -> bytes:
         place = self._place(task, path)
         try:
             if place.is_file():
                 return place.read_bytes()
-            content = self._download(task, path)
+            content = self._download(task, path, client)
             self.cache.mkdir(parents=True, exist_ok=True)
             _write_atomically(place, content)
         except OSError as error:
@@ -70,7 +78,7 @@ class SourceFetcher:
             ) from error
         return content
 
-    def _download(self, task: SuiteTask, path: str) -> bytes:
+    def _download(self, task: SuiteTask, path: str, client: "httpx2.Client") -> bytes:
         import httpx2
 
         url = f"{self.host.rstrip('/')}/{task.repository}/{task.commit}/{quote(path)}"
@@ -80,11 +88,7 @@ class SourceFetcher:
         for number in range(_N_TRIES):
             wait = 0.0
             try:
-                response = httpx2.get(
-                    url,
-                    follow_redirects=True,
-                    timeout=httpx2.Timeout(_READ_S, connect=_CONNECT_S),
-                )
+                response = client.get(url)
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
                 raise DatasetError(
                     f"ADAPT_SUITE_HOST {self.host}: not an address ({error}); "

@@ -25,6 +25,10 @@ class RowSource:
     folder: Path | None = None
     """Holds NAME/test.jsonl, whose rows are taken instead; None to fetch the public files."""
 
+    def needs_network(self, task: SuiteTask) -> bool:
+        """Whether the rows of a task have to be fetched."""
+        return self.folder is None and not self.fetcher.has(task)
+
 
 def read_suite_task(
     task: SuiteTask, source: RowSource, *, max_rows: int | None = None, seed: int = 0

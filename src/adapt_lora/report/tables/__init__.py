@@ -10,7 +10,7 @@ from adapt_lora.report.tables.findings import (
 from adapt_lora.report.tables.gain_grid import matrix_table
 from adapt_lora.report.tables.one_adapter import adapter_page
 from adapt_lora.report.tables.ranked import recommendation_table
-from adapt_lora.report.tables.shelf import adapters_table, plan_table, sweep_table
+from adapt_lora.report.tables.shelf import adapters_table, plan_table, suite_table, sweep_table
 
 __all__ = [
     "adapter_page",
@@ -21,6 +21,7 @@ __all__ = [
     "plan_table",
     "recommendation_table",
     "side_effects_table",
+    "suite_table",
     "sweep_table",
     "traits_table",
     "twins_table",

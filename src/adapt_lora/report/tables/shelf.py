@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from adapt_lora.data.suite import SuiteTask
 from adapt_lora.registry.records import AdapterRecord
 from adapt_lora.report.tables.style import (
     FIGURES_ONLY_MARK,
@@ -127,6 +128,24 @@ def _mean_text(summaries: Sequence[GainSummary], what: Literal["mean", "own"]) -
 
 def _room(columns: Mapping[str, Sequence[Text]]) -> int:
     return column_room([max(len(head), *map(len, texts), 0) for head, texts in columns.items()])
+
+
+def suite_table(name: str, tasks: Sequence[SuiteTask]) -> RenderableType:
+    """The tasks of a suite, one a line."""
+    heads = ("task", "family", "answers", "metric", "rows", "licence", "source")
+    table = new_table(f"Suite {name}: {len(tasks)} tasks", heads, right=("rows",))
+    for task in tasks:
+        answers = f"{len(task.labels)} labels" if task.is_label_task else "text"
+        table.add_row(
+            name_text(task.name),
+            name_text(task.family),
+            answers,
+            task.metric,
+            count_text(task.n_rows),
+            name_text(task.licence),
+            name_text(task.source),
+        )
+    return table
 
 
 def plan_table(plan: "EvaluationPlan") -> RenderableType:
