@@ -79,7 +79,7 @@ class Pace:
         likely: float | None = unit.n_likely
         if likely is None:
             likely = unit.n_written * _share_written(self.answer_tokens, unit.max_new_tokens)
-        least = likely if unit.n_reference is None else unit.n_reference
+        least: float = likely if unit.n_reference is None else unit.n_reference
         return TimeSpan(
             *(reading + n_written / rate for n_written in (least, likely, unit.n_written))
         )
