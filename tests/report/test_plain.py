@@ -99,7 +99,7 @@ def test_failures_are_named_by_the_id_of_their_row(matrix):
     assert content["failed"] == [{**told, "adapter": "moods"}]
     assert content["measured"][0]["adapter_id"] == BASE_ID
     assert content["measured"][0]["adapter"] == "base model"
-    assert set(content) == {"measured", "skipped", "failed", "seconds", "read"}
+    assert set(content) == {"measured", "skipped", "n_failed", "failed", "seconds", "read"}
 
 
 def test_an_adapter_says_every_figure_by_section_when_asked_for_the_whole(record):

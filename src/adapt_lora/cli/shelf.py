@@ -105,6 +105,7 @@ def _check(
             registry=registry,
             base_model=base_model,
             progress=progress,
+            warn=lambda sentence: console.warn([sentence]),
         )
     failed = [one for one in done if one.failure is not None]
     if console.as_json:

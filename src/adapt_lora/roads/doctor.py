@@ -120,7 +120,14 @@ def _repaired(registry: Registry, entry: DamagedEntry) -> Repair:
                 if entry.model_id and not (folder / WEIGHTS_FILE).is_file():
                     folder = registry.fetch(f"models:/{entry.model_id}", Path(scratch))
                 origin = Origin(registered_name(entry.name))
-                record = file_adapter(folder, origin, base=None, registry=registry, progress=None)
+                record = file_adapter(
+                    folder,
+                    origin,
+                    base=None,
+                    registry=registry,
+                    progress=None,
+                    warn=lambda _: None,
+                )
             except AdaptError as error:
                 registry.remove_damaged(entry)
                 return Repair(

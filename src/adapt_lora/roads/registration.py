@@ -313,6 +313,7 @@ def check_registered(
     registry: Registry,
     base_model: str | None = None,
     progress: Progress | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> list[LateCheck]:
     """Check adapters that were registered while their base model was not at hand.
 
@@ -322,6 +323,7 @@ def check_registered(
         base_model: The base they sit on, where its name was wrong or it lies at another place;
             where no adapter is named, it is taken for those alone that are filed under it.
         progress: Told about each step.
+        warn: As for `register`.
 
     Raises:
         NotFoundError: There is no adapter of that name.
@@ -352,7 +354,7 @@ def check_registered(
                 else:
                     origin = Origin(record.name, group=record.group, params=record.params)
                     checked = file_adapter(
-                        folder, origin, base=base, registry=registry, progress=progress
+                        folder, origin, base=base, registry=registry, progress=progress, warn=warn
                     )
             except AdaptError as error:  # of many adapters one may not fit
                 done.append(LateCheck(record, f"does not pass: {error}"))

@@ -87,7 +87,13 @@ def train(
             if registry is None:
                 return Training(shop.folder, None, result, rows)
             records = _file_epochs(
-                result, rows, name=request.name, base=base, registry=registry, progress=progress
+                result,
+                rows,
+                name=request.name,
+                base=base,
+                registry=registry,
+                progress=progress,
+                say=say,
             )
         return Training(request.output, records[-1], result, rows, tuple(records[:-1]))
 
@@ -138,6 +144,7 @@ def _file_epochs(
     base: "BaseModel",
     registry: Registry,
     progress: Progress | None,
+    say: Callable[[str], None] | None,
 ) -> list[AdapterRecord]:
     """An entry for each epoch that was kept, the last one last."""
     recipe = result.recipe
@@ -164,6 +171,7 @@ def _file_epochs(
                 base=base,
                 registry=registry,
                 progress=progress,
+                warn=say or (lambda _: None),
             )
         )
     return records
