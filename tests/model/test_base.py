@@ -1,3 +1,4 @@
+import importlib
 import json
 import shutil
 
@@ -246,3 +247,12 @@ def test_a_faint_update_is_not_rounded_into_half_precision_weights(
 def test_a_message_of_somebody_else_is_one_line():
     assert base_model._first_line(ValueError("\n  what\nwhere")) == "what"
     assert base_model._first_line(KeyError()) == "KeyError()"
+
+
+@pytest.mark.parametrize("module", ["base_model", "scoring"])
+def test_scripts_that_name_the_former_modules_get_the_same(module):
+    now = {"base_model": "base", "scoring": "scoring"}[module]
+    former = importlib.import_module(f"adapt_lora.{module}")
+    home = importlib.import_module(f"adapt_lora.model.{now}")
+    assert former.__all__
+    assert all(getattr(former, name) is getattr(home, name) for name in former.__all__)
