@@ -11,6 +11,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from adapt_lora.cli import app
+from adapt_lora.data import read_dataset
+from adapt_lora.data.suite import definitions
 from tests.roads.test_roads import write_rows
 
 
@@ -302,6 +304,41 @@ def test_the_default_registry_is_named_once_when_it_is_new(adapt, tmp_path, tiny
     write_rows(table, "mood", 12)
     assert f"Registry: sqlite:///{tmp_path / 'data'}" in stderr("evaluate", "--task", str(table))
     assert "Registry:" not in stderr("list")
+
+
+def test_a_suites_tasks_are_measured_and_those_without_rows_named(adapt, monkeypatch, tmp_path):
+    known = dict.fromkeys((task.name for task in definitions.suite_tasks()), (b"?",))
+    (tmp_path / "sst2").mkdir()
+    rows = read_dataset(write_rows(tmp_path / "sst2" / "test.jsonl", "mood", 12)).rows
+    known["sst2"] = tuple(bytes.fromhex(row.digest[:16]) for row in rows)
+    monkeypatch.setattr(definitions, "_digests", lambda: known)
+    two = definitions.suite_tasks()[:2]
+    monkeypatch.setattr(definitions, "_core", lambda: two)
+    monkeypatch.setenv("ADAPT_SUITE_DIR", str(tmp_path))
+    words = ("evaluate", "--suite", "core", "--adapter", "moods")
+    plan = adapt(*words, "--dry-run")
+    assert plan.exit_code == 1
+    assert "A100 hours about" in plan.stdout
+    assert "for a base of 8B parameters" in plan.stdout
+    as_json = json.loads(adapt(*words, "--dry-run", "--json").stdout)
+    assert as_json["n_tokens"] == sum(cell["n_tokens"] for cell in as_json["cells"])
+    assert as_json["gpu_hours"]["8B"] == pytest.approx(8 * as_json["gpu_hours"]["1B"])
+    done = adapt(*words)
+    assert done.exit_code == 1
+    assert "Failed: trec: trec: ADAPT_SUITE_DIR is" in done.stderr
+    cells = [c for c in parsed(adapt("matrix", "--json"))["cells"] if c["task"] == "sst2"]
+    assert {cell["metric"] for cell in cells} == {"balanced_accuracy"}
+    assert len(cells) >= 2
+
+
+def test_the_suites_tasks_are_listed(adapt):
+    listed = parsed(adapt("suite", "--json"))
+    shown = adapt("suite", "--name", "labels").stdout
+    assert listed["suite"] == "core"
+    assert {"repository", "commit", "files", "licence"} <= listed["tasks"][0].keys()
+    assert "2 labels" in shown
+    assert "gsm8k" not in shown
+    assert "no suite 'mine'" in adapt("suite", "--name", "mine").stderr
 
 
 def test_a_broken_task_is_named_and_the_exit_code_says_so(adapt):
