@@ -237,6 +237,11 @@ def find_base_model(source: str | Path | None = None) -> BaseIdentity:
     return _prepare(locate_base_model(source))[1]
 
 
+def find_base_folder(source: str | Path | None = None) -> Path:
+    """Folder of a base model as transformers loads it, made if need be; for scripts of your own."""
+    return _prepare(locate_base_model(source))[0]
+
+
 def locate_base_model(source: str | Path | None = None) -> BaseSource:
     """Say where a base model's files are, without reading them.
 

@@ -63,9 +63,9 @@ def check_server(address: Address) -> None:
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request, verify_rest_response
 
-    credentials = get_default_host_creds(address.uri)  # type: ignore[no-untyped-call]
+    credentials = get_default_host_creds(address.uri)
     try:
-        answer = http_request(  # type: ignore[no-untyped-call]
+        answer = http_request(
             credentials,
             "/health",
             "GET",
@@ -78,7 +78,7 @@ def check_server(address: Address) -> None:
         # It is alive. Servers that are only like MLflow's have no such page; their API decides.
         place = "/api/2.0/mlflow/experiments/search"
         verify_rest_response(
-            http_request(  # type: ignore[no-untyped-call]
+            http_request(
                 credentials,
                 place,
                 "POST",
