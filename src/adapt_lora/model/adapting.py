@@ -23,7 +23,6 @@ from adapt_lora.model.lora_features import (
     module_of,
     read_features,
 )
-from adapt_lora.model.lora_linear import speed_up_lora
 
 # What these leave in a factor that no file fills is drawn by chance, and not zero.
 _RANDOM_INITS = (False, "orthogonal")
@@ -35,9 +34,9 @@ def peft_adapter_on(
 ) -> Iterator[tuple[str, ...]]:
     """Have an adapter on a model for the duration of a `with` block.
 
-    It is loaded as `PeftModel.from_pretrained` loads it. Then what is a plain LoRA is computed in a
-    faster way that gives the same: merged into float32 weights, beside half-precision ones without
-    copies. All else is left to PEFT's own modules. On leaving, the original modules and weights are
+    It is loaded as `PeftModel.from_pretrained` loads it. Then a plain LoRA is merged into float32
+    weights, which gives the same and costs what the bare base costs. All else is left to PEFT's own
+    modules. On leaving, the original modules and weights are
     back, bit for bit.
 
     Args:
@@ -82,8 +81,6 @@ def _load(model: Any, folder: Path, *, model_name: str, device: str) -> tuple[st
             features = read_features(written, tensors)
             _check_scorable(config, features, folder)
             config.inference_mode = True
-            # Nothing is dropped when a model is read; left in, it would stand in the fast way.
-            config.lora_dropout = 0.0
             _copy_what_is_written(names, tensors, features)
             wrapped = PeftModel(model, config)
             loaded = wrapped.load_adapter(
@@ -119,7 +116,7 @@ def _load(model: Any, folder: Path, *, model_name: str, device: str) -> tuple[st
             f"{config.init_lora_weights} fills them by chance. Take them out of target_modules."
         )
     wrapped.eval()
-    _make_faster(wrapped)
+    _merge_plain(wrapped)
     # PEFT puts on together what can't run together, and tells at the first pass.
     try:
         with torch.inference_mode():
@@ -176,7 +173,7 @@ def _copy_what_is_written(
                 module._parameters[name] = copies[id(parameter)]
 
 
-def _make_faster(wrapped: PeftModel) -> None:
+def _merge_plain(wrapped: PeftModel) -> None:
     # bfloat16 steps by 1/256 of a weight, and most of an update is smaller than that: merged, it
     # would be rounded away in part, which moved label scores by up to 1.2 nats.
     module: Any
@@ -187,7 +184,6 @@ def _make_faster(wrapped: PeftModel) -> None:
             layer = module.base_layer
             layer._parameters["weight"] = _copy_of(layer.weight)
             module.merge()
-    speed_up_lora(wrapped)
 
 
 def _can_merge(module: Any) -> bool:

@@ -1,8 +1,7 @@
 """A LoRA layer that keeps its input once, in the base's own type, and makes no copies of it.
 
 PEFT's layer turns its input into float32 for the update, three times where queries, keys and values
-share it, and autograd keeps each copy: most of a training's memory, and a third of its time. What
-is scored beside half-precision weights goes the same way.
+share it, and autograd keeps each copy: most of a training's memory, and a third of its time.
 """
 
 import functools
