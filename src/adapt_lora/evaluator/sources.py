@@ -1,9 +1,9 @@
 """Tasks, and the examples that their prompts show, from the sources that a request names."""
 
-import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from adapt_lora.data import Dataset, Echo, read_dataset
@@ -99,13 +99,13 @@ def _readers(
 ) -> Iterator[tuple[str, Callable[[], ReadTask]]]:
     """What a task is called before it is read, and how it is read; files first, then the suite."""
     for source in request.tasks:
-        yield Path(source).name, functools.partial(_read_source, request, source)
+        yield Path(source).name, partial(_read_source, request, source)
     if request.suite is not None:
         rows = _suite_rows()
         for definition in suite_tasks(request.suite):
             if say is not None and rows.needs_network(definition):
                 say(f"Fetching {definition.name} from {definition.source}")
-            yield definition.name, functools.partial(_read_definition, request, definition, rows)
+            yield definition.name, partial(_read_definition, request, definition, rows)
 
 
 def _read_source(request: EvaluationRequest, source: str | Path) -> ReadTask:
