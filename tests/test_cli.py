@@ -268,6 +268,7 @@ def test_the_matrix_is_filtered_and_printed_as_csv(adapt):
 
 def test_a_dry_run_shows_the_plan_and_measures_nothing(adapt):
     task = write_rows(adapt.home / "dry.jsonl", "mood", 12)
+    task.write_text(task.read_text().replace(" was ", " has been "))
     plan = parsed(adapt("evaluate", "--task", task, "--dry-run", "--json"))
     assert (plan["n_cells"], plan["n_to_measure"], plan["n_skipped"]) == (4, 4, 0)
     assert {cell["adapter"] for cell in plan["cells"]} >= {"base model", "moods", "choices"}
@@ -279,6 +280,11 @@ def test_a_dry_run_shows_the_plan_and_measures_nothing(adapt):
     assert "Cells to measure" in shown.stdout
     assert "4 cells (4 rows, 1 task) to measure, 0 there already; about" in shown.stdout
     assert "dry" not in {c["task"] for c in parsed(adapt("matrix", "--json"))["cells"]}
+    known = write_rows(adapt.home / "known.jsonl", "mood", 12)
+    free = adapt("evaluate", "--task", known, "--dry-run")
+    assert (
+        "(4 rows, 1 task) to measure, 0 there already; all their rows were answered" in free.stdout
+    )
 
 
 def test_an_evaluation_shows_what_it_was_asked_for_and_no_more(adapt):

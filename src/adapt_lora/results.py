@@ -144,10 +144,14 @@ class EvaluationPlan:
         there = self.n_cells - len(self.cells)
         if not self.cells:
             return f"Plan: all {there:,} cells are measured already."
+        if self.tokens_per_s is None:
+            time = "all their rows were answered before."
+        else:
+            time = _time_text(self.estimated_s, self.range_s)
+            time += f" at {self.tokens_per_s:,.0f} tokens/s."
         return (
             f"Plan: {len(self.cells):,} cells ({_counted(rows, 'row')}, "
-            f"{_counted(tasks, 'task')}) to measure, {there:,} there already; "
-            f"{_time_text(self.estimated_s, self.range_s)} at {self.tokens_per_s:,.0f} tokens/s."
+            f"{_counted(tasks, 'task')}) to measure, {there:,} there already; {time}"
         )
 
 

@@ -45,8 +45,8 @@ def test_what_earlier_versions_stored_is_read_and_written_alike():
         label_shares={"007": 1.0},
         row_sketches=(2**64 - 1,),
     )
-    # What a dataset is a mixture of is told since then.
-    told = OLD_TASK.replace('"parent":""', '"parent":"","parts":[]')
+    # What a dataset is a mixture of, and how it was read, is told since then.
+    told = OLD_TASK.replace('"parent":""', '"parent":"","parts":[],"read":null')
     for record, text in ((stored, OLD_CELL), (task, told)):
         again = to_json(to_plain(record))
         assert json.loads(again) == json.loads(text)

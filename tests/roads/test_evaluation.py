@@ -102,7 +102,7 @@ def test_rows_of_a_smaller_sample_are_not_read_again_for_a_larger_one(
     request = EvaluationRequest([task], base_model=base_model, max_rows=20)
     plan = roads.plan_evaluation(request, registry=shelf)
     done = roads.evaluate(request, registry=shelf).report
-    assert max(asked) == 12
+    assert asked[-1] == 12
     (cell,) = [c for c in done.cells if c.row == BASE_ROW]
     assert (cell.n, cell.metrics["n_rows_known"]) == (20, 8)
     other = Registry(tmp_path / "other", cache_folder=tmp_path / "cache2")

@@ -49,10 +49,13 @@ _SETTINGS = {
 def adapter_page(record: AdapterRecord, gains: Sequence[TaskGain]) -> RenderableType:
     """What matters about an adapter, on one screen; its card has every figure."""
     version = f" version {record.version}" if record.version else ""
+    told = list(record.warnings)
+    if record.unchecked is not None:
+        told.insert(0, f"Not checked on its base model: {record.unchecked}")
     lines = [
         Text(f"{one_line(record.name, limit=60)}{version}", style="bold"),
         Text(f"{record.kind} for {one_line(record.base.name)}{_when(record)}"),
-        *(Text(f"! {one_line(warning)}", style="yellow") for warning in record.warnings),
+        *(Text(f"! {one_line(warning)}", style="yellow") for warning in told),
         Text(),
         Text(f"Trained on {_data_words(record)}"),
     ]
