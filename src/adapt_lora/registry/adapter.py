@@ -205,7 +205,7 @@ def read_adapter(folder: Path, *, base_model: str | None = None) -> Adapter:
     except AdapterError as error:
         if features.refusal is None:
             raise
-        raise AdapterError(f"{folder / CONFIG_FILE}: {features.refusal}.") from error
+        raise _not_scored(folder, features.refusal) from error
     _check_values(tensors, pairs, path=weights)
     if any("lm_head" in pair.module for pair in pairs):
         warnings.append(
@@ -236,7 +236,14 @@ def check_scorable(adapter: Adapter) -> None:
         AdapterError: It is not; the sentence names the setting that makes it so.
     """
     if adapter.refusal is not None:
-        raise AdapterError(f"{adapter.folder / CONFIG_FILE}: {adapter.refusal}.")
+        raise _not_scored(adapter.folder, adapter.refusal)
+
+
+def _not_scored(folder: Path, reason: str) -> AdapterError:
+    return AdapterError(
+        f"{folder / CONFIG_FILE}: {reason}. Adapt scores the answers of a causal language model "
+        "with a LoRA that is on for every token, so this one is left out; measure it with PEFT."
+    )
 
 
 def check_fits(adapter: Adapter, base_folder: Path) -> None:
