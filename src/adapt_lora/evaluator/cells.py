@@ -66,6 +66,8 @@ class CellUnit:
     @property
     def unknown(self) -> Task:
         """The task with the rows that are to be run."""
+        if not self.known:
+            return self.task
         rows = tuple(row for row in self.task.rows if row.digest not in self.known)
         return replace(self.task, rows=rows)
 
@@ -155,7 +157,7 @@ def measure_cell(
     beside |= {f"{name}_se": estimate.se for name, estimate in estimates.items()}
     beside["seconds"] = seconds = time.perf_counter() - started
     if unit.known:
-        beside["n_rows_known"] = float(len(task.rows) - len(unit.unknown.rows))
+        beside["n_rows_known"] = float(sum(row.digest in unit.known for row in task.rows))
     if predictions:
         beside |= _length_metrics(predictions)
     cell = Cell(
@@ -183,6 +185,8 @@ def measure_cell(
 
 def _joined(unit: CellUnit, fresh: Sequence[Prediction]) -> list[Prediction]:
     """One prediction per row of the task, in its order: what was known, and what is new."""
+    if not unit.known:
+        return list(fresh)
     new = iter(fresh)
     digests = [row.digest for row in unit.task.rows]
     return [unit.known[digest] if digest in unit.known else next(new) for digest in digests]
@@ -353,14 +357,11 @@ def _shares(task: Task, chosen: Sequence[int]) -> dict[str, float]:
 def _with_lengths(
     backend: Backend, task: Task, predictions: Sequence[Prediction]
 ) -> list[Prediction]:
-    """Predictions that name lengths, and how answers ended where the backend says so.
-
-    The rows of the task as it was read name them, also where the prompts held examples.
-    """
+    """Predictions that name lengths, of the task as it was read, and how answers ended."""
     asked = backend.count_tokens([row.prompt for row in task.rows])
     found = [
-        replace(prediction, row=row.digest, prompt_tokens=length)
-        for prediction, row, length in zip(predictions, task.rows, asked, strict=True)
+        replace(prediction, prompt_tokens=length)
+        for prediction, length in zip(predictions, asked, strict=True)
     ]
     if task.is_label_task or all(one.answer is None for one in found):
         return found
