@@ -13,10 +13,10 @@ import numpy as np
 
 from adapt_lora.data import Row
 from adapt_lora.errors import AdapterError, ScoringError, ServerError
+from adapt_lora.evaluator.backends.delegating import DelegatingBackend
 from adapt_lora.evaluator.backends.endpoint import Endpoint
 from adapt_lora.evaluator.backends.served import describe_served
 from adapt_lora.evaluator.backends.tokens import TokenTree, score_paths, stop_ids
-from adapt_lora.evaluator.backends.transformers import TransformersBackend
 from adapt_lora.model import scoring
 from adapt_lora.model.base import BaseModel
 from adapt_lora.model.scoring import FloatArray, LabelScores, Steps
@@ -31,7 +31,7 @@ _PROMPTS_PER_REQUEST = 16
 _MAX_ASKED_TOKENS = 128
 
 
-class OpenAIBackend:
+class OpenAIBackend(DelegatingBackend):
     """Scores and writes through a server, adapters by the names it knows or loads.
 
     What a server would not run as PEFT does goes to transformers, on this machine.
@@ -64,12 +64,8 @@ class OpenAIBackend:
         Raises:
             ServerError: It can't be reached, serves another model, or gives no log-probabilities.
         """
-        self.base = base
+        super().__init__(base, warn=warn)
         self.endpoint = endpoint
-        self._plain = TransformersBackend(base)
-        self.warnings: list[str] = []
-        self._tell = warn
-        self._delegated = False
         self._names = dict(names or {})
         self._loaded: list[str] = []
         self._served = self._list_models()
@@ -82,17 +78,6 @@ class OpenAIBackend:
         """Names the road: a server may hold other weights (quantised, say) than the base's own."""
         return f"openai:{self.road}"
 
-    @property
-    def template(self) -> str:
-        """The transformers backend's: the same token ids go out."""
-        return self._plain.template
-
-    def __enter__(self) -> "OpenAIBackend":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Have the server forget the adapters that it loaded for us, and hang up."""
         for name in self._loaded:
@@ -103,39 +88,29 @@ class OpenAIBackend:
         self._loaded.clear()
         self.endpoint.close()
 
+    def _refusal(self, folder: Path) -> str | None:
+        if self._names.get(folder) in self._served:
+            return None
+        return describe_served(folder).refusal
+
+    def _describe_refusal(self, reason: str) -> str:
+        return (
+            f"a server does not run this adapter as PEFT does ({reason}); it was measured by "
+            "transformers on this machine, while its base was measured by the server: its gain "
+            "holds as far as the two agree on the base."
+        )
+
     @contextmanager
-    def adapted(self, folder: Path | None) -> Iterator[None]:
-        """Send what is asked in a `with` block to an adapter; None for the bare base."""
-        refusal = None if folder is None else self._refusal(folder)
-        if folder is not None and refusal is not None:
-            self._warn(
-                f"{folder.name}: a server does not run this adapter as PEFT does ({refusal}); it "
-                "was measured by transformers on this machine, while its base was measured by the "
-                "server: its gain holds as far as the two agree on the base."
-            )
-            with self._plain.adapted(folder):
-                self._delegated = True
-                try:
-                    yield
-                finally:
-                    self._delegated = False
-            return
+    def _engaged(self, folder: Path | None) -> Iterator[None]:
         self._on = self.model if folder is None else self._adapter_name(folder)
         try:
             yield
         finally:
             self._on = self.model
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, without a template."""
-        return self._plain.count_tokens(texts)
-
-    def score_labels(
-        self, prompts: Sequence[str], labels: Sequence[str], *, progress: Steps | None = None
+    def _ask_labels(
+        self, prompts: Sequence[str], labels: Sequence[str], progress: Steps | None
     ) -> LabelScores:
-        """Log-likelihood of each label as the answer to each prompt."""
-        if self._delegated:
-            return self._plain.score_labels(prompts, labels, progress=progress)
         tree = TokenTree.of(scoring.label_ids(self.base, labels))
         encoded = [scoring.encode_row(self.base, prompt, None).prompt_ids for prompt in prompts]
         if self.road == "asked":
@@ -145,10 +120,7 @@ class OpenAIBackend:
         read = iter(self._read_back(texts, lengths, progress))
         return score_paths(tree.labels, [[next(read) for _ in tree.labels] for _ in encoded])
 
-    def answer_nll(self, rows: Sequence[Row], *, progress: Steps | None = None) -> list[FloatArray]:
-        """Per row, nats per token of the reference response, without the template's tokens."""
-        if self._delegated:
-            return self._plain.answer_nll(rows, progress=progress)
+    def _ask_nll(self, rows: Sequence[Row], progress: Steps | None) -> list[FloatArray]:
         encoded = scoring.encode_rows(self.base, rows)
         texts = [(*row.prompt_ids, *row.response_ids) for row in encoded]
         lengths = [len(row.response_ids) for row in encoded]
@@ -158,12 +130,9 @@ class OpenAIBackend:
             for values, row in zip(read, encoded, strict=True)
         ]
 
-    def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Steps | None = None
+    def _ask_texts(
+        self, prompts: Sequence[str], max_new_tokens: int, progress: Steps | None
     ) -> Sequence[str]:
-        """Greedy answers, in the order of the prompts."""
-        if self._delegated:
-            return self._plain.generate(prompts, max_new_tokens=max_new_tokens, progress=progress)
         encoded = [scoring.encode_row(self.base, prompt, None).prompt_ids for prompt in prompts]
         stops = stop_ids(self.base)
         wanted = {
@@ -286,18 +255,6 @@ class OpenAIBackend:
             f"The server at {self.endpoint.url} gives no log-probabilities of given tokens, which "
             "scores are made of; `vllm serve` does. It said: " + " / ".join(refusals)
         )
-
-    def _refusal(self, folder: Path) -> str | None:
-        """Why the server would not run an adapter as PEFT does; None for one that it has."""
-        if self._names.get(folder) in self._served:
-            return None
-        return describe_served(folder).refusal
-
-    def _warn(self, sentence: str) -> None:
-        if sentence not in self.warnings:
-            self.warnings.append(sentence)
-            if self._tell is not None:
-                self._tell(sentence)
 
     def _adapter_name(self, folder: Path) -> str:
         known = self._names.get(folder)

