@@ -111,3 +111,19 @@ def test_a_label_that_occurs_once_still_carries_an_error():
     part = base_label_part(LOG_LIKELIHOOD[:1], ["a", "b"], ["a"])
     assert part.values["base_score"] == 1
     assert part.values["base_score_se"] > 0.3
+
+
+def test_the_base_without_its_label_bias_is_scored_as_the_decision_does():
+    # It says "a" to everything, but is surer where that is right.
+    scores = np.array([[-1.0, -3.0], [-1.0, -3.2], [-1.0, -1.4], [-1.0, -1.6]])
+    part = base_label_part(scores, ["a", "b"], ["a", "a", "b", "b"])
+    assert part.values["base_score"] == 0.5
+    assert part.values["base_unbiased"] == 1.0
+
+
+def test_rows_without_a_label_tell_the_bias_too():
+    scores = np.array([[-1.0, -3.0], [-1.0, -1.4], [-1.0, -9.0], [-1.0, -9.0]])
+    alone = base_label_part(scores[:2], ["a", "b"], ["a", "b"])
+    beside = base_label_part(scores, ["a", "b"], ["a", "b", None, None])
+    assert alone.values["base_unbiased"] == 1.0
+    assert beside.values["base_unbiased"] == 0.5

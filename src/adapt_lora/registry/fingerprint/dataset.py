@@ -20,6 +20,7 @@ from adapt_lora.registry.fingerprint.language import language_part
 from adapt_lora.registry.fingerprint.lengths import length_part, token_counts
 from adapt_lora.registry.fingerprint.linguistics import english_pipeline, linguistics_part
 from adapt_lora.registry.fingerprint.perplexity import perplexity_part, total_perplexity_part
+from adapt_lora.registry.fingerprint.probe import probe_part
 from adapt_lora.registry.records import Fingerprint
 
 if TYPE_CHECKING:
@@ -176,6 +177,9 @@ def _model_parts(
     if result.label_log_likelihood is not None:
         gold = [row.label for row in sample.rows]
         parts.append(base_label_part(result.label_log_likelihood, labels, gold))
+        if any(gold):
+            prompts = [row.prompt for row in sample.rows]
+            parts.append(probe_part(result.hidden, prompts, gold))
     if sample.n_cut:
         parts.append(
             _note(f"{sample.n_cut} of {len(sample.rows)} rows were cut before the base read them.")

@@ -85,7 +85,8 @@ def base_label_part(
         gold: Label of each row; None where it has none.
 
     The base's shares are over all rows; score, cross-entropy and total variation over the rows with
-    a gold label. Balanced accuracy is the mean recall over the labels that occur.
+    a gold label. Balanced accuracy is the mean recall over the labels that occur, of the base as it
+    is, and with each label's mean log-likelihood taken off (as the decision "unbiased" does).
     """
     picked = log_likelihood.argmax(axis=1)
     shares = np.bincount(picked, minlength=len(names)) / len(picked)
@@ -97,6 +98,9 @@ def base_label_part(
     if known.any():
         truth = np.array([place[label] for label in gold if label in place])
         values |= _base_scores(log_likelihood[known].astype(np.float64), truth)
+        # The mean is over all rows: it needs no gold label.
+        unbiased = (log_likelihood - log_likelihood.mean(axis=0)).argmax(axis=1)
+        values["base_unbiased"] = _mean_recall(unbiased[known], truth, len(names))[0]
     return Fingerprint(
         values=values, base_label_shares=dict(zip(names, map(float, shares), strict=True))
     )
@@ -116,18 +120,27 @@ def _base_scores(log_likelihood: NDArray[np.float64], truth: NDArray[np.int64]) 
     n, n_labels = log_likelihood.shape
     picked = log_likelihood.argmax(axis=1)
     n_gold = np.bincount(truth, minlength=n_labels)
+    score, variance = _mean_recall(picked, truth, n_labels)
+    highest = log_likelihood.max(axis=1, keepdims=True)
+    log_total = highest[:, 0] + np.log(np.exp(log_likelihood - highest).sum(axis=1))
+    base_shares = np.bincount(picked, minlength=n_labels) / n
+    return {
+        "base_score": score,
+        "base_score_se": math.sqrt(variance),
+        "base_label_cross_entropy": float((log_total - log_likelihood[np.arange(n), truth]).mean()),
+        "base_label_tv": total_variation(base_shares.tolist(), (n_gold / n).tolist()),
+    }
+
+
+def _mean_recall(
+    picked: NDArray[np.int64], truth: NDArray[np.int64], n_labels: int
+) -> tuple[float, float]:
+    """Mean recall over the labels that occur, and its sampling variance."""
+    n_gold = np.bincount(truth, minlength=n_labels)
     n_right = np.bincount(truth[picked == truth], minlength=n_labels)
     occurs = n_gold > 0
     recall = n_right[occurs] / n_gold[occurs]
     # (k + 1)/(n + 2) in the variance only: a label seen once would else claim no error at all.
     smoothed = (n_right[occurs] + 1) / (n_gold[occurs] + 2)
     variance = (smoothed * (1 - smoothed) / n_gold[occurs]).sum() / occurs.sum() ** 2
-    highest = log_likelihood.max(axis=1, keepdims=True)
-    log_total = highest[:, 0] + np.log(np.exp(log_likelihood - highest).sum(axis=1))
-    base_shares = np.bincount(picked, minlength=n_labels) / n
-    return {
-        "base_score": float(recall.mean()),
-        "base_score_se": math.sqrt(float(variance)),
-        "base_label_cross_entropy": float((log_total - log_likelihood[np.arange(n), truth]).mean()),
-        "base_label_tv": total_variation(base_shares.tolist(), (n_gold / n).tolist()),
-    }
+    return float(recall.mean()), float(variance)
