@@ -65,9 +65,10 @@ class TargetRanking:
     """Ids of ranked adapters whose weights the registry does not have."""
 
     def top(self, k: int) -> "TargetRanking":
-        """The same answer with the first k adapters alone."""
-        first = replace(self.recommendation, ranking=self.recommendation.ranking[:k])
-        return replace(self, recommendation=first)
+        """The same answer with the first k adapters, and those that were measured on the target."""
+        ranking = self.recommendation.ranking
+        shown = tuple(entry for entry in ranking if entry.rank <= k or entry.measured is not None)
+        return replace(self, recommendation=replace(self.recommendation, ranking=shown))
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per adapter, best first."""

@@ -1,11 +1,13 @@
 """A few adapters beside their base on the rows of a target."""
 
+from dataclasses import replace
+
 import pytest
 
 from adapt_lora.errors import TaskError
 from adapt_lora.evaluator import Measuring, TargetMeter, make_task
 from adapt_lora.evaluator.target import spread_rows
-from adapt_lora.registry.records import BASE_ROW, MAJORITY_ROW
+from adapt_lora.registry.records import BASE_ROW, MAJORITY_ROW, MatrixRow
 from tests.evaluator.scripted import A, ScriptedBackend, Shelf
 
 
@@ -15,20 +17,22 @@ def target(make_dataset):
 
 
 def meter(backend, target, shelf, **options):
-    def find(row, protocol):
-        cells = [r.cell for r in shelf.results if (r.cell.row, r.cell.protocol) == (row, protocol)]
-        return cells[-1] if cells else None
+    def recall(row, protocol):
+        alike = [r for r in shelf.results if r.cell.row == row and same(r.protocol, protocol)]
+        return {one.row: one for result in alike for one in result.predictions}
 
     return TargetMeter(
-        Measuring(backend),
+        Measuring(backend, recall=recall),
         target,
         make_task(target),
         folder_of=lambda adapter_id: A.with_name(adapter_id),
-        measured=shelf.measured,
-        find_cell=find,
         save_cell=lambda result, batch: shelf.save(result),
         **options,
     )
+
+
+def same(left, right):
+    return replace(left, rows="") == replace(right, rows="")
 
 
 def test_gains_are_measured_batch_by_batch_and_kept_as_chosen(target, shelf):
@@ -38,22 +42,53 @@ def test_gains_are_measured_batch_by_batch_and_kept_as_chosen(target, shelf):
     assert "gone: broken" in first.failures["gone"]
     assert {r.cell.row for r in shelf.results} >= {BASE_ROW, MAJORITY_ROW}
     assert all(r.cell.selected for r in shelf.results)
-    made.measure(["a"], range(12, 24))
+    second = made.measure(["a"], range(12, 24))
+    assert second.gains["a"].n == 24
+    assert second.gains == made.gains(["a", "gone"])
     digests = {r.cell.protocol for r in shelf.results}
     assert len(digests) == 2  # other rows are another protocol
-    assert made.base_score == (pytest.approx(0.5), 0.0)
+    assert made.base_cell.score == pytest.approx(0.5)
+    assert made.base_cell.n == 24
     # Constant answers come with no error, yet one more row could break the habit.
     assert first.gains["a"].se >= 1 / 12
 
 
-def test_what_is_measured_already_is_looked_up(target, shelf):
+def test_what_was_answered_before_is_not_asked_again(target, shelf):
     backend = ScriptedBackend({None: 0, A: 1})
     first = meter(backend, target, shelf).measure(["a"], range(12))
     n_calls, n_cells = len(backend.calls), len(shelf.results)
     again = meter(backend, target, shelf)
+    assert again.gains(["a"]) == first.gains
     assert again.estimated_s([(["a"], range(12))]) == 0
     assert again.measure(["a"], range(12)) == first
     assert (len(backend.calls), len(shelf.results)) == (n_calls, n_cells)
+    longer = again.measure(["a"], range(6, 18))
+    assert longer.gains["a"].n == 18
+    asked = [result.cell.n - result.cell.metrics.get("n_rows_known", 0) for result in shelf.results]
+    assert asked[n_cells:].count(6) == 2  # of the base and of the adapter: rows 12 to 17
+
+
+def test_rows_of_any_earlier_cell_count_and_no_others(target, make_dataset, shelf):
+    backend = ScriptedBackend({None: 0, A: 1})
+    measuring = Measuring(backend)
+    half = replace(target, name="other name", rows=target.rows[:10])
+    plan = measuring.plan([(MatrixRow("a"), A)], [make_task(half)])
+    measuring.run(plan, shelf.save)
+    assert meter(backend, target, shelf).gains(["a", "b"])["a"].n == 10
+    foreign = make_dataset(n=24)
+    foreign = replace(foreign, rows=[replace(r, prompt=f"{r.prompt}?") for r in foreign.rows])
+    assert meter(backend, foreign, shelf).gains(["a"]) == {}
+
+
+def test_a_bias_that_is_taken_off_is_a_gain_over_the_base_as_it_is(target, shelf):
+    made = meter(ScriptedBackend({None: 0, A: 1}), target, shelf)
+    assert made.unbiased_gain(None) is None
+    made.measure(["a"], range(24))
+    base = made.unbiased_gain(None)
+    assert base.n == 24
+    cell = made.base_cell
+    expected = cell.metrics["unbiased_balanced_accuracy"] - cell.score
+    assert base.gain == pytest.approx(expected)
 
 
 def test_without_the_base_there_is_no_gain(target):

@@ -9,7 +9,6 @@ from adapt_lora.recommender.verification import (
     Trial,
     expected_choice,
     plan_rounds,
-    pool,
     verify_by_halving,
 )
 from adapt_lora.registry.records import Measurement
@@ -35,13 +34,13 @@ def test_rounds_halve_and_cost_what_was_allowed(
     assert sum(r.n_candidates * len(r.rows) for r in rounds) <= k * max_rows
 
 
-def test_the_worst_drops_out_and_the_rest_is_pooled() -> None:
+def test_the_worst_drops_out_and_the_rest_is_measured_on() -> None:
     gains = {"a": 0.1, "b": 0.3, "c": 0.2}
     asked: list[tuple[tuple[str, ...], int]] = []
 
     def measure(names: object, rows: range) -> Batch:
         asked.append((tuple(names), len(rows)))  # type: ignore[arg-type]
-        return Batch({n: Measurement(gains[n], 0.01, len(rows)) for n in names})  # type: ignore
+        return Batch({n: Measurement(gains[n], 0.01, rows.stop) for n in names})  # type: ignore
 
     found = verify_by_halving(
         ["a", "b", "c"],
@@ -70,13 +69,6 @@ def test_an_adapter_that_fails_is_named_and_the_others_go_on() -> None:
     )
     assert found.failures == {"b": "its file is gone"}
     assert set(found.measured) == {"a", "c"}
-
-
-def test_pooling_weighs_by_rows() -> None:
-    both = pool(Measurement(0.1, 0.06, 100), Measurement(0.4, 0.06, 300))
-    assert both.gain == pytest.approx(0.325)
-    assert both.n == 400
-    assert both.se == pytest.approx(np.hypot(100 * 0.06, 300 * 0.06) / 400)
 
 
 def trials(n: int = 60) -> list[Trial]:

@@ -44,6 +44,13 @@ RowsOption = Annotated[int, typer.Option(min=2, help="Rows per measured adapter,
 LogFlag = Annotated[
     bool, typer.Option("--log", help="Keep the recommendation in MLflow, to be judged later.")
 ]
+KeepFlag = Annotated[
+    bool,
+    typer.Option(
+        "--keep-as-task",
+        help="Let what is measured on the target enter the transfer matrix as a task.",
+    ),
+]
 
 
 def recommend(
@@ -66,6 +73,7 @@ def recommend(
     report: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
     save: Annotated[Path | None, typer.Option(help="Also write the JSON object here.")] = None,
     log: LogFlag = False,
+    keep_as_task: KeepFlag = False,
     tracking_uri: RegistryOption = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
@@ -90,6 +98,7 @@ def recommend(
         verify=verify,
         budget_s=budget,
         max_rows=max_rows,
+        keep_as_task=keep_as_task,
         seed=seed,
         grading=Grading(
             decision, allow_code_execution, accept_weak_sandbox, judge_url, judge_model

@@ -1,26 +1,28 @@
 """Measuring a few adapters against their base on an unseen target, batch of rows by batch."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import sqrt
 from pathlib import Path
 from random import Random
 
 from adapt_lora.data import Dataset, Row
 from adapt_lora.errors import TaskError
-from adapt_lora.evaluator.cells import CellResult
+from adapt_lora.evaluator.cells import CellResult, CellUnit, measure_cell
+from adapt_lora.evaluator.comparison import PairedComparison, compare_with_base
+from adapt_lora.evaluator.grading import needed_grader
 from adapt_lora.evaluator.measuring import Measuring
-from adapt_lora.evaluator.plan import MatrixPlan, measure_pace
+from adapt_lora.evaluator.metrics import LabelDecision
+from adapt_lora.evaluator.plan import MatrixPlan, measure_pace, size_task
 from adapt_lora.evaluator.tasks import Task
 from adapt_lora.model.scoring import Steps
-from adapt_lora.registry.records import BASE_ROW, Cell, MatrixRow
+from adapt_lora.registry.records import BASE_ROW, Cell, MatrixRow, Prediction
 
 _SWITCH_S = 1.0  # putting a 135M model's adapter on and checking that it is: .6-1.2 s on two cores
 
 
 @dataclass(frozen=True, slots=True)
 class PairedGain:
-    """What an adapter gained over its base on the same rows."""
+    """What a model gained over the bare base on the same rows."""
 
     gain: float
     """Difference of scores, in the metric's unit."""
@@ -29,28 +31,33 @@ class PairedGain:
     n: int
     """Rows."""
 
+    @classmethod
+    def of(cls, compared: PairedComparison) -> "PairedGain":
+        """What a comparison says."""
+        # Constant answers come with no error, yet one more row could break the habit.
+        return cls(compared.gain, max(compared.se, 1 / compared.n), compared.n)
+
 
 @dataclass(frozen=True, slots=True)
 class TargetBatch:
-    """What came out for one batch of rows."""
+    """What is known after one more batch of rows."""
 
     gains: Mapping[str, PairedGain]
-    """By adapter id."""
+    """By adapter id, on all rows that adapter and base have answered by now."""
     failures: Mapping[str, str] = field(default_factory=dict)
     """Adapter id → why it could not be measured."""
 
 
 class TargetMeter:
-    """Measures adapters on a target's rows; what it measured before it only looks up.
+    """Measures adapters on a target's rows; what was ever answered there is not asked again.
 
     Args:
-        measuring: What measures; the cells bear the mark `selected`, whatever it says.
+        measuring: What measures; the cells bear the mark `selected`, whatever it says. Its `recall`
+            finds what was answered to rows of the target before, in whichever cells.
         dataset: The target's data, for the digests of its batches.
         task: The target with all its rows. They are taken in an order drawn by `seed`, in which
             every stretch holds the labels in about their shares.
         folder_of: Where an adapter's files are; asked only for those that are run.
-        measured: (row, task, protocol digest) of the cells that there are.
-        find_cell: (row, protocol digest) to a stored cell, or None.
         save_cell: Keeps a cell.
         seed: Decides the order of the rows.
         progress: Told (tokens done, tokens in all) within a batch.
@@ -63,27 +70,60 @@ class TargetMeter:
         task: Task,
         *,
         folder_of: Callable[[str], Path],
-        measured: Collection[tuple[MatrixRow, str, str]],
-        find_cell: Callable[[MatrixRow, str], Cell | None],
         save_cell: Callable[[CellResult, Task], None],
         seed: int = 0,
         progress: Steps | None = None,
     ) -> None:
-        self._measuring = replace(measuring, selected=True)
         self._dataset, self._task = dataset, task
-        self._folder_of, self._measured = folder_of, measured
-        self._find_cell, self._save_cell = find_cell, save_cell
+        self._folder_of, self._save_cell = folder_of, save_cell
         self._progress = progress
         self._rows = spread_rows(task, seed=seed)
-        self._base_cells: list[Cell] = []
+        self._digests = frozenset(row.digest for row in task.rows)
+        self._recall = measuring.recall
+        self._answers: dict[MatrixRow, dict[str, Prediction]] = {}
+        self._measuring = replace(
+            measuring,
+            selected=True,
+            recall=lambda row, _: self._answered(row),
+            base_predictions=lambda *_: tuple(self._answered(BASE_ROW).values()),
+        )
+        self._whole = size_task(
+            measuring.backend,
+            task,
+            decision=measuring.decision,
+            grader=needed_grader(task, measuring.graders),
+        )
+
+    def gains(self, adapter_ids: Sequence[str]) -> dict[str, PairedGain]:
+        """By adapter id, what each gained on the rows that it and the base have answered by now.
+
+        Those without such a row are left out; nothing is run.
+        """
+        return {
+            name: PairedGain.of(self._compare(MatrixRow(name)))
+            for name in adapter_ids
+            if self._n_shared(MatrixRow(name))
+        }
+
+    def unbiased_gain(self, adapter_id: str | None) -> PairedGain | None:
+        """What a model without its label bias gains over the bare base as it is.
+
+        Args:
+            adapter_id: The adapter, or None for the base itself.
+
+        Returns:
+            None without labels, without answers, or where the bias is taken off anyway.
+        """
+        row = BASE_ROW if adapter_id is None else MatrixRow(adapter_id)
+        decision = self._whole.protocol.decision
+        if decision not in ("sum", "per_token", "choice") or not self._n_shared(row):
+            return None
+        return PairedGain.of(self._compare(row, decision="unbiased"))
 
     @property
-    def base_score(self) -> tuple[float, float]:
-        """Score and standard error of the bare base on all rows measured so far."""
-        n = sum(cell.n or 0 for cell in self._base_cells)
-        score = sum((cell.n or 0) * cell.score for cell in self._base_cells) / n
-        error = sqrt(sum(((cell.n or 0) * (cell.se or 0.0)) ** 2 for cell in self._base_cells)) / n
-        return score, error
+    def base_cell(self) -> Cell | None:
+        """How the bare base did on all rows that it has answered by now; None without any."""
+        return self._judged(BASE_ROW).cell if self._answered(BASE_ROW) else None
 
     def estimated_s(self, rounds: Sequence[tuple[Sequence[str], range]]) -> float:
         """Seconds that these (adapters, rows) would take, from a few rows read by the base now."""
@@ -93,7 +133,9 @@ class TargetMeter:
         ]
         if not any(plan.n_tokens for plan in plans):
             return 0.0
-        everything = self._measuring.plan((), [self._batch(range(len(self._rows)))])
+        everything = replace(self._measuring, recall=None).plan(
+            (), [self._batch(range(len(self._rows)))]
+        )
         pace = measure_pace(self._measuring.backend, everything)
         if pace is None:
             return 0.0
@@ -101,41 +143,60 @@ class TargetMeter:
         return sum(plan.span(pace).likely_s for plan in plans) + _SWITCH_S * switches
 
     def measure(self, adapter_ids: Sequence[str], rows: range) -> TargetBatch:
-        """Gains of these adapters on rows `rows` of the shuffled target.
+        """Have these adapters and the base answer rows `rows` of the shuffled target.
 
         Raises:
             TaskError: The base itself can't be measured there.
         """
         batch = self._batch(rows)
-        fresh: dict[MatrixRow, CellResult] = {}
 
         def keep(result: CellResult) -> None:
-            fresh[result.cell.row] = result
+            self._answered(result.cell.row).update({one.row: one for one in result.predictions})
             self._save_cell(result, batch)
 
         plan = self._plan([(name, self._folder_of(name)) for name in adapter_ids], batch)
         report = self._measuring.run(plan, keep, progress=self._progress)
         why = {failure.row: failure.reason for failure in report.failures}
-        protocol = report.protocols[batch.record.name]
-
-        def cell_of(row: MatrixRow) -> Cell | None:
-            return fresh[row].cell if row in fresh else self._find_cell(row, protocol)
-
-        bare = cell_of(BASE_ROW)
-        if bare is None or bare.se is None:
+        if not self._answered(BASE_ROW):
             raise TaskError(
                 f"{batch.record.name}: the base model could not be measured on the target "
                 f"({why.get(BASE_ROW, 'no score came out')})."
             )
-        self._base_cells.append(bare)
-        cells = {name: cell_of(MatrixRow(name)) for name in adapter_ids}
-        return TargetBatch(
-            gains={name: _gain(cell, bare) for name, cell in cells.items() if cell is not None},
-            failures={
-                name: why.get(MatrixRow(name), "no score came out")
-                for name, cell in cells.items()
-                if cell is None
-            },
+        failures = {
+            name: why.get(MatrixRow(name), "no score came out")
+            for name in adapter_ids
+            if MatrixRow(name) in why or not self._n_shared(MatrixRow(name))
+        }
+        return TargetBatch(self.gains([n for n in adapter_ids if n not in failures]), failures)
+
+    def _answered(self, row: MatrixRow) -> dict[str, Prediction]:
+        """What a row of the matrix has answered to rows of the target, by digest of the row."""
+        if row not in self._answers:
+            found = {} if self._recall is None else self._recall(row, self._whole.protocol)
+            self._answers[row] = {key: one for key, one in found.items() if key in self._digests}
+        return self._answers[row]
+
+    def _n_shared(self, row: MatrixRow) -> int:
+        return len(self._answered(row).keys() & self._answered(BASE_ROW).keys())
+
+    def _compare(
+        self, row: MatrixRow, *, decision: LabelDecision | None = None
+    ) -> PairedComparison:
+        return compare_with_base(
+            self._judged(row, decision).predictions,
+            self._judged(BASE_ROW).predictions,
+            metric=self._task.record.metric,
+        )
+
+    def _judged(self, row: MatrixRow, decision: LabelDecision | None = None) -> CellResult:
+        """The cell of all that is known of a row of the matrix; nothing is run for it."""
+        known, protocol = self._answered(row), self._whole.protocol
+        rows = tuple(one for one in self._task.rows if one.digest in known)
+        if decision is not None:
+            protocol = replace(protocol, decision=decision)
+        task = replace(self._task, rows=rows)
+        return measure_cell(
+            self._measuring.backend, CellUnit(row, None, task, protocol, n_tokens=0, known=known)
         )
 
     def _batch(self, rows: range) -> Task:
@@ -146,8 +207,19 @@ class TargetMeter:
         return Task(replace(record, dataset=dataset), chosen)
 
     def _plan(self, adapters: Sequence[tuple[str, Path]], batch: Task) -> MatrixPlan:
+        """The units that have rows to run; answers may be as long as in the whole target."""
         rows = [(MatrixRow(name), folder) for name, folder in adapters]
-        return self._measuring.plan(rows, [batch], measured=self._measured)
+        plan = self._measuring.plan(rows, [batch])
+        limit = self._whole.protocol.max_new_tokens
+        units = [
+            replace(unit, protocol=replace(unit.protocol, max_new_tokens=limit))
+            for unit in plan.units
+            if unit.unknown.rows
+        ]
+        # The majority label is worth a cell beside others, not alone.
+        if not any(unit.n_tokens for unit in units):
+            units = []
+        return replace(plan, units=tuple(units), n_skipped=plan.n_cells - len(units))
 
 
 def spread_rows(task: Task, *, seed: int) -> tuple[Row, ...]:
@@ -166,10 +238,3 @@ def spread_rows(task: Task, *, seed: int) -> tuple[Row, ...]:
         for place, row in enumerate(rows)
     ]
     return tuple(row for _, row in sorted(placed, key=lambda item: item[0]))
-
-
-def _gain(cell: Cell, base: Cell) -> PairedGain:
-    n = cell.n or 0
-    # Constant answers come with no error at all, yet one more row could break the habit.
-    error = max(cell.gain_se(base) or 0.0, 1 / max(n, 1))
-    return PairedGain(cell.score - base.score, error, n)

@@ -5,7 +5,7 @@ Numbers only. Whoever can run a model hands in `measure`; here it is decided who
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil, hypot, sqrt
+from math import ceil, sqrt
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Verification:
     """What was measured, in which rounds."""
 
     measured: Mapping[str, Measurement]
-    """By adapter id, all rounds pooled."""
+    """By adapter id, after the last round."""
     rounds: tuple[Round, ...] = ()
     """Rounds that were run."""
     failures: Mapping[str, str] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Batch:
     """What `measure` hands back for one round."""
 
     measured: Mapping[str, Measurement]
-    """By adapter id, on the rows of this round alone."""
+    """By adapter id, on all of the target's rows that it has answered by now."""
     failures: Mapping[str, str] = field(default_factory=dict)
     """Adapter id → why it could not be measured."""
 
@@ -93,32 +93,23 @@ def verify_by_halving(
         max_rows: As for `plan_rounds`.
         n_rows: Rows of the target.
     """
-    pooled: dict[str, Measurement] = {}
+    measured: dict[str, Measurement] = {}
     failures: dict[str, str] = {}
     done: list[Round] = []
     alive = list(candidates)
     for planned in plan_rounds(len(alive), max_rows=max_rows, n_rows=n_rows) if alive else ():
         if done:
-            expected = judge(pooled)
+            expected = judge(measured)
             alive = sorted(alive, key=lambda name: -expected[name])
         alive = alive[: planned.n_candidates]
         batch = measure(alive, planned.rows)
         failures |= batch.failures
-        for name, new in batch.measured.items():
-            pooled[name] = pool(pooled[name], new) if name in pooled else new
+        measured |= batch.measured
         alive = [name for name in alive if name in batch.measured]
         done.append(Round(len(batch.measured), planned.rows))
         if not alive:
             break
-    return Verification(pooled, tuple(done), failures)
-
-
-def pool(a: Measurement, b: Measurement) -> Measurement:
-    """Two measurements on different rows as one, each weighted by its rows."""
-    n = a.n + b.n
-    return Measurement(
-        gain=(a.n * a.gain + b.n * b.gain) / n, se=hypot(a.n * a.se, b.n * b.se) / n, n=n
-    )
+    return Verification(measured, tuple(done), failures)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

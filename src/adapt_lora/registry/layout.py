@@ -46,6 +46,8 @@ CHANGED = "adapt/changed_ms"
 
 A sync asks for what is new by time. Tags can't be compared by size, and a later end of the run
 would make its duration grow."""
+TARGET = "adapt.target"
+"""Tag of a task's run: "true" where somebody asked about these rows and nothing more."""
 TRAIT_FIT = "adapt.trait_fit"
 """Tag of the bare base's run: it keeps a fit of the traits in TRAITS_FILE."""
 FEW_SHOT = "adapt.few_shot"
@@ -196,7 +198,12 @@ def task_items(task: TaskRecord, base: BaseIdentity) -> RunItems:
             **({} if n_rows is None else {"task/rows": str(n_rows)}),
             **_read_params(task.dataset),
         },
-        tags={KIND: "task", TASK_ID: task_id(task), **_base_tags(base)},
+        tags={
+            KIND: "task",
+            TASK_ID: task_id(task),
+            **({TARGET: "true"} if task.is_target else {}),
+            **_base_tags(base),
+        },
         metrics=_section("fingerprint", task.fingerprint.values),
         artifacts={RECORD_FILE: to_json(plain), FINGERPRINT_FILE: to_json(fingerprint)},
         dataset=dataset_item(task.dataset, "evaluation"),
@@ -215,8 +222,9 @@ def _record_and_fingerprint(items: RunItems) -> dict[str, Any]:
 
 
 def task_id(task: TaskRecord) -> str:
-    """Identity of a task: its name, rows, metric and label set."""
-    return _digest([task.name, task.dataset.digest, task.metric, *task.labels])[:32]
+    """Identity of a task: its name, rows, metric and label set, and that it is a mere target."""
+    kind = ["target"] if task.is_target else []
+    return _digest([task.name, task.dataset.digest, task.metric, *task.labels, *kind])[:32]
 
 
 def cell_items(row: MatrixRow, base: BaseIdentity) -> RunItems:

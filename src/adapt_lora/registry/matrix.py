@@ -37,9 +37,10 @@ def assemble_matrix(
 
     Cells of one task are compared only under one protocol, on the same rows and in the same
     metric. Where a task was measured under several, the column with a base row and the most
-    adapters is taken, of equal ones the latest. Of two measurements of one cell the latest counts.
-    Few-shot rows stand in the column of the same protocol without examples. Cells of adapters that
-    are gone are left out.
+    adapters is taken, of equal ones that of the most rows, then the latest. Of two measurements of
+    one cell the latest counts. Rows that are known as a mere target make no column. Few-shot rows
+    stand in the column of the same protocol without examples. Cells of adapters that are gone are
+    left out.
 
     Args:
         base: Base model of all that follows.
@@ -51,7 +52,9 @@ def assemble_matrix(
     columns = _columns(cells, known={BASE_ID, *(record.adapter_id for record in adapters)})
     if protocol is not None:
         columns = {key: value for key, value in columns.items() if key.protocol == protocol}
-    described = {(task.name, task.dataset.digest, task.metric): task for task in tasks}
+    described = {
+        (task.name, task.dataset.digest, task.metric): task for task in tasks if not task.is_target
+    }
     chosen: dict[str, _Column] = {}
     for key, column in columns.items():
         if (key.task, key.dataset_digest, key.metric) not in described:
@@ -80,9 +83,11 @@ def _columns(
     return columns
 
 
-def _worth(column: Mapping[MatrixRow, StoredCell]) -> tuple[bool, int, int]:
+def _worth(column: Mapping[MatrixRow, StoredCell]) -> tuple[bool, int, int, int]:
     adapters = sum(row.is_candidate for row in column)
-    return BASE_ROW in column, adapters, max(stored.measured_ms for stored in column.values())
+    n_rows = max(stored.cell.n or 0 for stored in column.values())
+    latest = max(stored.measured_ms for stored in column.values())
+    return BASE_ROW in column, adapters, n_rows, latest
 
 
 def _first_measured(column: Mapping[MatrixRow, StoredCell]) -> tuple[int, str]:

@@ -338,6 +338,9 @@ class TaskRecord:
     """Of the scored rows."""
     family: str = ""
     """Coarser than group: "nli", "sentiment"; "" when unknown."""
+    is_target: bool = False
+    """Whether somebody asked which adapter suits these rows, and nothing more: its cells answer
+    that question again, but are no part of the transfer matrix."""
 
     @property
     def unit(self) -> Unit:

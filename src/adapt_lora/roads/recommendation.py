@@ -1,8 +1,9 @@
 """Adapters ranked for a target: predicted, and the best of them measured on its rows."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,10 @@ from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import AdaptError, ConfigError, DatasetError, RecommendError
 from adapt_lora.model.base import cache_dir, load_base_model
 from adapt_lora.registry import Registry
-from adapt_lora.registry.records import Fingerprint, Measurement, TransferMatrix
+from adapt_lora.registry.records import BASE_ROW, Fingerprint, Measurement, TransferMatrix
 from adapt_lora.results import TargetRanking, VerificationReport
 from adapt_lora.roads.bases import other_matrices
-from adapt_lora.roads.evaluation import base_predictions, fetch_weights, recall_rows
+from adapt_lora.roads.evaluation import fetch_weights, recall_rows
 from adapt_lora.roads.progress import Progress, of_step
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class RecommendRequest:
     """Seconds that a verification which nobody asked for may take."""
     max_rows: int = 100
     """Rows per measured adapter, on average; the last ones left get more."""
+    keep_as_task: bool = False
+    """Let what is measured on the target enter the transfer matrix, as on any benchmark task;
+    else it answers for this target alone."""
     seed: int = 0
     """Decides every draw."""
     grading: "Grading | None" = None
@@ -137,27 +141,32 @@ def recommend(
     clock.lap("registry")
     target = _Target(ask, rows, fingerprint, _metric_of(rows, ask.metric), base, registry)
     fitted = _fit(target, matrix)
-    ranking = fitted.answer(base_score=target.base_score)
     clock.lap("rank")
     warning = registry.base_warning(base.identity)
     warnings = [warning] if warning else []
-    verified = None
-    if ask.verify != 0 and has_answers:
+    answers = _Answers(target, matrix)
+    if has_answers:
         try:
-            verified = _verify(target, fitted, ranking, progress=progress, say=say)
+            answers.meter = _meter(target, progress, say or warnings.append)
         # A prediction is still an answer; why it stands alone is part of it.
         except AdaptError as error:
             warnings.append(f"Nothing could be measured on the target, this is prediction: {error}")
+        clock.lap("recall")
+    if ask.verify != 0 and answers.meter is not None:
+        try:
+            _verify(target, fitted, answers, say=say)
+        except AdaptError as error:
+            warnings.append(f"The best could not be measured on the target: {error}")
         clock.lap("verify")
     return TargetRanking(
-        recommendation=ranking if verified is None else verified[0],
+        recommendation=answers.ranked_by(fitted),
         target=rows,
         fingerprint=fingerprint,
         base=base.identity,
         metric=target.metric,
         timing_s=clock.laps,
         warnings=tuple(warnings),
-        verification=None if verified is None else verified[1],
+        verification=answers.report,
         figures_only=frozenset(a.adapter_id for a in matrix.adapters if not a.has_weights),
     )
 
@@ -222,6 +231,63 @@ def _fit(target: _Target, matrix: TransferMatrix) -> "FittedRanking":
     )
 
 
+@dataclass(slots=True)
+class _Answers:
+    """What is known of the target's own rows; grows while adapters are measured."""
+
+    target: _Target
+    matrix: TransferMatrix
+    meter: "TargetMeter | None" = None
+    """None where nothing can be measured."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Adapter id to why it could not be measured."""
+    report: VerificationReport | None = None
+
+    @property
+    def measured(self) -> dict[str, Measurement]:
+        """What every adapter gained on all of the target's rows that it was ever asked."""
+        if self.meter is None:
+            return {}
+        of_cells = _gains_of_cells(self.target, self.matrix)
+        by_rows = self.meter.gains([adapter.adapter_id for adapter in self.matrix.adapters])
+        return of_cells | {name: Measurement(g.gain, g.se, g.n) for name, g in by_rows.items()}
+
+    def ranked_by(self, fitted: "FittedRanking") -> "Recommendation":
+        """The answer with all of it."""
+        score = self.target.base_score
+        cell = None if self.meter is None else self.meter.base_cell
+        n_read = self.target.fingerprint.values.get("n_rows_sampled", 0.0)
+        if cell is not None and (score is None or (cell.n or 0) >= n_read):
+            score = cell.score, cell.se or 0.0
+        return fitted.answer(base_score=score, measured=self.measured, failures=self.failures)
+
+
+def _gains_of_cells(target: _Target, matrix: TransferMatrix) -> dict[str, Measurement]:
+    """Gains by the matrix, where it was measured on these very rows or on a sample of them.
+
+    Cells that came from elsewhere have no answers row by row beside them.
+    """
+    from adapt_lora.evaluator import make_task
+
+    @functools.cache
+    def digest(n_rows: int | None) -> str:
+        return make_task(target.rows, metric=target.metric, max_rows=n_rows).record.dataset.digest
+
+    found: dict[str, Measurement] = {}
+    for task in matrix.tasks:
+        bare, n_rows = matrix.cell(BASE_ROW, task.name), task.dataset.n_rows
+        if bare is None or task.metric != target.metric or (n_rows or 0) > len(target.rows.rows):
+            continue
+        if digest(n_rows) != task.dataset.digest:
+            continue
+        for cell in matrix.cells:
+            error = cell.gain_se(bare)
+            if cell.task == task.name and cell.row.is_candidate and error is not None:
+                gain = Measurement(cell.score - bare.score, error, cell.n or 0)
+                found[cell.row.model] = gain
+    return found
+
+
 def _meter(target: _Target, progress: Progress | None, say: Callable[[str], None]) -> "TargetMeter":
     """Measures adapters on the target's rows and files the cells."""
     from adapt_lora.evaluator import (
@@ -236,13 +302,15 @@ def _meter(target: _Target, progress: Progress | None, say: Callable[[str], None
     registry, identity = target.registry, target.base.identity
     grading = target.ask.grading or Grading()
     task = make_task(target.rows, metric=target.metric)
-    task = replace(task, record=replace(task.record, fingerprint=target.fingerprint))
+    record = replace(
+        task.record, fingerprint=target.fingerprint, is_target=not target.ask.keep_as_task
+    )
+    task = replace(task, record=record)
     by_id = {record.adapter_id: record for record in registry.adapters(identity)}
     measuring = Measuring(
         TransformersBackend(target.base),
         decision=grading.decision,
         graders=make_graders(grading, [task]),
-        base_predictions=base_predictions(registry, identity, warn=say),
         recall=recall_rows(registry, identity, warn=say),
     )
     return TargetMeter(
@@ -250,8 +318,6 @@ def _meter(target: _Target, progress: Progress | None, say: Callable[[str], None
         target.rows,
         task,
         folder_of=lambda adapter_id: fetch_weights(registry, by_id[adapter_id]),
-        measured=registry.measured(identity),
-        find_cell=lambda row, protocol: registry.cell(identity, row, task.record.name, protocol),
         save_cell=lambda result, batch: registry.add_cells(
             identity,
             by_id.get(result.cell.row.model, result.cell.row),
@@ -267,43 +333,46 @@ def _meter(target: _Target, progress: Progress | None, say: Callable[[str], None
 def _verify(
     target: _Target,
     fitted: "FittedRanking",
-    ranking: "Recommendation",
+    answers: _Answers,
     *,
-    progress: Progress | None,
     say: Callable[[str], None] | None,
-) -> "tuple[Recommendation, VerificationReport] | None":
-    """Measure the best on the target and rank again; None where the budget does not allow it."""
+) -> None:
+    """Measure the best on the target; nothing is done where the budget does not allow it."""
     from adapt_lora.recommender.verification import Batch, plan_rounds, verify_by_halving
 
     ask, n_rows, say = target.ask, len(target.rows.rows), say or (lambda _: None)
+    meter = answers.meter
+    assert meter is not None
     has_files = {a.adapter_id for a in fitted.matrix.adapters if a.has_weights}
-    ranked = [entry.adapter_id for entry in ranking.ranking if entry.adapter_id in has_files]
+    known = answers.measured
+    expected = fitted.expected_gains(known)
+    ranked = sorted(has_files, key=lambda name: -expected[name])
     candidates = ranked[: DEFAULT_VERIFY if ask.verify is None else ask.verify]
     if not candidates:
-        return None
-    meter = _meter(target, progress, say)
+        return
 
     def cost(rows_each: int) -> float:
         rounds = plan_rounds(len(candidates), max_rows=rows_each, n_rows=n_rows)
         return meter.estimated_s([(candidates[: r.n_candidates], r.rows) for r in rounds])
 
     rows_each = ask.max_rows
-    expected = cost(rows_each)
-    if ask.verify is None and expected > ask.budget_s:
-        rows_each = int(min(rows_each, n_rows) * ask.budget_s / expected)
+    seconds = cost(rows_each)
+    if ask.verify is None and seconds > ask.budget_s:
+        rows_each = int(min(rows_each, n_rows) * ask.budget_s / seconds)
         if rows_each < _LEAST_ROWS:
             say(
                 f"Not measured on the target: the best {len(candidates)} would take about "
-                f"{expected:.0f} s, over the budget of {ask.budget_s:.0f} s (--budget). This is "
-                f"prediction only; --verify {len(candidates)} measures them whatever it takes."
+                f"{seconds:.0f} s, over the budget of {ask.budget_s:.0f} s (--budget). "
+                f"--verify {len(candidates)} measures them whatever it takes."
             )
-            return None
-        expected = cost(rows_each)
+            return
+        seconds = cost(rows_each)
     rounds = plan_rounds(len(candidates), max_rows=rows_each, n_rows=n_rows)
-    say(
-        f"Measuring the best {len(candidates)} on up to {rounds[-1].rows.stop} of the target's "
-        f"rows: about {max(expected, 1):.0f} s (--verify 0 for prediction only)."
-    )
+    if seconds:
+        say(
+            f"Measuring the best {len(candidates)} on up to {rounds[-1].rows.stop} of the target's "
+            f"rows: about {max(seconds, 1):.0f} s (--verify 0 for prediction only)."
+        )
 
     def measure(adapter_ids: Sequence[str], rows: range) -> Batch:
         batch = meter.measure(adapter_ids, rows)
@@ -314,20 +383,17 @@ def _verify(
     done = verify_by_halving(
         candidates,
         measure=measure,
-        judge=fitted.expected_gains,
+        judge=lambda measured: fitted.expected_gains({**known, **measured}),
         max_rows=rows_each,
         n_rows=n_rows,
     )
-    report = VerificationReport(
+    answers.failures |= done.failures
+    answers.report = VerificationReport(
         rounds=tuple((r.n_candidates, r.rows.stop) for r in done.rounds),
         n_rows=max((m.n for m in done.measured.values()), default=0),
-        estimated_s=expected,
+        estimated_s=seconds,
         seconds=time.perf_counter() - started,
     )
-    answer = fitted.answer(
-        base_score=meter.base_score, measured=done.measured, failures=done.failures
-    )
-    return answer, report
 
 
 class _Clock:
