@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from adapt_lora.recommender.choice import chosen_scores
 from adapt_lora.recommender.columns import standardise
-from adapt_lora.recommender.level import GainModel, measurement_update
+from adapt_lora.recommender.joint import measurement_update
 from adapt_lora.recommender.metrics import MIN_CANDIDATES
 from adapt_lora.recommender.models import make_ranker
 from adapt_lora.recommender.pivots import read_matrices
@@ -81,23 +81,24 @@ def unseen_targets(table: TransferTable) -> list[Trial]:
         fold = table.hold_out([group])
         train = TrainingSet(fold.table)
         chosen = chosen_scores(train)
-        scores = np.nan_to_num(chosen.scores)
-        model = GainModel().fit(
-            scores, fold.table.gains, fold.table.groups, base_hints=train.base_hints
-        )
+        model = train.gain_model(np.nan_to_num(chosen.scores))
         ranker = make_ranker(chosen.method).fit(train)
         for t, query in zip(fold.held, fold.queries, strict=True):
             kept = np.isfinite(table.gains[:, t])
             if kept.sum() < MIN_CANDIDATES or model.n_groups_ == 0:
                 continue
-            score = standardise(ranker.predict(query))
+            predicted = model.predict(
+                standardise(ranker.predict(query)),
+                base_hint=query.base_hint,
+                level_features=query.level_features,
+            )
             found.append(
                 Trial(
                     gains=table.gains[kept, t],
                     scores=table.transfer_scores[kept, t],
                     base_score=float(table.base_scores[t]),
-                    predicted=model.predict(score, base_hint=query.base_hint).median[kept],
-                    model=model,
+                    predicted=predicted.median[kept],
+                    spread=model.joint(predicted.spread).of(np.flatnonzero(kept)),
                 )
             )
     return found
@@ -114,7 +115,7 @@ def winner_bias(trial: Trial, rows: int, rng: np.random.Generator) -> tuple[floa
             int(s): Measurement(float(gain), float(errors[s]), rows)
             for s, gain in zip(top, gains, strict=True)
         }
-        moved = trial.predicted + measurement_update(trial.model, trial.predicted, measured).shift
+        moved = trial.predicted + measurement_update(trial.spread, trial.predicted, measured).shift
         by_raw, by_both = int(top[gains.argmax()]), int(top[moved[top].argmax()])
         raw.append(float(gains.max() - trial.gains[by_raw]))
         combined.append(float(moved[by_both] - trial.gains[by_both]))
@@ -154,25 +155,29 @@ def halving_choice(
     order = np.argsort(-trial.predicted, kind="stable")[:k]
     p = np.clip(trial.scores, 0.0, 1.0)
     q = min(max(trial.base_score, 0.0), 1.0)
+    sums: dict[int, tuple[float, int]] = {}
 
     def measure(names: Sequence[str], rows: range) -> Batch:
         n = len(rows)
-        errors = trial.noise(n)
         off = sqrt(q * (1 - q) / n) * rng.standard_normal()
         found = {}
         for name in names:
             s = int(name)
             gain = trial.gains[s] + off + sqrt(p[s] * (1 - p[s]) / n) * rng.standard_normal()
-            found[name] = Measurement(float(gain), float(errors[s]), n)
+            before, n_before = sums.get(s, (0.0, 0))
+            total, n_all = before + n * float(gain), n_before + n
+            sums[s] = total, n_all
+            found[name] = Measurement(total / n_all, float(trial.noise(n_all)[s]), n_all)
         return Batch(found)
 
     def judge(measured: Mapping[str, Measurement]) -> Mapping[str, float]:
         of_source = {int(name): one for name, one in measured.items()}
-        moved = trial.predicted + measurement_update(trial.model, trial.predicted, of_source).shift
+        moved = trial.predicted + measurement_update(trial.spread, trial.predicted, of_source).shift
         return {str(s): float(gain) for s, gain in enumerate(moved)}
 
     won = []
     for _ in range(n_draws):
+        sums.clear()
         found = verify_by_halving(
             [str(s) for s in order],
             measure=measure,

@@ -78,7 +78,9 @@ def trials(n: int = 60) -> list[Trial]:
     gains = 0.02 + 0.07 * scores + 0.07 * rng.standard_normal((12, n))
     model = GainModel().fit(scores, gains, [f"g{t}" for t in range(n)])
     return [
-        Trial(gains[:, t], 0.5 + gains[:, t], 0.5, model.predict(scores[:, t]).median, model)
+        Trial(
+            gains[:, t], 0.5 + gains[:, t], 0.5, model.predict(scores[:, t]).median, model.joint()
+        )
         for t in range(n)
     ]
 
@@ -99,6 +101,6 @@ def test_measuring_the_top_beats_random_adapters_and_thin_spreading() -> None:
 
 def test_harmful_adapters_leave_the_base() -> None:
     trial = trials(20)[0]
-    harmful = Trial(trial.gains - 1, trial.scores, 0.5, trial.predicted - 1, trial.model)
+    harmful = Trial(trial.gains - 1, trial.scores, 0.5, trial.predicted - 1, trial.spread)
     rng = np.random.default_rng(0)
     assert expected_choice(harmful, [0, 1, 2], n_rows=100, rng=rng) == 0.0

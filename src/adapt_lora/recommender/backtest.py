@@ -108,9 +108,7 @@ def backtest(
                 judge.ranking(name, t, score)
                 if name in models and models[name].n_groups_:
                     harm_rate = float((others < 0).mean())
-                    judge.gains(
-                        name, t, score, models[name], hint=query.base_hint, harm_rate=harm_rate
-                    )
+                    judge.gains(name, t, score, models[name], query=query, harm_rate=harm_rate)
     return replace(_backtest(table, judge.per_target, scores, chosen), cells=tuple(judge.cells))
 
 
@@ -180,11 +178,7 @@ def _gain_models(
     wanted = dict.fromkeys((*methods, choice.method))
     missing = [name for name in wanted if name not in choice.scores]
     scores = {**choice.scores, **out_of_fold(train, missing, seed=seed)}
-    gains, groups = train.table.gains, train.table.groups
-    models = {
-        name: GainModel().fit(scores[name], gains, groups, base_hints=train.base_hints)
-        for name in wanted
-    }
+    models = {name: train.gain_model(scores[name]) for name in wanted}
     return {**models, DEFAULT: models[choice.method]}
 
 
@@ -217,7 +211,7 @@ class _Judge:
         score: Array,
         model: GainModel,
         *,
-        hint: float | None,
+        query: Query,
         harm_rate: float,
     ) -> None:
         """Judge the gains that a model foretells from a score.
@@ -227,19 +221,22 @@ class _Judge:
             t: The target's column.
             score: (n_sources,) z of the prediction.
             model: From score to gain, fitted without the target's group.
-            hint: The base's score on the target, as far as it may be known.
+            query: What is known of the target.
             harm_rate: Share of gains on other tasks that are below 0.
         """
         kept = self._kept[:, t]
         gains, true = self._table.gains[kept, t], self._table.transfer_scores[kept, t]
         if kept.sum() < MIN_CANDIDATES or not np.isfinite(gains).all():
             return
-        predicted = model.predict(score, base_hint=hint)
+        predicted = model.predict(
+            score, base_hint=query.base_hint, level_features=query.level_features
+        )
         median = predicted.median[kept]
         if method == DEFAULT:
             self._keep_cells(t, kept, predicted, model)
         if self._table.unit == "points":
-            trial = Trial(gains, true, float(self._table.base_scores[t]), median, model)
+            spread = model.joint(predicted.spread).of(np.flatnonzero(kept))
+            trial = Trial(gains, true, float(self._table.base_scores[t]), median, spread)
             rng = np.random.default_rng([self._seed, t])
             top = np.argsort(-score[kept], kind="stable")[:VERIFIED]
             won = expected_choice(trial, top.tolist(), n_rows=VERIFIED_ROWS, rng=rng)
@@ -262,8 +259,8 @@ class _Judge:
         table, low, high, p_harm = self._table, predicted.low, predicted.high, predicted.p_harm
         needed = None
         if low is not None:
-            residuals = table.gains[:, t] - (predicted.median - model.quantile(0.5))
-            needed = model.needed_level(residuals)
+            missed = (table.gains[:, t] - predicted.median) / predicted.spread
+            needed = model.needed_level(missed + model.quantile(0.5))
         self.cells += [
             OutOfFold(
                 adapter=table.sources[s],

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from adapt_lora.registry.records import Unit
+
 BASE_SCORE = "base_score"
 """The target feature that says how well the bare base does there (other rows than the gains')."""
 
@@ -220,6 +222,7 @@ matrix's pairs file."""
 _AS_IS = "as in the fingerprint"
 _LIKENESS = "experiments.md, learned likeness"
 _HABITS = "experiments.md, the base model's habits"
+_LEVEL = "experiments.md, the level of a target"
 
 TARGET_FEATURES: Mapping[str, Feature] = {
     f.name: f
@@ -249,6 +252,36 @@ TARGET_FEATURES: Mapping[str, Feature] = {
     )
 }
 """What is known of a task itself: how alike two tasks are, and how much there is to win."""
+
+LEVEL_FEATURES: Mapping[Unit, Mapping[str, Feature]] = {
+    "points": {
+        f.name: f
+        for f in (
+            Feature(
+                "probe_margin",
+                "target",
+                "`probe_score` − `base_score`: what a linear probe reads from the base's hidden "
+                "states and the base does not say",
+                _LEVEL,
+            ),
+            Feature(
+                "bias_margin",
+                "target",
+                "`base_unbiased` − `base_score`: what the base wins by losing its label bias alone",
+                _LEVEL,
+            ),
+        )
+    },
+    "nats": {
+        "response_nll": Feature(
+            "response_nll",
+            "target",
+            "`response_nll_mean`: how surprising the answers are to the base",
+            _LEVEL,
+        )
+    },
+}
+"""What may tell how much a target allows, by the unit of its gains."""
 
 FROM_SCORES = ("popularity", "neighbours", "related_tasks", "traits")
 """Features that come from scores of the table that was learned from."""

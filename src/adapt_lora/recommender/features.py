@@ -1,12 +1,17 @@
 """What a registry's records say of adapters and tasks, as the features of a table."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from adapt_lora.recommender.borrowing import Translations, translate
-from adapt_lora.recommender.catalogue import BASE_SCORE, FEATURES, TARGET_FEATURES
+from adapt_lora.recommender.catalogue import (
+    BASE_SCORE,
+    FEATURES,
+    LEVEL_FEATURES,
+    TARGET_FEATURES,
+)
 from adapt_lora.recommender.columns import Array
 from adapt_lora.recommender.table import TransferTable, consensus, table_from_matrix
 from adapt_lora.registry.records import (
@@ -20,6 +25,21 @@ from adapt_lora.registry.records import (
 
 TARGET_NAME = "(target)"
 """Name of the column that stands for the unseen target in a table made for it."""
+
+
+def _margin(over: str) -> Callable[[Mapping[str, float]], float]:
+    def of(values: Mapping[str, float]) -> float:
+        return values.get(over, float("nan")) - values.get(BASE_SCORE, float("nan"))
+
+    return of
+
+
+LEVEL_STATISTICS: Mapping[str, Callable[[Mapping[str, float]], float]] = {
+    "probe_margin": _margin("probe_score"),
+    "bias_margin": _margin("base_unbiased"),
+    "response_nll": lambda values: values.get("response_nll_mean", float("nan")),
+}
+"""From a fingerprint's values to each of LEVEL_FEATURES; NaN where unknown."""
 
 
 def registry_table(
@@ -95,11 +115,16 @@ def _featured(matrix: TransferMatrix, unit: Unit) -> TransferTable:
     names = sorted({name for task in scored for name in task.vectors if name.endswith("_mean")})
     target_features = {key: _column([p.values for p in scored], key) for key in TARGET_FEATURES}
     target_features[BASE_SCORE] = np.array([_base_hint(t, matrix.adapters) for t in tasks])
+    level_features = {
+        name: np.array([LEVEL_STATISTICS[name](print_.values) for print_ in scored])
+        for name in LEVEL_FEATURES[unit]
+    }
     return replace(
         table,
         pair_features=_pair_features(data, scored),
         source_features=_source_features(matrix.adapters),
         target_features=target_features,
+        level_features=level_features,
         source_vectors=_vectors(data, names),
         target_vectors=_vectors(scored, names),
     )

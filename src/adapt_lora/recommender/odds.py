@@ -7,11 +7,11 @@ from typing import Self
 import numpy as np
 
 from adapt_lora.recommender.columns import Array, standardise
+from adapt_lora.recommender.joint import Update, measurement_update
 from adapt_lora.recommender.level import (
     MIN_GROUPS_FOR_INTERVAL,
     GainModel,
-    Update,
-    measurement_update,
+    GainPrediction,
 )
 from adapt_lora.recommender.model_cache import FittedModel
 from adapt_lora.recommender.table import Query
@@ -101,6 +101,7 @@ def odds_of(
     measured: Mapping[int, Measurement],
     *,
     base_score: tuple[float, float] | None,
+    chance: float = 0.0,
     seed: int,
 ) -> Odds:
     """Gains and probabilities of every source.
@@ -110,6 +111,7 @@ def odds_of(
         measured: What was measured on the target, by number of the source.
         base_score: Score of the bare base on the target and its standard error; a score in [0, 1]
             can't gain more than is left, nor lose more than is there.
+        chance: Score of an answer that is always the same: who knows nothing has it.
         seed: Of the simulated draws.
     """
     model, score = forecast.model.gains, forecast.score
@@ -121,30 +123,37 @@ def odds_of(
         # Nothing is known about gains but what was measured on the target itself.
         known = np.where(is_measured, gains, np.nan) if measured else None
         return Odds(_best_first(gains, score), known)
-    predicted = model.predict(score, base_hint=forecast.query.base_hint)
+    query = forecast.query
+    predicted = model.predict(score, base_hint=query.base_hint, level_features=query.level_features)
     if model.interval_level is None:
         median = np.where(is_measured, gains, predicted.median)
         return Odds(_best_first(median, score), median)
-    update = measurement_update(model, predicted.median, measured) if measured else None
     widening = OUTSIDE_WIDENING if forecast.outside else 1.0
+    spread = widening * predicted.spread
+    update = None
+    if measured:
+        update = measurement_update(model.joint(spread), predicted.median, measured)
     median = predicted.median + (0.0 if update is None else update.shift)
-    scale = widening * (np.ones(len(score)) if update is None else update.scale)
+    scale = spread * (np.ones(len(score)) if update is None else update.scale)
     middle = model.quantile(0.5)
     p_harm = predicted.p_harm
     if update is not None or forecast.outside:
         # From the residuals, shrunken to what the measurement leaves open.
         p_harm = model.weight_below(middle - median / np.maximum(scale, 1e-9))
-    draws = _draws(model, score, widening, update, measured, seed=seed)
-    p_best, base_p_best = _best_shares(draws, median)
     floor, ceiling = -np.inf, np.inf
     if base_score is not None and forecast.train.table.unit == "points":
-        floor, ceiling = -base_score[0], 1.0 - base_score[0]
+        floor, ceiling = min(chance - base_score[0], 0.0), 1.0 - base_score[0]
+    draws = _draws(model, predicted, spread, update, measured, seed=seed)
+    p_best, base_p_best = _best_shares(np.clip(draws, floor, ceiling), median)
     ends = (model.quantile(model.tail), model.quantile(1 - model.tail))
     low, high = (median + scale * (end - middle) for end in ends)
+    # What was measured stands, even where it lies below chance.
+    seen = np.where(is_measured, gains, 0.0)
+    bounds = (np.minimum(floor, seen), np.maximum(ceiling, seen))
     return Odds(
         order=_best_first(median, score),
-        median=np.clip(median, floor, ceiling),
-        interval=(np.clip(low, floor, ceiling), np.clip(high, floor, ceiling)),
+        median=np.clip(median, *bounds),
+        interval=(np.clip(low, *bounds), np.clip(high, *bounds)),
         p_harm=None if p_harm is None else np.clip(p_harm, 0.0, 1.0),
         p_best=p_best,
         base_p_best=base_p_best,
@@ -159,8 +168,8 @@ def _best_first(gains: Array, score: Array) -> list[int]:
 
 def _draws(
     model: GainModel,
-    score: Array,
-    widening: float,
+    predicted: GainPrediction,
+    spread: float,
     update: Update | None,
     measured: Mapping[int, Measurement],
     *,
@@ -168,9 +177,8 @@ def _draws(
 ) -> Array:
     """Joint draws of all gains, (n_draws, n_sources), conditioned on what was measured."""
     rng = np.random.default_rng(seed)
-    middle = model.quantile(0.5)
-    residuals = model.draw(len(score), _N_DRAWS, rng) - middle
-    draws = model.level_ + model.slope_ * score + middle + widening * residuals
+    residuals = model.draw(_N_DRAWS, rng) - model.quantile(0.5)
+    draws: Array = predicted.median + spread * residuals
     if update is None:
         return draws
     index = np.fromiter(measured, dtype=np.intp)

@@ -19,7 +19,6 @@ from adapt_lora.recommender.cautions import adapter_notes
 from adapt_lora.recommender.choice import DEFAULT, ChosenScores, chosen_scores, house_default
 from adapt_lora.recommender.columns import Array
 from adapt_lora.recommender.features import TARGET_NAME, table_for_target
-from adapt_lora.recommender.level import GainModel
 from adapt_lora.recommender.metrics import judge_scores, judged_targets
 from adapt_lora.recommender.model_cache import FittedModel, ModelCache, model_key
 from adapt_lora.recommender.models import METHODS, make_ranker
@@ -309,7 +308,7 @@ def _learn(train: TrainingSet, *, method: str, seed: int) -> FittedModel:
         figures = _figures(table, method, tested)
     gains = None
     if np.isfinite(table.gains).any():
-        gains = GainModel().fit(scores, table.gains, table.groups, base_hints=train.base_hints)
+        gains = train.gain_model(scores)
     ranker = make_ranker(chosen, seed=seed).fit(train)
     return FittedModel(chosen, ranker, gains, figures)
 

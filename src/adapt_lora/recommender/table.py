@@ -46,6 +46,8 @@ class TransferTable:
     """Raw numbers per source, (n_sources,)."""
     target_features: Mapping[str, Array] = field(default_factory=dict)
     """Raw numbers per target, (n_targets,)."""
+    level_features: Mapping[str, Array] = field(default_factory=dict)
+    """What may tell how much a target allows, (n_targets,): of gains alone, not of the order."""
     similarity: Array | None = None
     """(n_targets, n_targets) given similarity of tasks; None: taken from the vectors."""
     source_vectors: Mapping[str, Array] = field(default_factory=dict)
@@ -134,6 +136,7 @@ class TransferTable:
             errors=self.errors[:, index],
             pair_features={name: x[:, index] for name, x in self.pair_features.items()},
             target_features={name: x[index] for name, x in self.target_features.items()},
+            level_features={name: x[index] for name, x in self.level_features.items()},
             similarity=None if self.similarity is None else self.similarity[square],
             likeness=None if alike is None else {name: x[square] for name, x in alike.items()},
             target_vectors={name: x[index] for name, x in self.target_vectors.items()},
@@ -150,6 +153,7 @@ class TransferTable:
             candidates=~self.own[:, target],
             pair_features={name: x[:, target] for name, x in self.pair_features.items()},
             target_features={name: float(x[target]) for name, x in self.target_features.items()},
+            level_features={name: float(x[target]) for name, x in self.level_features.items()},
             similarity=similarity,
             likeness={name: x[target, [*index, target]] for name, x in likeness.items()},
             vectors={name: x[target] for name, x in self.target_vectors.items()},
@@ -184,6 +188,8 @@ class Query:
     """Raw numbers per source, (n_sources,)."""
     target_features: Mapping[str, float] = field(default_factory=dict)
     """Raw numbers of the target; NaN where unknown."""
+    level_features: Mapping[str, float] = field(default_factory=dict)
+    """What may tell how much the target allows; NaN where unknown."""
     similarity: Array | None = None
     """(n_targets of the table,) given similarity to each measured task."""
     likeness: Mapping[str, Array] = field(default_factory=dict)

@@ -26,6 +26,7 @@ from adapt_lora.recommender.columns import (
     trimmed_mean,
     weighted_mean,
 )
+from adapt_lora.recommender.level import GainModel
 from adapt_lora.recommender.likeness import Agreement
 from adapt_lora.recommender.table import Query, TransferTable
 
@@ -99,7 +100,7 @@ class TrainingSet:
     @cached_property
     def popularity(self) -> Array:
         """(n_sources,): trimmed mean z, shrunken; NaN where never measured."""
-        return shrunken_popularity(self.standard, TRIM)
+        return shrunken_popularity(self.standard, TRIM, self.table.reliability)
 
     @cached_property
     def agreement(self) -> Agreement:
@@ -111,6 +112,18 @@ class TrainingSet:
         """(n_targets,): the base's score on each task, other rows than the gains; NaN unknown."""
         blank = np.full(len(self.table.targets), np.nan)
         return self.table.target_features.get(BASE_SCORE, blank)
+
+    def gain_model(self, scores: Array) -> GainModel:
+        """From out-of-fold scores of this table, (n_sources, n_targets), to its gains."""
+        table = self.table
+        return GainModel().fit(
+            scores,
+            table.gains,
+            table.groups,
+            base_hints=self.base_hints,
+            level_features=table.level_features,
+            reliability=table.reliability,
+        )
 
     @cached_property
     def standing_elsewhere(self) -> Array | None:
@@ -253,7 +266,8 @@ class TrainingSet:
         similarity = self.task_similarity(query)
         if similarity is None or np.isfinite(similarity).sum() < 2:
             return None
-        return weighted_mean(self._clipped, neighbour_weights(similarity)) - self._mean_standing
+        weights = neighbour_weights(similarity) * self.table.reliability
+        return weighted_mean(self._clipped, weights) - self._mean_standing
 
     @cached_property
     def _clipped(self) -> Array:
@@ -262,7 +276,7 @@ class TrainingSet:
 
     @cached_property
     def _mean_standing(self) -> Array:
-        return weighted_mean(self.standard, np.ones(self.standard.shape[1]))
+        return weighted_mean(self.standard, self.table.reliability)
 
     def mean_cosine(self, vectors: Mapping[str, Array], query: Query) -> Array | None:
         """Mean cosine of these rows with the target, each embedding centred; None if unknown."""

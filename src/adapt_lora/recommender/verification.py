@@ -10,7 +10,7 @@ from math import ceil, sqrt
 import numpy as np
 
 from adapt_lora.recommender.columns import Array
-from adapt_lora.recommender.level import GainModel, measurement_update
+from adapt_lora.recommender.joint import JointSpread, measurement_update
 from adapt_lora.registry.records import Measurement
 
 
@@ -124,8 +124,8 @@ class Trial:
     """The base's true score."""
     predicted: Array
     """(n,): predicted gains, made without the target."""
-    model: GainModel
-    """What says how far predictions are off; fitted without the target."""
+    spread: JointSpread
+    """How far predictions are off; known without the target."""
 
     def noise(self, rows: int) -> Array:
         """Standard error of each gain on so many rows, √(p(1 − p)/n) of adapter and base."""
@@ -157,9 +157,9 @@ def expected_choice(
     q = min(max(trial.base_score, 0.0), 1.0)
     measured += sqrt(q * (1 - q) / n_rows) * rng.standard_normal((n_draws, 1))
     errors = trial.noise(n_rows)
-    # The update is linear in what was measured, so one matrix serves all draws.
+    # Outliers apart the update is linear in what was measured, so one matrix serves all draws.
     once = {int(i): Measurement(float(trial.gains[i]), float(errors[i]), n_rows) for i in index}
-    pull = measurement_update(trial.model, trial.predicted, once).pull
+    pull = measurement_update(trial.spread, trial.predicted, once).pull
     expected = trial.predicted + (measured - trial.predicted[index]) @ pull.T  # (n_draws, n)
     best = expected.argmax(axis=1)
     won = np.where(expected.max(axis=1) > 0, trial.gains[best], 0.0)
