@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from adapt_lora.errors import TaskError
 from adapt_lora.evaluator import Measuring, TargetMeter, make_task
 from adapt_lora.evaluator.target import spread_rows
+from adapt_lora.model.scoring import LabelScores
 from adapt_lora.registry.records import BASE_ROW, MAJORITY_ROW, MatrixRow
 from tests.evaluator.scripted import A, ScriptedBackend, Shelf
 
@@ -81,14 +83,25 @@ def test_rows_of_any_earlier_cell_count_and_no_others(target, make_dataset, shel
 
 
 def test_a_bias_that_is_taken_off_is_a_gain_over_the_base_as_it_is(target, shelf):
-    made = meter(ScriptedBackend({None: 0, A: 1}), target, shelf)
-    assert made.unbiased_gain(None) is None
-    made.measure(["a"], range(24))
-    base = made.unbiased_gain(None)
-    assert base.n == 24
-    cell = made.base_cell
-    expected = cell.metrics["unbiased_balanced_accuracy"] - cell.score
-    assert base.gain == pytest.approx(expected)
+    class Biased(ScriptedBackend):
+        """Always surer of the first label, a little less so where the second is right."""
+
+        def score_labels(self, prompts, labels, *, progress=None):
+            gold = {row.prompt: row.label for row in target.rows}
+            second = np.array([gold[prompt] == labels[1] for prompt in prompts])
+            values = np.column_stack([np.full(len(prompts), -1.0), np.where(second, -2.0, -4.0)])
+            return LabelScores(values, np.ones(2, dtype=np.int64), None)
+
+    made = meter(Biased({None: 0, A: 0}), target, shelf)
+    assert made.unbiased(BASE_ROW) is None
+    made.measure([], range(24))
+    assert made.base_cell.score == 0.5
+    found = made.unbiased(BASE_ROW)
+    assert found.gain.gain == pytest.approx(0.5)
+    assert found.gain.n == 24
+    first, second = target.labels
+    assert found.offsets[first] == pytest.approx(-found.offsets[second])
+    assert 1.0 < found.offsets[first] - found.offsets[second] < 3.0
 
 
 def test_without_the_base_there_is_no_gain(target):

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from adapt_lora.evaluator import CellFailure, MatrixReport
 from adapt_lora.recommender.traits import TraitMemory
 from adapt_lora.registry.records import BASE_ID, BASE_ROW, AdapterRecord, MatrixRow
@@ -30,8 +32,15 @@ def test_a_recommendation_has_the_documented_keys(answer):
     content = strict(recommendation_json(answer))
     assert set(content) == {
         *("target", "base_model", "base", "model", "ranking"),
-        *("warnings", "verification", "timing_s"),
+        *("warnings", "verification", "timing_s", "verdict", "n_adapters"),
     }
+    verdict = content["verdict"]
+    assert (verdict["use"], verdict["adapter_id"], verdict["n_measured"]) == (
+        *("adapter", content["ranking"][0]["adapter_id"]),
+        50,
+    )
+    assert verdict["score"] == pytest.approx(0.43 + verdict["gain"])
+    assert content["n_adapters"] == 3
     assert content["target"]["fingerprint"]["n_labels"] == 2
     assert content["target"]["n_rows"] == 4
     assert content["base"] == {
@@ -39,6 +48,7 @@ def test_a_recommendation_has_the_documented_keys(answer):
         "se": 0.04,
         "p_best": answer.recommendation.base.p_best,
         "recommended": False,
+        "majority": 0.5,
     }
     first, *others = content["ranking"]
     assert set(first) == {

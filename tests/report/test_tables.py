@@ -11,10 +11,11 @@ from adapt_lora.analysis.correlations import (
 )
 from adapt_lora.analysis.effects import AdapterEffects, Effect, KinshipCount, SideEffects
 from adapt_lora.analysis.twins import MeanDifference, TaskDifference, TwinComparison
+from adapt_lora.recommender.answer import LabelBias
 from adapt_lora.recommender.bench import BenchReport, Comparison, MatrixReport
 from adapt_lora.recommender.track_record import PastRecommendation
 from adapt_lora.recommender.traits import Poles, Stability
-from adapt_lora.registry.records import AdapterRecord
+from adapt_lora.registry.records import AdapterRecord, Measurement
 from adapt_lora.report.tables import (
     adapters_table,
     bench_table,
@@ -27,39 +28,50 @@ from adapt_lora.report.tables import (
     traits_table,
     twins_table,
 )
-from adapt_lora.report.wording import gain_text, share_text
+from adapt_lora.report.wording import gain_text, score_text, share_text
 from adapt_lora.results import EvaluationPlan, PlannedCell, Run, Sweep
 from adapt_lora.trainer import TrainRequest, find_recipe
 from tests.report.conftest import BASE, BRACKETS
 
 
-def test_a_recommendation_shows_gain_interval_and_reasons(answer):
+def test_a_recommendation_shows_verdict_gain_interval_and_measurement(answer):
     text = shown(recommendation_table(answer))
     entry = answer.recommendation.ranking[0]
-    first = next(line for line in text.splitlines() if "sentiment-lora" in line)
+    first = next(line for line in text.splitlines() if line.strip().startswith("1   sentiment"))
     for words in (
+        score_text(0.43 + entry.predicted_gain),
         gain_text(entry.predicted_gain),
         f"{gain_text(entry.interval.low)} to {gain_text(entry.interval.high)}",
         share_text(entry.p_harm),
-        share_text(entry.p_best),
-        gain_text(entry.predicted_alone),
         "+37.0 ± 3.0",
     ):
         assert words in first
-    assert f"  1  sentiment-lora: {entry.reasons[0].text}" in text
     lines = " ".join(text.split())
     for words in (
+        "Use sentiment-lora: 43.0 → about",
+        "balanced accuracy (measured on 50 rows; chance 50.0).",
+        "`adapt pull sentiment-lora ./sentiment-lora`",
         "80 % interval",
         "the target's own group",
         "! The base's weights are others.",
-        "spearman rho",
-        "regret@1",
-        "Measured on the target: 1 up to row 50.",
-        "The base model scores 43.0 ± 4.0 on the target.",
+        "measured tasks, each ranked as if unseen, its order had a mean ρ of",
         "† known by its figures",
         "the best that can be pulled is sentiment-lora.",
     ):
         assert words in lines
+    assert lines.startswith("Use sentiment-lora")
+    assert entry.reasons[0].text not in lines
+
+
+def test_reasons_are_said_of_whom_is_asked_about(answer):
+    entry = answer.recommendation.ranking[0]
+    one = " ".join(shown(recommendation_table(answer, explain="sentiment-lora")).split())
+    assert f"1 sentiment-lora: {entry.reasons[0].text}" in one
+    before = gain_text(entry.predicted_alone)
+    assert f"measured on 50 rows; predicted before that: {before}" in one
+    everything = shown(recommendation_table(answer, explain="all"))
+    names = [line for line in everything.splitlines() if line.startswith("  ") and ": " in line]
+    assert len([line for line in names if line[2:3].isdigit()]) == 3
 
 
 def test_the_base_model_stands_first_where_it_is_recommended(answer):
@@ -69,16 +81,25 @@ def test_the_base_model_stands_first_where_it_is_recommended(answer):
     assert order(replace(answer, recommendation=first))[0] == "base model"
 
 
-def test_an_unverified_ranking_has_no_measured_column(answer):
+def test_what_stands_beside_the_adapters_has_its_own_rows(answer):
     found = answer.recommendation
-    ranking = tuple(replace(entry, measured=None) for entry in found.ranking)
-    bare = replace(answer, recommendation=replace(found, ranking=ranking), verification=None)
-    heads = [
-        next(line for line in shown(recommendation_table(one)).splitlines() if "P(best)" in line)
-        for one in (bare, answer)
-    ]
-    assert ["measured" in head for head in heads] == [False, True]
-    assert ["predicted alone" in head for head in heads] == [False, True]
+    bias = LabelBias(Measurement(0.12, 0.04, 60), {"yes": 0.5, "no": -0.5})
+    base = replace(found.base, unbiased=bias, majority=0.5, few_shot={"base, 4 shots": 0.61})
+    ranking = (replace(found.ranking[0], unbiased=bias), *found.ranking[1:])
+    wider = replace(found, base=base, ranking=ranking)
+    text = shown(recommendation_table(replace(answer, recommendation=wider)))
+    for name, score, gain in (
+        ("base model, label bias removed", "55.0", "+12.0"),
+        ("sentiment-lora, label bias removed", "55.0", "+12.0"),
+        ("base, 4 shots", "61.0", "+18.0"),
+        ("commonest label", "50.0", "+7.0"),
+    ):
+        line = next(line for line in text.splitlines() if name in line)
+        assert score in line
+        assert gain in line
+    doubted = replace(base, unbiased=replace(bias, caution="Too few prompts."))
+    text = shown(recommendation_table(replace(answer, recommendation=replace(found, base=doubted))))
+    assert "! Label bias removed: Too few prompts." in text
 
 
 def test_a_ranking_without_gains_or_intervals_shows_gaps(bare_answer):
@@ -87,8 +108,8 @@ def test_a_ranking_without_gains_or_intervals_shows_gaps(bare_answer):
     found = replace(bare_answer.recommendation, ranking=ranking)
     text = shown(recommendation_table(replace(bare_answer, recommendation=found)))
     lines = text.splitlines()
-    assert next(line for line in lines if f" {first.adapter} " in line).count("·") == 4
-    assert "+3.1" in next(line for line in lines if f" {rest[0].adapter} " in line)
+    assert next(line for line in lines if line.strip().startswith("1 ")).count("·") == 4
+    assert "+3.1" in next(line for line in lines if line.strip().startswith("2 "))
     assert "no back-test was possible" in text
 
 
@@ -300,7 +321,8 @@ def test_twins_show_means_intervals_and_the_largest_differences():
 
 def order(answer) -> list[str]:
     """The table's rows, without what stands below it."""
-    names = re.findall(r"sentiment-lora|base model", shown(recommendation_table(answer)))
+    _, table = shown(recommendation_table(answer)).split("Adapters for", 1)
+    names = re.findall(r"sentiment-lora|base model", table)
     return list(dict.fromkeys(names))
 
 

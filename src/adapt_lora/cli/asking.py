@@ -61,7 +61,12 @@ def recommend(
     allow_skips: AllowSkipsFlag = False,
     group: GroupOption = None,
     method: Annotated[str, typer.Option(help="Ranking method; default chooses.")] = "default",
-    top: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
+    top: Annotated[
+        int, typer.Option(min=1, help="Adapters to show, beside those that were measured.")
+    ] = 10,
+    explain: Annotated[
+        str | None, typer.Option(help="Also say why, of this adapter, or of all that are shown.")
+    ] = None,
     verify: VerifyOption = None,
     budget: BudgetOption = 60.0,
     max_rows: RowsOption = 100,
@@ -112,7 +117,6 @@ def recommend(
         console.remark(
             f"Kept as run {run_id}; `adapt bench` compares it with what is measured later."
         )
-    answer = answer.top(top)
     if report is not None:
         write_text(report, recommendation_html(answer))
     if save is not None:
@@ -125,7 +129,7 @@ def recommend(
         console.print_line(best)
     else:
         console.say(answer.target.describe())
-        console.show(recommendation_table(answer))
+        console.show(recommendation_table(answer.top(top), explain=explain))
 
 
 def fingerprint(

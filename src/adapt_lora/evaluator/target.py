@@ -5,13 +5,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
+import numpy as np
+
 from adapt_lora.data import Dataset, Row
 from adapt_lora.errors import TaskError
 from adapt_lora.evaluator.cells import CellResult, CellUnit, measure_cell
 from adapt_lora.evaluator.comparison import PairedComparison, compare_with_base
 from adapt_lora.evaluator.grading import needed_grader
 from adapt_lora.evaluator.measuring import Measuring
-from adapt_lora.evaluator.metrics import LabelDecision
+from adapt_lora.evaluator.metrics import WHOLE_SET_DECISIONS, LabelDecision
 from adapt_lora.evaluator.plan import MatrixPlan, measure_pace, size_task
 from adapt_lora.evaluator.tasks import Task
 from adapt_lora.model.scoring import Steps
@@ -36,6 +38,17 @@ class PairedGain:
         """What a comparison says."""
         # Constant answers come with no error, yet one more row could break the habit.
         return cls(compared.gain, max(compared.se, 1 / compared.n), compared.n)
+
+
+@dataclass(frozen=True, slots=True)
+class UnbiasedGain:
+    """A model whose label bias is taken off (decision "unbiased")."""
+
+    gain: PairedGain
+    """What it gains over the bare base as it is."""
+    offsets: Mapping[str, float]
+    """What is taken off each label's log-likelihood, nats: the label's mean over the rows, less
+    that of all labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +118,19 @@ class TargetMeter:
             if self._n_shared(MatrixRow(name))
         }
 
-    def unbiased_gain(self, adapter_id: str | None) -> PairedGain | None:
-        """What a model without its label bias gains over the bare base as it is.
+    def unbiased(self, row: MatrixRow) -> UnbiasedGain | None:
+        """What the base, or an adapter, is worth without its label bias.
 
-        Args:
-            adapter_id: The adapter, or None for the base itself.
-
-        Returns:
-            None without labels, without answers, or where the bias is taken off anyway.
+        None without labels, without answers, or where the bias is taken off anyway.
         """
-        row = BASE_ROW if adapter_id is None else MatrixRow(adapter_id)
-        decision = self._whole.protocol.decision
-        if decision not in ("sum", "per_token", "choice") or not self._n_shared(row):
+        if self._whole.protocol.decision in (None, *WHOLE_SET_DECISIONS) or not self._n_shared(row):
             return None
-        return PairedGain.of(self._compare(row, decision="unbiased"))
+        liked = np.array([one.log_likelihood for one in self._answered(row).values()]).mean(axis=0)
+        offsets = (liked - liked.mean()).tolist()
+        return UnbiasedGain(
+            PairedGain.of(self._compare(row, decision="unbiased")),
+            dict(zip(self._task.record.labels, offsets, strict=True)),
+        )
 
     @property
     def base_cell(self) -> Cell | None:

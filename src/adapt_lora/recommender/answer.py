@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from adapt_lora.recommender.own_training import OwnTraining
 from adapt_lora.registry.records import Measurement, Unit
 
 if TYPE_CHECKING:
@@ -46,6 +47,21 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelBias:
+    """A model with its label bias taken off: of each log-likelihood, its label's mean over prompts.
+
+    Batch calibration (Zhou et al. 2024, arXiv:2309.17249) with the mean of logarithms.
+    """
+
+    gain: Measurement | None
+    """What it gains over the base as it is; None where the target has no labels of its own."""
+    offsets: Mapping[str, float]
+    """What to take off each label's log-likelihood, nats."""
+    caution: str | None = None
+    """Why it is not to be trusted here; None where nothing speaks against it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RankedAdapter:
     """One adapter's place and all that is known about its chances."""
 
@@ -73,6 +89,8 @@ class RankedAdapter:
     """Its measurement on the target, when there is one; `predicted_gain` then contains it."""
     predicted_alone: float | None = None
     """What was predicted before anything was measured on the target; None without measurements."""
+    unbiased: LabelBias | None = None
+    """The adapter with its label bias taken off, where it was measured on labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +105,12 @@ class BaseChoice:
     """Probability that no adapter beats it."""
     recommended: bool
     """True when no adapter is expected to help."""
+    unbiased: LabelBias | None = None
+    """The base with its label bias taken off; None without labels."""
+    majority: float | None = None
+    """Score of the commonest label as every answer; None without labels."""
+    few_shot: Mapping[str, float] = field(default_factory=dict)
+    """Scores of the base shown examples, where stored for these rows, by row of the matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +126,31 @@ class Borrowed:
     share: float
     """Their part of the starting weight of an adapter's standing; 1 where nothing was measured
     under the target's own base model."""
+
+
+Use = Literal["adapter", "adapter_unbiased", "base", "base_unbiased", "train", "try"]
+"""What a verdict says to use: an adapter or the base, as it is or without its label bias; to train
+an adapter; "try" where nothing tells more than an order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do, as far as anything is known."""
+
+    use: Use
+    """What to use."""
+    adapter_id: str | None = None
+    """Which adapter; None for the base and for training."""
+    gain: float | None = None
+    """Expected gain over the base as it is; None where it is not known."""
+    score: float | None = None
+    """Expected score; None where the base's is not known."""
+    n_measured: int | None = None
+    """Rows of the target that it was measured on; None where it is predicted."""
+    chance: float | None = None
+    """Score of who knows nothing; None where that has no meaning."""
+    ties: tuple[str, ...] = ()
+    """Names of other adapters that can't be told from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +189,10 @@ class Recommendation:
     """Best first."""
     interval_level: float | None
     """Nominal coverage of the intervals, marginal over targets; None when there are none."""
+    verdict: Verdict
+    """What to do."""
+    own_training: OwnTraining | None = None
+    """What training on the target's own rows might give; None where too little is known."""
     warnings: tuple[str, ...] = ()
     """What the reader must know before trusting it."""
 

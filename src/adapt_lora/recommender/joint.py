@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from adapt_lora.recommender.columns import Array
 from adapt_lora.registry.records import Measurement
@@ -36,7 +37,7 @@ class JointSpread:
         found: Array = self.shared + (self.factors**2).sum(axis=1) + self.own
         return found
 
-    def of(self, sources: Array) -> Self:
+    def of(self, sources: npt.NDArray[np.intp]) -> Self:
         """The same of some sources, by number."""
         return type(self)(self.shared, self.factors[sources], self.own[sources])
 
@@ -91,7 +92,8 @@ def measurement_update(
     cross[index, np.arange(len(index))] += own
     before = spread.variance
     before[index] += own - spread.own[index]
-    pull = np.linalg.solve(cross[index] + np.diag(error**2 + 1e-12), cross.T).T
+    inverse = np.linalg.inv(cross[index] + np.diag(error**2 + 1e-12))
+    pull: Array = cross @ inverse.T
     after = before - (pull * cross).sum(axis=1)
     return Update(shift=pull @ missed, scale=np.sqrt(np.clip(after / before, 0.0, 1.0)), pull=pull)
 

@@ -142,7 +142,9 @@ def odds_of(
         p_harm = model.weight_below(middle - median / np.maximum(scale, 1e-9))
     floor, ceiling = -np.inf, np.inf
     if base_score is not None and forecast.train.table.unit == "points":
-        floor, ceiling = min(chance - base_score[0], 0.0), 1.0 - base_score[0]
+        # Who knows nothing may still be unlucky on these rows.
+        floor = max(min(chance - base_score[0], 0.0) - base_score[1], -base_score[0])
+        ceiling = 1.0 - base_score[0]
     draws = _draws(model, predicted, spread, update, measured, seed=seed)
     p_best, base_p_best = _best_shares(np.clip(draws, floor, ceiling), median)
     ends = (model.quantile(model.tail), model.quantile(1 - model.tail))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from adapt_lora.recommender.answer import (
     BaseChoice,
     Borrowed,
     Interval,
+    LabelBias,
     ModelSummary,
     RankedAdapter,
     Recommendation,
@@ -23,11 +25,14 @@ from adapt_lora.recommender.metrics import judge_scores, judged_targets
 from adapt_lora.recommender.model_cache import FittedModel, ModelCache, model_key
 from adapt_lora.recommender.models import METHODS, make_ranker
 from adapt_lora.recommender.odds import Forecast, odds_of
+from adapt_lora.recommender.own_training import estimate_own_training
 from adapt_lora.recommender.stack import borrowed_share
 from adapt_lora.recommender.table import TransferTable
 from adapt_lora.recommender.training_set import TrainingSet
+from adapt_lora.recommender.verdict import decide
 from adapt_lora.recommender.words import evidence_for, reasons_for, warnings_about
 from adapt_lora.registry.records import (
+    BASE_ID,
     METRIC_UNITS,
     Fingerprint,
     Measurement,
@@ -128,7 +133,7 @@ def fit_ranking(
     train = TrainingSet(fold.table)
     model = _fitted(train, method=method, seed=seed, cache=cache)
     notes = adapter_notes(matrix, fold.table, target, group=group)
-    return FittedRanking(matrix, metric, seed, Forecast.of(train, query, model), notes)
+    return FittedRanking(matrix, metric, seed, Forecast.of(train, query, model), target, notes)
 
 
 def check_names(*, metric: str, method: str) -> None:
@@ -175,6 +180,8 @@ class FittedRanking:
     """Of the simulated draws."""
     forecast: Forecast
     """What was learned, and what it says about the target."""
+    target: Fingerprint
+    """Of the target."""
     notes: Sequence[Sequence[str]]
     """Warnings per adapter."""
 
@@ -184,6 +191,8 @@ class FittedRanking:
         base_score: tuple[float, float] | None = None,
         measured: Mapping[str, Measurement] | None = None,
         failures: Mapping[str, str] | None = None,
+        unbiased: Mapping[str, LabelBias] | None = None,
+        few_shot: Mapping[str, float] | None = None,
     ) -> Recommendation:
         """The recommendation.
 
@@ -191,12 +200,19 @@ class FittedRanking:
             base_score: Score of the bare base on the target and its standard error.
             measured: Gains of adapters on the target itself, by adapter id.
             failures: Adapter id to why it could not be measured there.
+            unbiased: The same adapters, and the base by BASE_ID, with their label bias taken off.
+            few_shot: Scores of the base shown examples, by label of the matrix's row.
         """
         forecast, train = self.forecast, self.forecast.train
         of_source = self._by_source(measured or {})
-        odds = odds_of(forecast, of_source, base_score=base_score, seed=self.seed)
-        alone = odds_of(forecast, {}, base_score=base_score, seed=self.seed) if of_source else None
-        failed = failures or {}
+        shares = self.target.label_shares
+        chance = 1 / len(shares) if shares and self.metric == "balanced_accuracy" else None
+        odds_given = partial(
+            odds_of, forecast, base_score=base_score, chance=chance or 0.0, seed=self.seed
+        )
+        odds = odds_given(of_source)
+        alone = odds_given({}) if of_source else None
+        failed, bias = failures or {}, unbiased or {}
         names = row_labels(self.matrix.adapters)
         ranking = []
         for rank, s in enumerate(odds.order, start=1):
@@ -220,14 +236,25 @@ class FittedRanking:
                 warnings=tuple(notes),
                 measured=of_source.get(s),
                 predicted_alone=None if alone is None else _at(alone.median, s),
+                unbiased=bias.get(adapter.adapter_id),
             )
             ranking.append(entry)
         borrowed = _borrowed(train)
         score, se = base_score or (None, None)
         gains = forecast.model.gains
+        base = BaseChoice(
+            score,
+            se,
+            odds.base_p_best,
+            recommended=not any(map(_is_promising, ranking)),
+            unbiased=bias.get(BASE_ID),
+            majority=chance or (max(shares.values()) if self.metric == "accuracy" else None),
+            few_shot=few_shot or {},
+        )
+        own = estimate_own_training(self.matrix, self.target, metric=self.metric, base_score=score)
         return Recommendation(
             base_model=self.matrix.base.name,
-            base=BaseChoice(score, se, odds.base_p_best, not any(map(_is_promising, ranking))),
+            base=base,
             model=ModelSummary(
                 name=forecast.model.method,
                 regime=train.table.regime,
@@ -240,6 +267,8 @@ class FittedRanking:
             ),
             ranking=tuple(ranking),
             interval_level=None if gains is None else gains.interval_level,
+            verdict=decide(ranking, base, own=own, chance=chance),
+            own_training=own,
             warnings=warnings_about(forecast, borrowed),
         )
 

@@ -151,6 +151,9 @@ class Fingerprint:
     """Share of each gold label, in [0, 1]; empty where rows are unlabelled."""
     base_label_shares: Mapping[str, float] = field(default_factory=dict)
     """Share of rows for which the base picks each label; empty without a base or a label set."""
+    base_label_offsets: Mapping[str, float] = field(default_factory=dict)
+    """The base's label bias: mean log-likelihood of each label over the rows, less that of all
+    labels, nats; empty without a base or a label set."""
     row_sketches: tuple[int, ...] = ()
     """64-bit hashes of normalised prompts (at most 4,096 smallest), for leak checks."""
     base: BaseIdentity | None = None

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from adapt_lora.data import Echo
     from adapt_lora.evaluator import CellFailure
     from adapt_lora.recommender import Recommendation
-    from adapt_lora.recommender.answer import ModelSummary, RankedAdapter
+    from adapt_lora.recommender.answer import (
+        BaseChoice,
+        LabelBias,
+        ModelSummary,
+        RankedAdapter,
+    )
     from adapt_lora.recommender.bench import BenchReport, Comparison
     from adapt_lora.recommender.bench import MatrixReport as BenchedMatrix
     from adapt_lora.recommender.calibration import Share
@@ -113,15 +118,18 @@ def recommendation_json(answer: "TargetRanking") -> dict[str, Any]:
 
 def ranking_json(ranking: "Recommendation") -> dict[str, Any]:
     """A recommendation without its target."""
-    entries = [_entry_json(entry) for entry in ranking.ranking]
+    entries, own = [_entry_json(entry) for entry in ranking.ranking], ranking.own_training
     if ranking.interval_level is not None:
         for entry in entries:
             if "interval" in entry:
                 entry["interval_level"] = ranking.interval_level
     return {
         "base_model": ranking.base_model,
-        "base": known_fields(ranking.base),
+        "verdict": known_fields(ranking.verdict),
+        "base": _base_json(ranking.base),
+        **({} if own is None else {"own_training": known_fields(own)}),
         "model": _model_json(ranking.model),
+        "n_adapters": len(entries),
         "ranking": entries,
         "warnings": list(ranking.warnings),
     }
@@ -140,11 +148,26 @@ def _entry_json(entry: "RankedAdapter") -> dict[str, Any]:
             "p_harm": entry.p_harm,
             "p_best": entry.p_best,
             "measured": None if measured is None else asdict(measured),
+            "unbiased": None if entry.unbiased is None else _bias_json(entry.unbiased),
             "reasons": [asdict(reason) for reason in entry.reasons],
             "evidence": [known_fields(item) for item in entry.evidence],
             "warnings": list(entry.warnings),
         }
     )
+
+
+def _base_json(base: "BaseChoice") -> dict[str, Any]:
+    content = known_fields(base)
+    if base.unbiased is not None:
+        content["unbiased"] = _bias_json(base.unbiased)
+    if not base.few_shot:
+        del content["few_shot"]
+    return content
+
+
+def _bias_json(bias: "LabelBias") -> dict[str, Any]:
+    gain = None if bias.gain is None else asdict(bias.gain)
+    return _known({"gain": gain, "offsets": dict(bias.offsets), "caution": bias.caution})
 
 
 def _model_json(model: "ModelSummary") -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from adapt_lora.registry.records import Unit
+from adapt_lora.registry.records import Measurement, Unit
 from adapt_lora.report.pages import GainSpan, IntervalBar, figure_rows, interval_bars, page
+from adapt_lora.report.verdict import reference_rows, training_text, verdict_text
 from adapt_lora.report.wording import (
     UNIT_WORDS,
     gain_text,
@@ -16,7 +17,6 @@ from adapt_lora.report.wording import (
 )
 
 if TYPE_CHECKING:
-    from adapt_lora.recommender import Recommendation
     from adapt_lora.recommender.answer import Evidence, RankedAdapter
     from adapt_lora.results import TargetRanking
 
@@ -42,21 +42,20 @@ def recommendation_html(answer: "TargetRanking") -> str:
     seconds = {step: round(value, 3) for step, value in answer.timing_s.items()}
     return page(
         "recommendation.html",
-        headline=_headline(found, unit),
+        headline=verdict_text(answer).replace("`", ""),
+        metric=answer.metric.replace("_", " "),
+        has_score=found.base.score is not None,
         target=one_line(answer.target.name),
         base_model=one_line(answer.base.name),
         unit=UNIT_WORDS[unit],
         key_facts=_key_facts(answer, unit),
         warnings=[*found.warnings, *answer.warnings],
         rows=[
-            _row(
-                entry,
-                next(bars) if entry.predicted_gain is not None else None,
-                unit,
-                has_weights=entry.adapter_id not in answer.figures_only,
-            )
+            _row(entry, next(bars) if entry.predicted_gain is not None else None, answer)
             for entry in found.ranking
         ],
+        references=_references(answer),
+        training=training_text(answer),
         interval_head=interval_head(found),
         verified=any(entry.measured for entry in found.ranking),
         model=one_line(found.model.name),
@@ -64,22 +63,6 @@ def recommendation_html(answer: "TargetRanking") -> str:
         fingerprint=figure_rows(answer.fingerprint.values),
         timing=[(step, f"{value} s") for step, value in figure_rows(seconds)],
     )
-
-
-def _headline(found: "Recommendation", unit: Unit) -> str:
-    if found.base.recommended:
-        return "Stay with the base model: no adapter is likely to help"
-    if not found.ranking:
-        return "No adapter could be ranked"
-    first = found.ranking[0]
-    name, gain = one_line(first.adapter), first.predicted_gain
-    # Prediction and measurement together: the measured gain of a winner alone flatters it.
-    if gain is None and first.measured is not None:
-        gain = first.measured.gain
-    if gain is None:
-        return f"{name} comes first, but too little is measured to say more"
-    said = "predicted" if first.measured is None else "expected after measuring"
-    return f"{name}: {gain_text(gain, unit)} {UNIT_WORDS[unit]} {said}"
 
 
 def _key_facts(answer: "TargetRanking", unit: Unit) -> list[tuple[str, str]]:
@@ -99,33 +82,55 @@ def _key_facts(answer: "TargetRanking", unit: Unit) -> list[tuple[str, str]]:
 
 
 def _row(
-    entry: "RankedAdapter", bar: IntervalBar | None, unit: Unit, *, has_weights: bool
+    entry: "RankedAdapter", bar: IntervalBar | None, answer: "TargetRanking"
 ) -> Mapping[str, Any]:
-    gain = entry.predicted_gain
+    unit, base = answer.recommendation.model.unit, answer.recommendation.base
+    gain, alone = entry.predicted_gain, entry.predicted_alone
     warnings = [one_line(warning) for warning in entry.warnings]
+    if entry.adapter_id in answer.figures_only:
+        warnings.append(_NO_WEIGHTS)
+    known = gain is not None and base.score is not None
     return {
         "rank": entry.rank,
         "adapter": one_line(entry.adapter),
-        "adapter_id": entry.adapter_id,
+        "score": score_text((base.score or 0.0) + (gain or 0.0), unit) if known else "",
         "gain": "" if gain is None else gain_text(gain, unit),
         "bar": bar,
         "p_harm": "" if entry.p_harm is None else share_text(entry.p_harm),
         "p_best": "" if entry.p_best is None else share_text(entry.p_best),
-        "measured": _measured_words(entry, unit),
+        "measured": _measured_words(entry.measured, unit),
+        "alone": "" if alone is None else f"predicted alone: {gain_text(alone, unit)}",
         "reasons": [one_line(reason.text) for reason in entry.reasons],
         "evidence": [_evidence_words(item, unit) for item in entry.evidence],
-        "warnings": warnings if has_weights else [*warnings, _NO_WEIGHTS],
+        "warnings": warnings,
     }
 
 
-def _measured_words(entry: "RankedAdapter", unit: Unit) -> str:
-    found = entry.measured
+def _references(answer: "TargetRanking") -> list[Mapping[str, str]]:
+    """The base's own rows, and measured adapters without their label bias."""
+    found = answer.recommendation
+    unit, base = found.model.unit, found.base
+
+    def row(name: str, gain: float, measured: Measurement | None = None) -> Mapping[str, str]:
+        return {
+            "name": name,
+            "score": "" if base.score is None else score_text(base.score + gain, unit),
+            "gain": gain_text(gain, unit),
+            "p_best": "",
+            "measured": _measured_words(measured, unit),
+        }
+
+    best = "" if base.p_best is None else share_text(base.p_best)
+    return [
+        {**row("base model", 0.0), "p_best": best},
+        *(row(name, gain, measured) for name, gain, measured in reference_rows(answer)),
+    ]
+
+
+def _measured_words(found: Measurement | None, unit: Unit) -> str:
     if found is None:
         return ""
-    words = f"{gain_text(found.gain, unit)} ± {score_text(found.se, unit)} ({found.n:,} rows)"
-    if entry.predicted_alone is not None:
-        words += f"; predicted alone: {gain_text(entry.predicted_alone, unit)}"
-    return words
+    return f"{gain_text(found.gain, unit)} ± {score_text(found.se, unit)} ({found.n:,} rows)"
 
 
 def _evidence_words(item: "Evidence", unit: Unit) -> str:

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,15 @@ from adapt_lora.data import Dataset, read_dataset
 from adapt_lora.errors import AdaptError, ConfigError, DatasetError, RecommendError
 from adapt_lora.model.base import cache_dir, load_base_model
 from adapt_lora.registry import Registry
-from adapt_lora.registry.records import BASE_ROW, Fingerprint, Measurement, TransferMatrix
+from adapt_lora.registry.records import (
+    BASE_ID,
+    BASE_ROW,
+    Cell,
+    Fingerprint,
+    MatrixRow,
+    Measurement,
+    TransferMatrix,
+)
 from adapt_lora.results import TargetRanking, VerificationReport
 from adapt_lora.roads.bases import other_matrices
 from adapt_lora.roads.evaluation import fetch_weights, recall_rows
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from adapt_lora.evaluator import Grading, TargetMeter
     from adapt_lora.model.base import BaseModel
     from adapt_lora.recommender import Recommendation
+    from adapt_lora.recommender.answer import LabelBias
     from adapt_lora.recommender.ranking import FittedRanking
 
 TARGET_TOKENS = 8_000
@@ -197,6 +206,13 @@ class _Target:
     registry: Registry
 
     @property
+    def knows_labels(self) -> bool:
+        """Whether gains are counted in answers chosen from labels."""
+        from adapt_lora.evaluator.tasks import LABEL_METRICS
+
+        return self.metric in LABEL_METRICS
+
+    @property
     def base_score(self) -> tuple[float, float] | None:
         """The base's score from the target's pass, which knows balanced accuracy alone."""
         values = self.fingerprint.values
@@ -231,7 +247,7 @@ def _fit(target: _Target, matrix: TransferMatrix) -> "FittedRanking":
     )
 
 
-@dataclass(slots=True)
+@dataclass
 class _Answers:
     """What is known of the target's own rows; grows while adapters are measured."""
 
@@ -248,9 +264,15 @@ class _Answers:
         """What every adapter gained on all of the target's rows that it was ever asked."""
         if self.meter is None:
             return {}
-        of_cells = _gains_of_cells(self.target, self.matrix)
+        found: dict[str, Measurement] = {}
+        for bare, cells in self._cells:
+            for cell in cells:
+                error = cell.gain_se(bare)
+                if cell.row.is_candidate and error is not None:
+                    gain = Measurement(cell.score - bare.score, error, cell.n or 0)
+                    found[cell.row.model] = gain
         by_rows = self.meter.gains([adapter.adapter_id for adapter in self.matrix.adapters])
-        return of_cells | {name: Measurement(g.gain, g.se, g.n) for name, g in by_rows.items()}
+        return found | {name: Measurement(g.gain, g.se, g.n) for name, g in by_rows.items()}
 
     def ranked_by(self, fitted: "FittedRanking") -> "Recommendation":
         """The answer with all of it."""
@@ -259,33 +281,59 @@ class _Answers:
         n_read = self.target.fingerprint.values.get("n_rows_sampled", 0.0)
         if cell is not None and (score is None or (cell.n or 0) >= n_read):
             score = cell.score, cell.se or 0.0
-        return fitted.answer(base_score=score, measured=self.measured, failures=self.failures)
+        measured = self.measured
+        return fitted.answer(
+            base_score=score,
+            measured=measured,
+            failures=self.failures,
+            unbiased=self._unbiased(measured) if self.target.knows_labels else {},
+            few_shot={
+                shown.row.label: shown.score
+                for _, cells in self._cells
+                for shown in cells
+                if shown.row.model == BASE_ID and shown.row.shots
+            },
+        )
 
+    def _unbiased(self, measured: Collection[str]) -> "dict[str, LabelBias]":
+        """Models without their label bias, by adapter id, the base by BASE_ID."""
+        from adapt_lora.recommender.label_bias import bias_of_base, label_bias
 
-def _gains_of_cells(target: _Target, matrix: TransferMatrix) -> dict[str, Measurement]:
-    """Gains by the matrix, where it was measured on these very rows or on a sample of them.
+        found: dict[str, LabelBias] = {}
+        shares = self.target.fingerprint.label_shares
+        for row in (BASE_ROW, *map(MatrixRow, measured)):
+            known = None if self.meter is None else self.meter.unbiased(row)
+            if known is not None:
+                gain = Measurement(known.gain.gain, known.gain.se, known.gain.n)
+                found[row.model] = label_bias(gain, known.offsets, shares)
+        of_pass = bias_of_base(self.target.fingerprint)
+        return found if of_pass is None else {BASE_ID: of_pass, **found}
 
-    Cells that came from elsewhere have no answers row by row beside them.
-    """
-    from adapt_lora.evaluator import make_task
+    @functools.cached_property
+    def _cells(self) -> "list[tuple[Cell, list[Cell]]]":
+        """The base's and all cells of each column of the matrix that is of rows of the target.
 
-    @functools.cache
-    def digest(n_rows: int | None) -> str:
-        return make_task(target.rows, metric=target.metric, max_rows=n_rows).record.dataset.digest
+        Of all, or of a sample of them: cells from elsewhere have no answers row by row beside them.
+        """
+        from adapt_lora.evaluator import make_task
 
-    found: dict[str, Measurement] = {}
-    for task in matrix.tasks:
-        bare, n_rows = matrix.cell(BASE_ROW, task.name), task.dataset.n_rows
-        if bare is None or task.metric != target.metric or (n_rows or 0) > len(target.rows.rows):
-            continue
-        if digest(n_rows) != task.dataset.digest:
-            continue
-        for cell in matrix.cells:
-            error = cell.gain_se(bare)
-            if cell.task == task.name and cell.row.is_candidate and error is not None:
-                gain = Measurement(cell.score - bare.score, error, cell.n or 0)
-                found[cell.row.model] = gain
-    return found
+        rows, metric = self.target.rows, self.target.metric
+        if self.meter is None:
+            return []
+
+        @functools.cache
+        def digest(n_rows: int | None) -> str:
+            return make_task(rows, metric=metric, max_rows=n_rows).record.dataset.digest
+
+        found = []
+        for task in self.matrix.tasks:
+            bare, n_rows = self.matrix.cell(BASE_ROW, task.name), task.dataset.n_rows
+            if bare is None or task.metric != metric or (n_rows or 0) > len(rows.rows):
+                continue
+            if digest(n_rows) == task.dataset.digest:
+                cells = [cell for cell in self.matrix.cells if cell.task == task.name]
+                found.append((bare, cells))
+        return found
 
 
 def _meter(target: _Target, progress: Progress | None, say: Callable[[str], None]) -> "TargetMeter":

@@ -317,6 +317,9 @@ def _join(parts: Sequence[Fingerprint]) -> Fingerprint:
         base_label_shares={
             key: share for part in parts for key, share in part.base_label_shares.items()
         },
+        base_label_offsets={
+            key: offset for part in parts for key, offset in part.base_label_offsets.items()
+        },
         row_sketches=next((part.row_sketches for part in parts if part.row_sketches), ()),
         notes=tuple(note for part in parts for note in part.notes),
     )

@@ -100,9 +100,14 @@ def base_label_part(
         values |= _base_scores(log_likelihood[known].astype(np.float64), truth)
         # The mean is over all rows: it needs no gold label.
         unbiased = (log_likelihood - log_likelihood.mean(axis=0)).argmax(axis=1)
-        values["base_unbiased"] = _mean_recall(unbiased[known], truth, len(names))[0]
+        score, variance = _mean_recall(unbiased[known], truth, len(names))
+        values |= {"base_unbiased": score, "base_unbiased_se": math.sqrt(variance)}
+    liked = log_likelihood.astype(np.float64).mean(axis=0)
+    offsets = liked - liked.mean()
     return Fingerprint(
-        values=values, base_label_shares=dict(zip(names, map(float, shares), strict=True))
+        values=values,
+        base_label_shares=dict(zip(names, map(float, shares), strict=True)),
+        base_label_offsets=dict(zip(names, map(float, offsets), strict=True)),
     )
 
 
