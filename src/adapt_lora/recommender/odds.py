@@ -140,6 +140,9 @@ def odds_of(
     if update is not None or forecast.outside:
         # From the residuals, shrunken to what the measurement leaves open.
         p_harm = model.weight_below(middle - median / np.maximum(scale, 1e-9))
+        # What K task groups never showed may still happen in the next one.
+        k = model.n_groups_
+        p_harm = np.where(is_measured, p_harm, (k * p_harm + model.harm_rate_) / (k + 1))
     floor, ceiling = -np.inf, np.inf
     if base_score is not None and forecast.train.table.unit == "points":
         # Who knows nothing may still be unlucky on these rows.

@@ -39,10 +39,12 @@ def recommendation_html(answer: "TargetRanking") -> str:
         if entry.predicted_gain is not None
     ]
     bars = iter(interval_bars(spans, unit))
+    headline, _, command = verdict_text(answer).partition("`")
     seconds = {step: round(value, 3) for step, value in answer.timing_s.items()}
     return page(
         "recommendation.html",
-        headline=verdict_text(answer).replace("`", ""),
+        headline=headline.strip(),
+        command=command.rstrip("`"),
         metric=answer.metric.replace("_", " "),
         has_score=found.base.score is not None,
         target=one_line(answer.target.name),

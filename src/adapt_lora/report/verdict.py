@@ -15,7 +15,10 @@ _TIES = 3
 
 
 def verdict_text(answer: "TargetRanking") -> str:
-    """The verdict as one or two sentences, in absolute terms where the base's score is known."""
+    """The verdict in absolute terms where the base's score is known, with the command at its end.
+
+    A command stands in backticks.
+    """
     found = answer.recommendation
     verdict = found.verdict
     chosen = next((e for e in found.ranking if e.adapter_id == verdict.adapter_id), None)
