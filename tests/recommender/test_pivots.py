@@ -56,6 +56,89 @@ def test_negative_scores_are_nats_and_keep_their_scale(tmp_path: Path) -> None:
     np.testing.assert_allclose(table.gains[:, 0], [1.0, 0.5])
 
 
+def write_scores(folder: Path, scores: dict[str, list[float]]) -> Path:
+    """A pivot with these columns, the base's row first."""
+    path = folder / "m.csv"
+    rows = zip(*scores.values(), strict=True)
+    names = ["base", *(f"s{i}" for i in range(20))]
+    lines = [f"{name},{','.join(map(str, row))}" for name, row in zip(names, rows, strict=False)]
+    path.write_text("\n".join([f"source,{','.join(scores)}", *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "unit", "gain"),
+    [
+        pytest.param([0.4, -0.0023, 0.6], "points", -0.4023, id="one Pearson below zero"),
+        pytest.param([0.0, 0.0, -0.02], "points", 0.0, id="Matthews of a constant answer"),
+        pytest.param([-0.9, 1.0, 0.3], "points", 1.9, id="the whole range of a correlation"),
+        pytest.param([-0.4, -0.3, -0.9], "nats", 0.1, id="log-likelihoods of likely answers"),
+        pytest.param([-3.5, -2.5, -3.0], "nats", 1.0, id="log-likelihoods"),
+        pytest.param([-3.5, 0.5, 0.2], "nats", 4.0, id="further down than a correlation goes"),
+    ],
+)
+def test_a_column_decides_its_unit_by_its_scores(
+    tmp_path: Path, column: list[float], unit: str, gain: float
+) -> None:
+    table = read_matrix(write_scores(tmp_path, {"t": column}))
+    assert table.unit == unit
+    assert table.gains[0, 0] == pytest.approx(gain)
+
+
+def test_a_correlation_in_percent_may_fall_below_zero(tmp_path: Path) -> None:
+    table = read_matrix(write_scores(tmp_path, {"cola": [-5.2, 40.0, 0.0], "sst2": [50, 90, 70]}))
+    assert table.unit == "points"
+    np.testing.assert_allclose(table.scores, [[0.4, 0.9], [0.0, 0.7]])
+    np.testing.assert_allclose(table.base_scores, [-0.052, 0.5])
+
+
+MIXED = {
+    "a": [0.5, 0.6, 0.4, 0.7],
+    "nll_b": [-2.0, -1.0, -1.5, -3.0],
+    "c": [0.5, -0.0023, 0.4, 0.7],
+    "nll_d": [-0.9, -0.5, -0.7, -0.2],
+    "e": [0.1, 0.2, 0.3, 0.4],
+}
+
+
+def test_columns_of_two_units_are_never_in_one_table(tmp_path: Path) -> None:
+    path = write_scores(tmp_path, MIXED)
+    (tmp_path / "m_targets.csv").write_text(
+        "target," + ",".join(MIXED) + "\n" + "".join(f"{t},1,2,3,4,5\n" for t in MIXED),
+        encoding="utf-8",
+    )
+    tables = read_matrices(tmp_path)
+    assert {name: (one.unit, one.targets) for name, one in tables.items()} == {
+        "m": ("points", ("a", "c", "e")),
+        "m (nats)": ("nats", ("nll_b", "nll_d")),
+    }
+    np.testing.assert_allclose(tables["m (nats)"].gains[:, 0], [1.0, 0.5, -1.0])
+    assert tables["m (nats)"].similarity is not None
+    np.testing.assert_array_equal(tables["m (nats)"].similarity, [[2, 4], [2, 4]])
+    assert list(tables["m"].target_features) == ["base_score"]
+    assert not tables["m (nats)"].target_features
+    alone = read_matrix(path)
+    assert (alone.unit, alone.targets) == ("points", ("a", "c", "e"))
+    assert "nll_b, nll_d" in alone.warnings[0]
+
+
+def test_a_unit_with_too_little_to_judge_is_named_and_left_out(tmp_path: Path) -> None:
+    write_scores(tmp_path, {name: x for name, x in MIXED.items() if name != "nll_d"})
+    tables = read_matrices(tmp_path)
+    assert list(tables) == ["m"]
+    assert "nll_b" in tables["m"].warnings[0]
+
+
+def test_a_meta_file_may_say_the_unit(tmp_path: Path) -> None:
+    path = write_scores(tmp_path, {"a": [-0.1, -0.02, -0.03], "b": [0.5, 0.6, 0.7]})
+    meta = tmp_path / "m_meta.json"
+    meta.write_text('{"units": {"a": "points"}}', encoding="utf-8")
+    assert read_matrix(path).targets == ("a", "b")
+    meta.write_text('{"units": {"a": "percent"}}', encoding="utf-8")
+    with pytest.raises(MatrixError, match='"points" or "nats"'):
+        read_matrix(path)
+
+
 def test_a_results_file_becomes_one_matrix_per_base_and_kind(tmp_path: Path) -> None:
     head = ",model_name,data_name,gsm8k,mtbench-total,LongBench-v2,lora,epoch,data_size,lr_strategy"
     rows = [

@@ -89,6 +89,8 @@ class MatrixReport:
     """What gains are counted in."""
     cells: tuple[OutOfFold, ...] = ()
     """What `default` said of each measured gain; not part of the JSON."""
+    warnings: tuple[str, ...] = ()
+    """What was left out of the matrix and why, one sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,7 @@ def bench_tables(
             ceiling=noise_ceiling(table, seed=seed),
             unit=table.unit,
             cells=tested.cells,
+            warnings=table.warnings,
         )
     return BenchReport(reports)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from adapt_lora.errors import MatrixError
 from adapt_lora.recommender.catalogue import BASE_SCORE
 from adapt_lora.recommender.columns import Array, Mask
 from adapt_lora.recommender.csv_tables import read_fields, read_numbers
+from adapt_lora.recommender.metrics import judged_targets
 from adapt_lora.recommender.table import TransferTable, consensus
 from adapt_lora.registry.exchange.published import (
     BARE,
@@ -27,6 +29,8 @@ COMPANIONS = ("_pairs", "_targets", "_meta", "_seeds")
 """Endings of the files that stand beside a pivot and belong to it."""
 
 _PAIR = ["source", "target"]
+
+_MOST_AS_FRACTION = 1.5  # a file with a greater score is in percent
 
 _HINT_ROWS = 100
 """Rows on which a base score that serves as a feature is taken to be estimated."""
@@ -44,7 +48,7 @@ def read_matrices(folder: str | Path) -> dict[str, TransferTable]:
         if is_results_header(list(read_fields(path).columns)):
             tables |= read_results_file(path)
         else:
-            tables[path.stem] = read_matrix(path)
+            tables |= _named(path.stem, _read_pivot(path))
     if not tables:
         raise MatrixError(
             f"{place}: no transfer matrix found. A matrix is a CSV file whose first column is "
@@ -70,9 +74,14 @@ def read_matrix(path: str | Path) -> TransferTable:
     """Read a pivot (first column `source`, other columns targets, optional row `base`).
 
     `NAME_pairs.csv`, `NAME_targets.csv`, `NAME_seeds.csv` and `NAME_meta.json` beside it are read
-    too. Percent becomes a fraction (some score above 1.5); a column with a negative score makes it
-    nats.
+    too. Percent becomes a fraction (some score above 1.5). Each column decides its own unit (see
+    `_units`); of a file that holds both, this is the table of the commoner unit, and a warning
+    names the columns that are left out. `read_matrices` has both tables.
     """
+    return next(iter(_read_pivot(path).values()))
+
+
+def _read_pivot(path: str | Path) -> dict[Unit, TransferTable]:
     place = Path(path)
     fields = read_fields(place)
     header = list(fields.columns)
@@ -85,7 +94,7 @@ def read_matrix(path: str | Path) -> TransferTable:
     if len(set(names)) != len(names) or len(set(header)) != len(header):
         raise MatrixError(f"{place}: a source or target stands there twice; names must be unique.")
     values = read_numbers(place, fields.iloc[:, 1:])
-    return _pivot_table(place.parent / place.stem, names, header[1:], values)
+    return _pivot_tables(place.parent / place.stem, names, header[1:], values)
 
 
 def read_results_file(path: str | Path) -> dict[str, TransferTable]:
@@ -125,31 +134,46 @@ def read_results_file(path: str | Path) -> dict[str, TransferTable]:
             if len(lines) < 2:
                 continue
             rows = pd.concat([bare, runs.loc[list(lines.values())]])
-            tables[f"{stem}_{kind}/{base}"] = _pivot_table(
+            found = _pivot_tables(
                 place.parent / stem,
                 [*("base" for _ in range(len(bare))), *lines],
                 metrics,
                 read_numbers(place, rows[metrics]) * scale,
                 base=str(base),
             )
+            tables |= _named(f"{stem}_{kind}/{base}", found)
     return tables
 
 
-def _pivot_table(
+def _named(name: str, tables: Mapping[Unit, TransferTable]) -> dict[str, TransferTable]:
+    """The commoner unit's table by the matrix's own name, the other's as `NAME (UNIT)`.
+
+    The other is left to the warning of the first where nothing in it can be held out.
+    """
+    (_, main), *rest = tables.items()
+    found = {name: main}
+    for unit, table in rest:
+        if judged_targets(table) and len(table.group_names) > 1:
+            found |= {name: replace(main, warnings=()), f"{name} ({unit})": table}
+    return found
+
+
+def _pivot_tables(
     stem: Path,
     names: Sequence[str],
     targets: Sequence[str],
     values: Array,
     *,
     base: str | None = None,
-) -> TransferTable:
-    """Make the table of a pivot and its companions; `base` names a cut of a results file."""
+) -> dict[Unit, TransferTable]:
+    """Make the table of a pivot and its companions, one for each unit, the commoner first.
+
+    `base` names a cut of a results file, whose values are fractions already.
+    """
     meta = read_meta(stem)
-    finite = values[np.isfinite(values)]
-    unit: Unit = "nats" if finite.size and finite.min() < 0 else "points"
-    percent = base is None and unit == "points" and finite.size and finite.max() > 1.5
-    if percent:
-        values = values / 100.0
+    stated = _stated_units(stem, meta, targets)
+    scale, units = _units(values, stated, percent=None if base is None else False)
+    values = values * scale
     is_base = np.array([name == "base" for name in names], dtype=bool)
     sources = tuple(name for name in names if name != "base")
     scores = values[~is_base]
@@ -159,21 +183,80 @@ def _pivot_table(
     pairs = _read_pairs(stem, sources, targets)
     rivals = set(meta.get("rivals", ()))
     groups = meta.get("groups", {})
-    return TransferTable(
+    whole = TransferTable(
         sources=sources,
         targets=tuple(targets),
         groups=tuple(str(groups.get(target, target)) for target in targets),
         scores=scores,
         base_scores=base_scores,
         own=_matching_cells(meta.get("own", ()), sources, targets),
-        errors=_read_errors(stem, sources, targets) / (100.0 if percent else 1.0),
-        unit=unit,
+        errors=_read_errors(stem, sources, targets) * scale,
         regime=str(meta.get("regime", "zeroshot")),
         pair_features={name: x for name, x in pairs.items() if name not in rivals},
-        target_features=_noisy_base_scores(base_scores, targets) if unit == "points" else {},
         similarity=_read_similarity(stem, targets),
         rivals={name: x for name, x in pairs.items() if name in rivals},
     )
+    return _by_unit(whole, units)
+
+
+def _stated_units(stem: Path, meta: Mapping[str, Any], targets: Sequence[str]) -> list[Unit | None]:
+    """The unit of each column as the meta file's `units` says; None where it says nothing."""
+    stated = meta.get("units", {})
+    if not isinstance(stated, dict) or not set(stated.values()) <= {"points", "nats"}:
+        raise MatrixError(
+            f'{stem}_meta.json: "units" must name the unit of targets, "points" or "nats", as in '
+            f'{{"{targets[0]}": "points"}} (found: {stated}).'
+        )
+    return [stated.get(target) for target in targets]
+
+
+def _units(
+    values: Array, stated: Sequence[Unit | None], *, percent: bool | None
+) -> tuple[Array, list[Unit]]:
+    """What each column is to be multiplied by, and its unit, as stated or by its scores.
+
+    A log-likelihood is never above 0 and goes down without end; a correlation (Pearson, Matthews)
+    may fall a little below 0 and stays a score. So a column counts in nats where all of it is
+    negative, or where, as a fraction, some of it is below −1. Percent is the scale of a whole file:
+    a column of which nothing exceeds 1.5 may be 1 % of a hard task.
+    """
+    low, high = _least(values), -_least(-values)
+    is_nats = np.isfinite(high) & (high < 0)
+    for t, unit in enumerate(stated):
+        is_nats[t] = is_nats[t] if unit is None else unit == "nats"
+    if percent is None:
+        percent = bool((high[~is_nats] > _MOST_AS_FRACTION).any())
+    scale = np.where(is_nats, 1.0, 0.01 if percent else 1.0)
+    is_unstated = np.array([unit is None for unit in stated])
+    is_nats |= is_unstated & (low * scale < -1)
+    return np.where(is_nats, 1.0, scale), ["nats" if one else "points" for one in is_nats]
+
+
+def _least(values: Array) -> Array:
+    """Smallest known value of each column; infinity where nothing is known."""
+    least: Array = np.where(np.isfinite(values), values, np.inf).min(axis=0, initial=np.inf)
+    return least
+
+
+def _by_unit(whole: TransferTable, units: Sequence[Unit]) -> dict[Unit, TransferTable]:
+    """A table for each unit, the commoner first (points where both are as common)."""
+    found: dict[Unit, TransferTable] = {}
+    for unit in sorted(set(units), key=lambda one: (-units.count(one), one != "points")):
+        table = whole.columns([t for t, one in enumerate(units) if one == unit])
+        left_out = [name for name, one in zip(whole.targets, units, strict=True) if one != unit]
+        hints = _noisy_base_scores(table.base_scores, table.targets) if unit == "points" else {}
+        found[unit] = replace(
+            table,
+            unit=unit,
+            target_features=hints,
+            warnings=(
+                f"{len(left_out)} column(s) do not count in {unit} as the others do and are left "
+                f"out: {', '.join(left_out)}.",
+            )
+            if left_out
+            else (),
+        )
+    return found
 
 
 def _noisy_base_scores(base_scores: Array, targets: Sequence[str]) -> dict[str, Array]:

@@ -273,7 +273,7 @@ def consensus(own: TransferTable, others: Mapping[str, TransferTable]) -> Transf
     """How adapters of the same names did under other base models: mean z per task, as a table.
 
     Only tasks of `own` (by name) are kept, so whatever group leaves `own` leaves here too. None
-    where no other table of the same regime shares three sources and three targets.
+    where no other table of the same regime and unit shares three sources and three targets.
 
     Args:
         own: The table to lend to.
@@ -287,7 +287,7 @@ def consensus(own: TransferTable, others: Mapping[str, TransferTable]) -> Transf
         column = {name: t for t, name in enumerate(other.targets)}
         shared = [(t, column[name]) for t, name in enumerate(own.targets) if name in column]
         few = min(int((rows >= 0).sum()), len(shared)) < _MIN_SHARED
-        if other.regime != own.regime or few:
+        if (other.regime, other.unit) != (own.regime, own.unit) or few:
             continue
         for t, c in shared:
             standing = np.where(

@@ -319,6 +319,8 @@ def _benched_json(report: "BenchedMatrix") -> dict[str, Any]:
     }
     if report.ceiling:
         content["ceiling"] = dict(report.ceiling)
+    if report.warnings:
+        content["warnings"] = list(report.warnings)
     if report.cells:
         from adapt_lora.recommender.calibration import calibrate
 

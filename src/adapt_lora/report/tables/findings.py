@@ -97,6 +97,7 @@ def bench_table(bench: "BenchReport") -> RenderableType:
             cells = [_bench_cell(row.get(metric), best=best[metric]) for metric in metrics]
             table.add_row(Text(one_line(method) + chosen), *cells)
         parts.append(table)
+        parts += [Text(one_line(warning, limit=400)) for warning in report.warnings]
         if report.ceiling:
             rho = report.ceiling["spearman_rho"]
             parts.append(Text(f"With scores this noisy, even the true order has ρ {rho:.2f}."))
