@@ -1,6 +1,7 @@
 """Nothing about a target leaks into what is said about it, by any method."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -72,6 +73,28 @@ def test_intervals_and_harm_do_not_see_the_held_out_gains_either(make_matrix: Ma
     two = backtest(replace(table, scores=shifted), methods=("stack",), **QUICK)
     width = [b.per_target["stack"]["width_80"][-2:] for b in (one, two)]
     np.testing.assert_array_equal(*width)
+
+
+def test_random_has_the_figures_that_chance_has_whatever_the_seed(make_table: MakeTable) -> None:
+    rng = np.random.default_rng(3)
+    table = make_table(0.5 + 0.1 * rng.standard_normal((5, 6)), base=0.5)
+    one, two = (backtest(table, methods=("random", "majority"), seed=seed) for seed in (0, 1))
+    found = one.methods["random"]
+    spread = np.ptp(table.scores, axis=0)
+    assert found["spearman_rho"] == 0
+    chance = (table.scores.max(axis=0) - table.scores.mean(axis=0)) / spread
+    assert found["regret_at_1_spread"] == pytest.approx(chance.mean())
+    best_of_three = [
+        np.mean([max(three) for three in combinations(column, 3)]) for column in table.scores.T
+    ]
+    regret = (table.scores.max(axis=0) - best_of_three) / spread
+    assert found["regret_at_3_spread"] == pytest.approx(regret.mean())
+    drawn = {"verified_share"}  # measurements are simulated
+    for metric in found.keys() - drawn:
+        assert two.methods["random"][metric] == found[metric]
+    assert found["verified_share"] == pytest.approx(
+        two.methods["random"]["verified_share"], abs=0.1
+    )
 
 
 @pytest.mark.parametrize("method", ["nearest_task", "stack", "trait_regression", "popularity"])

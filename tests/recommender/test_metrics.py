@@ -1,5 +1,8 @@
 """Every metric against figures worked out by hand."""
 
+from collections.abc import Callable
+from itertools import permutations
+
 import numpy as np
 import pytest
 
@@ -43,6 +46,25 @@ def test_ndcg_taskshop_by_hand() -> None:
     assert found == pytest.approx((3 + 7 / np.log2(3) + 1 / 2) / best)
 
 
+def test_langranks_ndcg_by_hand() -> None:
+    # Grades 10 to 1 for the ten best of twelve, 0 below; predicted: third, twelfth, best.
+    true = np.arange(12.0)
+    predicted = np.zeros(12)
+    predicted[[9, 0, 11]] = [3.0, 2.0, 1.0]
+    found = metrics.ndcg_at_langrank(3, true, predicted)
+    best = (2**10 - 1) + (2**9 - 1) / np.log2(3) + (2**8 - 1) / 2
+    assert found == pytest.approx(((2**8 - 1) + 0 + (2**10 - 1) / 2) / best)
+    assert "ndcg_at_3_langrank" in metrics.ranking_metrics(true, predicted, points=False)
+
+
+def test_equal_candidates_share_langranks_better_grade() -> None:
+    true = np.array([0.5, 0.5, 0.1])  # grades 10, 10, 8
+    found = metrics.ndcg_at_langrank(3, true, np.array([2.0, 1.0, 3.0]))
+    best = 1023 + 1023 / np.log2(3) + 255 / 2
+    assert found == pytest.approx((255 + 1023 / np.log2(3) + 1023 / 2) / best)
+    assert metrics.ndcg_at_langrank(3, np.full(4, 0.7), np.arange(4.0)) == 1.0
+
+
 def test_regrets_by_hand() -> None:
     scores = 0.5 + GAINS
     wrong_first = np.array([3.0, 1.0, 4.0, 2.0])  # order 2, 0, 3, 1
@@ -59,9 +81,33 @@ def test_top5_regret_compares_means_of_five() -> None:
     assert metrics.top5_regret_taskshop(scores, worst_first) == pytest.approx(expected)
 
 
-def test_who_ties_everything_earns_chance_level() -> None:
-    regret = metrics.regret_at_spread(1, np.linspace(0, 1, 5), np.zeros(5))
-    assert regret == pytest.approx(0.5, abs=0.12)  # 64 draws of a uniform value
+@pytest.mark.parametrize(
+    "predicted", [np.zeros(6), np.array([1.0, 0, 0, 1, 0, 2]), np.array([0, 3.0, 1, 1, 1, 1])]
+)
+def test_ties_count_as_the_mean_over_every_order(predicted: np.ndarray) -> None:
+    true = np.array([0.9, 0.1, 0.5, 0.4, 0.4, 0.75])
+    figures: list[Callable[[np.ndarray, np.ndarray], float]] = [
+        lambda a, b: metrics.ndcg_at(3, a, b),
+        lambda a, b: metrics.ndcg_at_langrank(3, a, b),
+        metrics.ndcg_taskshop,
+        lambda a, b: metrics.regret_at(1, a, b),
+        lambda a, b: metrics.regret_at(3, a, b),
+        lambda a, b: metrics.regret_at_spread(3, a, b),
+        metrics.top5_regret_taskshop,
+    ]
+    orders = [predicted + 1e-3 * np.array(one) for one in permutations(range(6))]
+    for figure in figures:
+        expected = np.mean([figure(true, order) for order in orders])
+        assert figure(true, predicted) == pytest.approx(expected)
+
+
+def test_the_first_three_are_drawn_where_ties_leave_a_choice() -> None:
+    assert metrics.leading(3, np.array([0.1, 0.9, 0.5, 0.7])) == [[1, 3, 2]]
+    assert metrics.leading(3, np.array([1.0, 2.0])) == [[1, 0]]
+    assert metrics.leading(2, np.array([1.0, 2.0, 2.0])) == [[1, 2]]
+    draws = metrics.leading(3, np.array([0.5, 0.9, 0.5, 0.5, 0.1]))
+    assert {draw[0] for draw in draws} == {1}
+    assert {i for draw in draws for i in draw[1:]} == {0, 2, 3}
 
 
 def test_equal_candidates_leave_nothing_to_regret() -> None:

@@ -29,6 +29,9 @@ from adapt_lora.recommender.verification import Trial, expected_choice
 VERIFIED, VERIFIED_ROWS = 3, 100
 """`verified_share`: the best three are measured on a hundred rows each."""
 
+_VERIFIED_DRAWS = 200
+_DRAWS_PER_TIE = 25  # of each of the 64 ways to break a tie
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Backtest:
@@ -68,7 +71,7 @@ def backtest(
     Args:
         table: What was measured.
         methods: Names in METHODS; `default` is always added.
-        seed: Of folds, random ranks, LightGBM and simulated measurements.
+        seed: Of folds, LightGBM and simulated measurements.
         n_folds: Folds over task groups; None leaves each group out alone.
         n_seeds: LightGBM models averaged per fit.
         inner_seeds: The same inside the folds, where methods are compared.
@@ -165,7 +168,7 @@ def _backtest(
 def _prediction(ranker: Ranker | None, query: Query, name: str) -> Array | None:
     """A method's or a rival's prediction; None where it has nothing to look at."""
     if ranker is not None:
-        return ranker.predict(query) if ranker.can_rank(query) else None
+        return ranker.expected(query) if ranker.can_rank(query) else None
     rival = query.rivals[name]
     known = np.isfinite(rival)
     return np.where(known, rival, rival[known].min() - 1.0) if known.any() else None
@@ -238,9 +241,13 @@ class _Judge:
             spread = model.joint(predicted.spread).of(np.flatnonzero(kept))
             trial = Trial(gains, true, float(self._table.base_scores[t]), median, spread)
             rng = np.random.default_rng([self._seed, t])
-            top = np.argsort(-score[kept], kind="stable")[:VERIFIED]
-            won = expected_choice(trial, top.tolist(), n_rows=VERIFIED_ROWS, rng=rng)
-            self._note(method, "_verified_gain", t, won)
+            tops = metrics.leading(VERIFIED, score[kept])
+            n_draws = _VERIFIED_DRAWS if len(tops) == 1 else _DRAWS_PER_TIE
+            won = [
+                expected_choice(trial, top, n_rows=VERIFIED_ROWS, rng=rng, n_draws=n_draws)
+                for top in tops
+            ]
+            self._note(method, "_verified_gain", t, float(np.mean(won)))
             self._note(method, "_best_gain", t, max(float(gains.max()), 0.0))
         self._note(method, "sign_accuracy", t, metrics.sign_accuracy(gains, median))
         self._note(method, "mae", t, float(np.abs(gains - median).mean()))

@@ -71,7 +71,7 @@ def out_of_fold(
         for method in methods:
             ranker = make_ranker(method, seed=seed, n_seeds=n_seeds).fit(inner)
             for t, query in zip(fold.held, fold.queries, strict=True):
-                found[method][:, t] = standardise(ranker.predict(query))
+                found[method][:, t] = standardise(ranker.expected(query))
 
     # LightGBM lets go of the interpreter while it grows trees, so two folds fit side by side.
     with ThreadPoolExecutor(max_workers=2) as pool:

@@ -1,8 +1,9 @@
 """How good a ranking of one target's candidates was: what was true against what was predicted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
+from scipy.special import comb
 from scipy.stats import rankdata, weightedtau
 
 from adapt_lora.recommender.columns import Array
@@ -12,6 +13,7 @@ MIN_CANDIDATES = 3
 """A target with fewer measured candidates has no ranking to judge."""
 
 _TIE_DRAWS = 64
+_LANGRANK_GRADES = 10
 
 
 def judge_scores(table: TransferTable, scores: Array) -> dict[str, float]:
@@ -40,6 +42,7 @@ def ranking_metrics(true: Array, predicted: Array, *, points: bool) -> dict[str,
         "spearman_rho": spearman(true, predicted),
         "weighted_kendall_tau": weighted_kendall(true, predicted),
         "ndcg_at_3": ndcg_at(3, true, predicted),
+        "ndcg_at_3_langrank": ndcg_at_langrank(3, true, predicted),
         "ndcg_taskshop": ndcg_taskshop(true, predicted),
         "regret_at_1_spread": regret_at_spread(1, true, predicted),
         "regret_at_3_spread": regret_at_spread(3, true, predicted),
@@ -102,6 +105,16 @@ def ndcg_at(k: int, true: Array, predicted: Array) -> float:
     return _discounted((true - true.min()) / spread, predicted, k)
 
 
+def ndcg_at_langrank(k: int, true: Array, predicted: Array) -> float:
+    """Gain 2^γ − 1, γ = 10 for the best candidate down to 1 for the tenth, else 0; first k.
+
+    The form of LangRank (Lin et al. 2019, arXiv:1905.12688). Candidates that are equally good
+    share the better grade.
+    """
+    grade = np.maximum(_LANGRANK_GRADES + 1 - rankdata(-true, method="min"), 0.0)
+    return _discounted(np.exp2(grade) - 1.0, predicted, k)
+
+
 def ndcg_taskshop(true: Array, predicted: Array) -> float:
     """Gain 2^r − 1 with r = number of candidates that are worse, over the whole list.
 
@@ -132,8 +145,8 @@ def regret_at_spread(k: int, true: Array, predicted: Array) -> float:
 def top5_regret_taskshop(true_scores: Array, predicted: Array) -> float:
     """(mean of the true five best scores − mean over the predicted five) / the former."""
     best = float(np.sort(true_scores)[::-1][:5].mean())
-    chosen = [float(true_scores[order[:5]].mean()) for order in _orders(predicted)]
-    return (best - float(np.mean(chosen))) / best if best > 0 else 0.0
+    chosen = float(_by_place(true_scores, predicted)[:5].mean())
+    return (best - chosen) / best if best > 0 else 0.0
 
 
 def sign_accuracy(true_gains: Array, predicted_gains: Array) -> float:
@@ -151,21 +164,48 @@ def brier(harmed: Array, p_harm: Array) -> float:
     return float(np.mean((p_harm - harmed) ** 2))
 
 
+def leading(k: int, predicted: Array) -> list[list[int]]:
+    """The k that are predicted best; where ties leave a choice, 64 draws of it."""
+    tie = _ties(predicted)
+    last = np.sort(tie)[: k + 1]
+    if len(last) <= k or last[k - 1] < last[k]:
+        return [np.argsort(tie, kind="stable")[:k].tolist()]
+    rng = np.random.default_rng(0)
+    return [np.lexsort((rng.random(len(tie)), tie))[:k].tolist() for _ in range(_TIE_DRAWS)]
+
+
+# Ties of a prediction may be broken in any order: each figure is its mean over all of these orders,
+# so that who ties everything earns exactly what chance does.
+
+
+def _ties(predicted: Array) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Number of each candidate's tie, 0 for those predicted best."""
+    return np.unique(-predicted, return_inverse=True)[1]
+
+
+def _by_place(values: Array, predicted: Array) -> Array:
+    """Expected value at each place, best predicted first: the mean over those that tie for it."""
+    tie = _ties(predicted)
+    mean = np.bincount(tie, weights=values) / np.bincount(tie)
+    placed: Array = mean[np.sort(tie)]
+    return placed
+
+
 def _best_of_top(k: int, true: Array, predicted: Array) -> float:
-    return float(np.mean([true[order[:k]].max() for order in _orders(predicted)]))
+    """Expected best of the first k."""
+    tie = _ties(predicted)
+    k = min(k, len(tie))
+    last = np.sort(tie)[k - 1]
+    sure, tied = true[tie < last], np.sort(true[tie == last])
+    # m of the n that tie for the last places come in: the i-th smallest of them is the best in
+    # C(i − 1, m − 1) of C(n, m) cases.
+    m = k - len(sure)
+    chance = comb(np.arange(len(tied)), m - 1) / comb(len(tied), m)
+    return float(chance @ np.maximum(tied, sure.max(initial=-np.inf)))
 
 
 def _discounted(relevance: Array, predicted: Array, k: int) -> float:
     discount = 1.0 / np.log2(np.arange(2, len(relevance) + 2))
     discount[k:] = 0.0
     ideal = float(np.sort(relevance)[::-1] @ discount)
-    found = [float(relevance[order] @ discount) for order in _orders(predicted)]
-    return float(np.mean(found)) / ideal
-
-
-def _orders(predicted: Array) -> Sequence[np.ndarray[tuple[int], np.dtype[np.intp]]]:
-    """Best first. Ties are broken at random, 64 times: who ties everything earns chance level."""
-    if len(np.unique(predicted)) == len(predicted):
-        return [np.argsort(-predicted)]
-    rng = np.random.default_rng(0)
-    return [np.lexsort((rng.random(len(predicted)), -predicted)) for _ in range(_TIE_DRAWS)]
+    return float(_by_place(relevance, predicted) @ discount) / ideal

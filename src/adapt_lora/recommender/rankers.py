@@ -35,6 +35,10 @@ class Ranker(BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
         """Score of every source for the target, (n_sources,); finite, own cells included."""
         raise NotImplementedError
 
+    def expected(self, query: Query) -> Array:
+        """Mean of `predict` over the model's own chance: what a back-test judges it by."""
+        return self.predict(query)
+
     def explain(self, query: Query) -> dict[str, Array]:
         """Parts of the prediction by feature; for a linear model they sum to it."""
         return {self.reason: np.nan_to_num(self.predict(query))}
@@ -53,6 +57,10 @@ class RandomRanker(Ranker):
         rng = np.random.default_rng([self.random_state, zlib.crc32(query.target.encode())])
         return rng.random(len(query.candidates))
 
+    def expected(self, query: Query) -> Array:
+        """One half for every source: all tie, and the metrics are means over every order."""
+        return np.full(len(query.candidates), 0.5)
+
 
 class NothingRanker(Ranker):
     """The null: like the constant guess of a label, it tells no adapter from another."""
@@ -60,7 +68,7 @@ class NothingRanker(Ranker):
     reason = "nothing"
 
     def predict(self, query: Query) -> Array:
-        """Zeros; the metrics break ties at random."""
+        """Zeros; the metrics are means over every order of ties."""
         return np.zeros(len(query.candidates))
 
 
