@@ -1,6 +1,7 @@
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
+import pyarrow
 import pytest
 
 from adapt_lora.data import read_dataset
@@ -12,14 +13,22 @@ def fake_datasets(monkeypatch, *, splits: dict[str, list], names: list[str] | No
     """A stand-in for the `datasets` library, which is no dependency; returns the calls it saw."""
     calls = []
 
+    class FakeFeatures(dict):
+        def to_dict(self):
+            return dict(self)
+
     class FakeSplit(list):
-        features: dict
+        features = FakeFeatures()
+
+        def with_format(self, form):
+            assert form == "arrow"
+            return pyarrow.Table.from_pylist(self)
 
     def load_dataset(path, name=None, revision=None, split=None):
         calls.append((path, name, revision, split))
         loaded = FakeSplit(splits[split])
-        loaded.features = {key: SimpleNamespace() for key in splits[split][0]}
-        loaded.features["label"] = SimpleNamespace(names=names) if names else SimpleNamespace()
+        if names:
+            loaded.features = FakeFeatures(label={"_type": "ClassLabel", "names": names})
         return loaded
 
     module = ModuleType("datasets")

@@ -27,7 +27,7 @@ BROKEN_FILES = {
     "web page": ("mine.jsonl", b"\n<!DOCTYPE html><html></html>", "is a web page, not data"),
     "damaged gzip": ("mine.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "gzip file is damaged"),
     "damaged Parquet": ("mine.parquet", b"PAR1 and nothing else", "damaged Parquet file"),
-    "prose": ("mine.txt", b"Once upon a time", "the format is not known"),
+    "prose": ("mine.md", b"Once upon a time", "the format is not known"),
     "prose named JSONL": (
         "mine.jsonl",
         b"Once upon a time\nthere",
@@ -48,7 +48,7 @@ BROKEN_FILES = {
         b'[\n{"prompt": "p"}\n{"prompt": "q"}]',
         r"line 3: the JSON",
     ),
-    "array of strings": ("mine.json", b'["a", "b"]', r"row 1: a string or number where an object"),
+    "array of numbers": ("mine.json", b"[1, 2]", r"row 1: a string or number where an object"),
     "foreign fields": ("mine.jsonl", b'{"foo": "a", "bar": "b"}', "--map prompt=foo,response=bar"),
     "csv without header": ("mine.csv", b"nice,1\nawful,0\n", r"found: nice, 1"),
 }

@@ -2,14 +2,18 @@
 
 from adapt_lora.data.dataset import Dataset, Echo, Row, SkipReason, sample_rows
 from adapt_lora.data.fields import parse_mapping
+from adapt_lora.data.memory import DataSource, check_source, source_name
 from adapt_lora.data.reading import read_dataset
 
 __all__ = [
+    "DataSource",
     "Dataset",
     "Echo",
     "Row",
     "SkipReason",
+    "check_source",
     "parse_mapping",
     "read_dataset",
     "sample_rows",
+    "source_name",
 ]

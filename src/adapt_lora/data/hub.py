@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 
-from adapt_lora.data.files import class_name
+from adapt_lora.data.memory import dataset_table
 from adapt_lora.data.splits import SplitChoice, choose_split
 from adapt_lora.data.table import Table
 from adapt_lora.errors import DatasetError, reason_of
@@ -73,17 +73,10 @@ def read_hub(hub: HubId, split: str) -> Table:
             f"{reason_of(error).rstrip('.')}. Check the id "
             "org/name[:config][@revision][#split] and the network, or pass a file."
         ) from error
-    names = {
-        field: getattr(getattr(kind, "feature", kind), "names", None)
-        for field, kind in loaded.features.items()
-    }
-    records = [
-        (number, {field: class_name(value, names[field]) for field, value in record.items()})
-        for number, record in enumerate(loaded, start=1)
-    ]
-    if not records:
+    table = dataset_table(loaded, "Hub")
+    if not table.n_read:
         raise DatasetError(f"{hub.repo}: split {chosen.name!r} has no rows. Name another: #train.")
-    return Table("Hub", records, notes=(chosen.note,) if chosen.note else ())
+    return replace(table, notes=(chosen.note,) if chosen.note else ())
 
 
 def _chosen_split(wanted: str, there: Sequence[str]) -> SplitChoice:

@@ -18,8 +18,9 @@ _STEMS_WITHOUT_NAME = (*SPLIT_NAMES, "data", "dataset")
 class Place:
     """Where the rows of a source lie, and how to speak of it."""
 
-    at: Path | HubId
-    """The file that holds them, the folder that `datasets` saved them to, or the Hub dataset."""
+    at: Path | HubId | None
+    """The file that holds them, the folder that `datasets` saved them to, or the Hub dataset; None
+    where Python holds them itself."""
     name: str
     """What people call it, unless they say otherwise."""
     source: str
@@ -38,7 +39,7 @@ def find_place(source: str | Path, split: str) -> Place:
     """
     path = Path(source).expanduser()
     # A `Path`, or the name of a file, is never meant for a Hub id.
-    is_name = isinstance(source, Path) or source.endswith((*SUFFIXES, ".gz", ".txt"))
+    is_name = isinstance(source, Path) or source.endswith((*SUFFIXES, ".gz"))
     hub = None if is_name or path.exists() else parse_hub_id(str(source))
     if hub is not None:
         return Place(hub, hub.name, str(source), str(source))

@@ -12,18 +12,19 @@ from adapt_lora.data.fields import detect_fields
 from adapt_lora.data.files import read_file, read_saved_dataset
 from adapt_lora.data.hub import HubId, read_hub
 from adapt_lora.data.labels import settle_labels, settle_role
+from adapt_lora.data.memory import DataSource, check_source, read_held
 from adapt_lora.data.meta import Meta, read_meta
-from adapt_lora.data.places import find_place, group_of
+from adapt_lora.data.places import Place, find_place, group_of
 from adapt_lora.data.rows import read_rows
 from adapt_lora.data.skips import check_skips
 from adapt_lora.data.splits import choose_split, kind_of_split
 from adapt_lora.data.table import Table
 from adapt_lora.data.values import listed
-from adapt_lora.errors import DatasetError
+from adapt_lora.errors import ConfigError, DatasetError
 
 
 def read_dataset(
-    source: str | Path,
+    source: DataSource,
     *,
     mapping: Mapping[str, str] | None = None,
     group: str | None = None,
@@ -31,33 +32,32 @@ def read_dataset(
     split: str = "test",
     allow_skips: bool = False,
 ) -> Dataset:
-    """Read rows from a file, a folder with meta.json, or a Hub dataset.
+    """Read rows from a file, a folder with meta.json, a Hub dataset, or from what Python holds.
 
     Args:
-        source: A file (JSONL, JSON, CSV, TSV, Parquet, Arrow; each also gzipped), a folder with
-            `{split}.jsonl` or of `datasets.save_to_disk`, or a Hub id
-            `org/name[:config][@revision][#split]`.
+        source: A file (JSONL, JSON, CSV, TSV, Parquet, Arrow, text with a prompt on each line; each
+            also gzipped), a folder with `{split}.jsonl` or of `datasets.save_to_disk`, or a Hub id
+            `org/name[:config][@revision][#split]`. Or the rows: a pandas DataFrame, a list of dicts
+            or of prompts, a dict of columns, a `datasets.Dataset`, a pyarrow Table. They are read
+            as a file of them would be. A `Dataset` is given back as it is.
         mapping: Role to field ("prompt", "response", "label"), where detection should not decide;
             "a+b" joins fields, "" switches a role off.
         group: What twins share; the default comes from meta.json, else from the name.
-        name: What people call it; the default comes from meta.json, else from the file.
+        name: What people call it; the default comes from meta.json, else from the file. Rows that
+            Python holds are called after what holds them and their digest ("DataFrame-3fa2c1d0").
         split: Which file of a folder, part of a file or split of a Hub dataset: "test" to score,
             "train" to learn.
         allow_skips: Whether more may be skipped than a few rows that are like the others.
 
     Raises:
+        ConfigError: There can't be rows in such a source.
         DatasetError: Nothing is there, it can't be read, no field looks like a prompt, or more than
             one in twenty rows would be skipped, a whole class, or all that are not ASCII.
     """
-    place = find_place(source, split)
-    if isinstance(place.at, HubId):
-        table, meta = read_hub(place.at, split), Meta()
-    else:
-        if place.at.is_dir():
-            table = read_saved_dataset(place.at)
-        else:
-            table = read_file(place.at, split=split, allow_skips=allow_skips)
-        meta = read_meta(place.at)
+    if isinstance(source, Dataset):
+        return _as_named(source, name, group, mapping)
+    check_source(source, "The source of the rows")
+    place, table, meta = _open(source, split, allow_skips)
     if "split" not in (mapping or {}).values():
         table = _rows_of_split(table, split, place.shown)
     fields = detect_fields(table, mapping or {}, place.shown)
@@ -69,7 +69,7 @@ def read_dataset(
     check_skips(table, draft, skipped, fields=fields, shown=place.shown, allow=allow_skips)
     unused = fields.unused(table.field_counts)
     final_name = name or meta.name or place.name
-    return Dataset(
+    dataset = Dataset(
         name=final_name,
         rows=tuple(draft.rows),
         group=group or meta.group or group_of(final_name),
@@ -95,6 +95,44 @@ def read_dataset(
         parts=meta.parts,
         encoding=table.encoding,
     )
+    if name or place.at is not None:
+        return dataset
+    # Two data frames are two datasets; the same one is known again.
+    own_name = f"{place.name}-{dataset.digest[:8]}"
+    return replace(dataset, name=own_name, group=group or meta.group or own_name)
+
+
+def _open(source: DataSource, split: str, allow_skips: bool) -> tuple[Place, Table, Meta]:
+    """Where the rows lie, the rows, and what stands beside them."""
+    if not isinstance(source, str | Path):
+        held = read_held(source)
+        shown = held.table.file_format
+        return (
+            Place(None, held.group or held.kind, shown, shown),
+            held.table,
+            Meta(group=held.group),
+        )
+    place = find_place(source, split)
+    if isinstance(place.at, HubId):
+        return place, read_hub(place.at, split), Meta()
+    assert place.at is not None
+    if place.at.is_dir():
+        table = read_saved_dataset(place.at)
+    else:
+        table = read_file(place.at, split=split, allow_skips=allow_skips)
+    return place, table, read_meta(place.at)
+
+
+def _as_named(
+    dataset: Dataset, name: str | None, group: str | None, mapping: Mapping[str, str] | None
+) -> Dataset:
+    """A dataset that was read already, called otherwise where that is asked for."""
+    if mapping:
+        raise ConfigError(
+            f"{dataset.name} was read already, so a mapping of its fields has no effect. Give it "
+            "to read_dataset."
+        )
+    return replace(dataset, name=name or dataset.name, group=group or dataset.group)
 
 
 def _rows_of_split(table: Table, wanted: str, shown: str) -> Table:

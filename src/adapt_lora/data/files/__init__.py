@@ -1,18 +1,21 @@
-"""Files as tables, a reader for each format: JSON, CSV and TSV, Parquet and Arrow."""
+"""Files as tables, a reader for each format: JSON, CSV and TSV, Parquet and Arrow, plain text."""
 
 from adapt_lora.data.files.arrow import (
-    class_name,
     is_saved_dataset,
     read_saved_dataset,
     read_saved_splits,
+    rows_of_arrow,
 )
 from adapt_lora.data.files.formats import SUFFIXES, read_file
+from adapt_lora.data.files.json import columns_as_rows, table_of_values
 
 __all__ = [
     "SUFFIXES",
-    "class_name",
+    "columns_as_rows",
     "is_saved_dataset",
     "read_file",
     "read_saved_dataset",
     "read_saved_splits",
+    "rows_of_arrow",
+    "table_of_values",
 ]

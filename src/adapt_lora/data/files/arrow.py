@@ -22,7 +22,7 @@ def read_arrow(content: Content) -> Table:
     Raises:
         DatasetError: It is damaged, or two columns have one name.
     """
-    return _as_table("Arrow", [_arrow_table(content)], content.path)
+    return rows_of_arrow("Arrow", [_arrow_table(content)], content.path)
 
 
 def read_parquet(content: Content) -> Table:
@@ -38,7 +38,7 @@ def read_parquet(content: Content) -> Table:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content.data))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise _damaged("Parquet", content.path, error) from error
-    return _as_table("Parquet", [table], content.path)
+    return rows_of_arrow("Parquet", [table], content.path)
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -86,18 +86,47 @@ def read_saved_dataset(folder: Path) -> Table:
     if missing:
         raise DatasetError(f"{folder}: {listed(missing)} is missing. Copy the folder again, whole.")
     tables = [_arrow_table(read_content(shard)) for shard in shards]
-    table = _as_table("Arrow", tables, folder, features=features) if tables else None
+    table = rows_of_arrow("Arrow", tables, folder, features=features) if tables else None
     if table is None or not table.n_read:
         raise DatasetError(f"{folder} holds no rows. Save it again with some.")
     return table
 
 
-def class_name(value: object, names: Sequence[str] | None) -> object:
+def rows_of_arrow(
+    file_format: str, tables: Sequence[Any], shown: object, *, features: object = None
+) -> Table:
+    """Rows of pyarrow tables, class numbers as their names.
+
+    Args:
+        file_format: As in `Table.file_format`.
+        tables: Of one schema, in order; one at least.
+        shown: What messages call their source.
+        features: What `datasets` says of the fields, where the schema does not.
+
+    Raises:
+        DatasetError: Two columns have one name.
+    """
+    fields = tables[0].column_names
+    twice = sorted({field for field in fields if fields.count(field) > 1})
+    if twice:
+        raise DatasetError(
+            f"{shown}: two columns are called {listed(twice[:1])!r}, so which is meant can't be "
+            "told. Rename one of them."
+        )
+    stored = (tables[0].schema.metadata or {}).get(_FEATURES_KEY)
+    if stored:
+        features = json.loads(stored).get("info", {}).get("features")
+    names = _class_names(features)
+    rows: Iterable[Mapping[str, object]] = (row for table in tables for row in table.to_pylist())
+    return Table(file_format, list(enumerate(_with_names(rows, names), start=1)))
+
+
+def _class_name(value: object, names: Sequence[str] | None) -> object:
     """The name of a class number, or of each in a list; None where -1 says that it is hidden."""
     if names is None:
         return value
     if isinstance(value, list):
-        return [class_name(item, names) for item in value]
+        return [_class_name(item, names) for item in value]
     if not isinstance(value, int):
         return value
     return names[value] if 0 <= value < len(names) else None
@@ -119,24 +148,6 @@ def _arrow_table(content: Content) -> Any:
         raise _damaged("Arrow", content.path, error) from error
 
 
-def _as_table(
-    file_format: str, tables: Sequence[Any], path: Path, *, features: object = None
-) -> Table:
-    fields = tables[0].column_names
-    twice = sorted({field for field in fields if fields.count(field) > 1})
-    if twice:
-        raise DatasetError(
-            f"{path}: two columns are called {listed(twice[:1])!r}, so which is meant can't be "
-            "told. Rename one of them."
-        )
-    stored = (tables[0].schema.metadata or {}).get(_FEATURES_KEY)
-    if stored:
-        features = json.loads(stored).get("info", {}).get("features")
-    names = _class_names(features)
-    rows: Iterable[Mapping[str, object]] = (row for table in tables for row in table.to_pylist())
-    return Table(file_format, list(enumerate(_with_names(rows, names), start=1)))
-
-
 def _class_names(features: object) -> dict[str, Sequence[str]]:
     """The names of the classes, for each field that holds class numbers."""
     found = {}
@@ -154,7 +165,7 @@ def _with_names(
     rows: Iterable[Mapping[str, object]], names: Mapping[str, Sequence[str]]
 ) -> Iterator[Mapping[str, object]]:
     for row in rows:
-        yield {field: class_name(value, names.get(field)) for field, value in row.items()}
+        yield {field: _class_name(value, names.get(field)) for field, value in row.items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

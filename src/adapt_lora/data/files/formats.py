@@ -8,6 +8,7 @@ from adapt_lora.data.files.arrow import FEATHER_1, read_arrow, read_parquet
 from adapt_lora.data.files.content import Content, read_content
 from adapt_lora.data.files.delimited import read_delimited
 from adapt_lora.data.files.json import read_json
+from adapt_lora.data.files.lines import read_lines
 from adapt_lora.data.table import Table
 from adapt_lora.errors import DatasetError
 
@@ -32,6 +33,7 @@ _FORMATS = (
     Format((".csv", ".tsv"), read_delimited),
     Format((".parquet",), read_parquet, (b"PAR1",)),
     Format((".arrow", ".feather"), read_arrow, (b"ARROW1", b"\xff\xff\xff\xff", FEATHER_1)),
+    Format((".txt",), read_lines),
 )
 SUFFIXES = tuple(suffix for each in _FORMATS for suffix in each.suffixes)
 
@@ -79,6 +81,6 @@ def _format_of(content: Content) -> Format:
     if content.suffix not in SUFFIXES and text.lstrip()[:1] not in ("{", "["):
         raise DatasetError(
             f"{content.path}: the format is not known. "
-            "Give it as JSONL, or name it .csv, .tsv, .parquet or .arrow."
+            "Give it as JSONL, or name it .csv, .tsv, .parquet, .arrow, or .txt (a prompt a line)."
         )
     return _JSON

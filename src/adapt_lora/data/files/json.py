@@ -60,7 +60,7 @@ def read_json(content: Content) -> Table:
     if text[start] == "{" and not is_one_line:
         _, first = next(_line_values(text[start:first_end]))
         if isinstance(first, dict):
-            table = _table("JSONL", _line_values(text))
+            table = table_of_values("JSONL", _line_values(text))
     if table is None:
         table = _whole(content, start, is_one_line=is_one_line)
     return replace(table, encoding=content.encoding.name)
@@ -75,18 +75,18 @@ def _whole(content: Content, start: int, *, is_one_line: bool) -> Table:
         rows = _Rows(start) if text[start] == "[" else _find_rows(content, start)
         if rows is None or text[rows.start] == "{":
             value, _ = _DECODER.raw_decode(text, start if rows is None else rows.start)
-            columns = _rows_of_columns(value)
+            columns = columns_as_rows(value)
             if columns is not None:
-                table = _table("JSON by columns", enumerate(columns, start=1))
+                table = table_of_values("JSON by columns", enumerate(columns, start=1))
             else:
-                table = _table(file_format, [(1, _DECODER.decode(text.strip()))])
+                table = table_of_values(file_format, [(1, _DECODER.decode(text.strip()))])
         else:
             values = _array_values(text, rows.start, is_one_line=is_one_line)
-            table = _table(file_format, values)
+            table = table_of_values(file_format, values)
         return replace(table, notes=(rows.note,)) if rows and rows.note else table
     except (json.JSONDecodeError, RecursionError) as error:
         # Perhaps only the first line of a JSONL file is broken; a broken array can't be resumed.
-        table = _table("JSONL", _line_values(text))
+        table = table_of_values("JSONL", _line_values(text))
         if text[start] != "[" or len(table.records) > len(table.skipped):
             return table
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
@@ -96,10 +96,14 @@ def _whole(content: Content, start: int, *, is_one_line: bool) -> Table:
         ) from error
 
 
-def _table(file_format: str, values: Iterable[tuple[int, object]]) -> Table:
-    """The objects among the values as records; the rest as skipped rows."""
+def table_of_values(file_format: str, values: Iterable[tuple[int, object]]) -> Table:
+    """The objects among the values as records; the rest as skipped rows.
+
+    Where there are only texts, and no object, each is a prompt.
+    """
     records: list[tuple[int, Mapping[str, object]]] = []
     skipped: list[SkippedRow] = []
+    texts: list[tuple[int, str]] = []
     for line, value in values:
         if isinstance(value, _Doubled):
             skipped.append(SkippedRow(line, "two fields of one name, so one is lost"))
@@ -107,9 +111,16 @@ def _table(file_format: str, values: Iterable[tuple[int, object]]) -> Table:
             records.append((line, value))
         elif isinstance(value, SkippedRow):
             skipped.append(value)
+        elif isinstance(value, str) and not isinstance(value, Number):
+            texts.append((line, value))
         else:
             skipped.append(SkippedRow(line, f"{kind_of(value)} where an object was expected"))
-    return Table(file_format, records, skipped)
+    if records:
+        reason = f"{kind_of('')} where an object was expected"
+        skipped += [SkippedRow(line, reason) for line, _ in texts]
+    else:
+        records += [(line, {"prompt": text}) for line, text in texts]
+    return Table(file_format, records, sorted(skipped, key=lambda row: row.line))
 
 
 def _line_values(text: str) -> Iterator[tuple[int, object]]:
@@ -199,15 +210,16 @@ def _holds_rows(content: Content, start: int) -> bool:
         return text[inside : inside + 1] in ("{", "]")
     if _find_rows(content, start) is not None:
         return True
-    return _rows_of_columns(_DECODER.raw_decode(text, start)[0]) is not None
+    return columns_as_rows(_DECODER.raw_decode(text, start)[0]) is not None
 
 
-def _rows_of_columns(value: object) -> list[dict[str, object]] | None:
+def columns_as_rows(value: object, *, fewest: int = 2) -> list[dict[str, object]] | None:
     """The rows of {"text": ["a", "b"], "label": [0, 1]}, or of {"text": {"0": "a", "1": "b"}, ...}.
 
-    `datasets` and pandas write these; None where the value is neither.
+    `datasets` and pandas write these; None where the value is neither, or has fewer columns: one
+    field of a file may hold a list too.
     """
-    if not isinstance(value, dict) or len(value) < 2:
+    if not isinstance(value, dict) or len(value) < fewest:
         return None
     columns: Sequence[object] = list(value.values())
     if all(isinstance(column, dict) for column in columns):
