@@ -8,7 +8,13 @@ import torch
 
 from adapt_lora.errors import AdapterError, BaseModelError
 from adapt_lora.model import base as base_model
-from adapt_lora.model.base import find_base_model, load_base_model, locate_base_model, pick_dtype
+from adapt_lora.model.base import (
+    find_base_model,
+    load_base_model,
+    locate_base_model,
+    open_base_model,
+    pick_dtype,
+)
 from adapt_lora.model.scoring import score_labels
 
 
@@ -256,3 +262,14 @@ def test_scripts_that_name_the_former_modules_get_the_same(module):
     home = importlib.import_module(f"adapt_lora.model.{now}")
     assert former.__all__
     assert all(getattr(former, name) is getattr(home, name) for name in former.__all__)
+
+
+def test_an_open_base_is_known_before_its_weights_are_read(tiny_base_dir, tiny_base):
+    base = open_base_model(tiny_base_dir, dtype="float32", device="cpu")
+    assert (base.identity, base.folder) == (tiny_base.identity, tiny_base.folder)
+    assert base.content_digest == tiny_base.content_digest
+    assert not {"model", "tokenizer"} & vars(base).keys()
+    assert base.template == "chat"
+    assert "model" not in vars(base)
+    assert base.n_layers == 2
+    assert base.model is base.model

@@ -129,6 +129,7 @@ def test_only_the_newest_models_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("adapt_lora.recommender.model_cache._KEPT", 2)
+    cache = ModelCache(cache.path("x").parent)
     matrix = make_matrix(4, 3)
     for seed in range(4):
         rank_adapters(matrix, target, metric=METRIC, cache=cache, seed=seed)

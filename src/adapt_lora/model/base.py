@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 Template = Literal["chat", "plain"]
 
 _CARD = "adapt_base.json"
-_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+_SMALL_FILES = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+_HUB_FILES = (*_SMALL_FILES, "*.safetensors")
 # Config fields that decide which weights and activations exist; all else (dropout, dates, dtype)
 # may differ between two copies of one architecture.
 _ARCHITECTURE_FIELDS = (
@@ -88,11 +90,11 @@ class BaseSource:
 
 
 class BaseModel:
-    """A loaded base model: frozen weights, tokenizer, identity.
+    """A base model: frozen weights, tokenizer, identity.
+
+    Weights and tokenizer are read when they are first asked for; who it is is known before.
 
     Attributes:
-        model: The causal LM, in eval mode, no gradients.
-        tokenizer: Its tokenizer, with a padding token.
         identity: What records made with it are keyed by.
         folder: Plain transformers folder with the same weights.
         device: "cpu", "cuda", …
@@ -100,17 +102,8 @@ class BaseModel:
     """
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: "PreTrainedTokenizerBase",
-        *,
-        identity: BaseIdentity,
-        folder: Path,
-        device: str,
-        dtype: "torch.dtype",
+        self, *, identity: BaseIdentity, folder: Path, device: str, dtype: "torch.dtype"
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
         self.identity = identity
         self.folder = folder
         self.device = device
@@ -119,6 +112,36 @@ class BaseModel:
         """Content key of the adapter that is on now; None for the bare base."""
         self.idle_modules: tuple[str, ...] = ()
         """Modules that the adapter that is on targets, and has no tensors for."""
+
+    @cached_property
+    def model(self) -> Any:
+        """The causal LM, in eval mode, no gradients."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with _sayable(self.folder):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                self.folder, dtype=self.dtype, local_files_only=True, attn_implementation="sdpa"
+            )
+        return model.to(torch.device(self.device)).eval().requires_grad_(False)
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Its tokenizer, with a padding token."""
+        from transformers import AutoTokenizer
+
+        with _sayable(self.folder):
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @cached_property
+    def content_digest(self) -> str:
+        """sha256 (hex) of all that decides what it makes of a text: weights, config, tokenizer."""
+        small = (path for pattern in _SMALL_FILES for path in self.folder.glob(pattern))
+        files = _files_digest(sorted(path for path in small if path.name != _CARD))
+        return _sha256(f"{self.identity.weights} {files}".encode())
 
     @property
     def template(self) -> Template:
@@ -198,37 +221,28 @@ def load_base_model(
     Raises:
         BaseModelError: Not found, not reachable, or not a causal language model.
     """
+    base = open_base_model(source, dtype=dtype, device=device)
+    # Whoever asks for it wants it whole, and errors now.
+    _ = base.model, base.tokenizer
+    return base
+
+
+def open_base_model(
+    source: str | Path | None = None, *, dtype: str = "auto", device: str = "auto"
+) -> BaseModel:
+    """As `load_base_model`, with weights and tokenizer read when they are first asked for.
+
+    Raises:
+        BaseModelError: Not found, or not reachable.
+    """
     folder, identity = _prepare(locate_base_model(source))
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     if device == "auto":
         on_apple = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if on_apple else "cpu"
-    chosen_dtype = pick_dtype(dtype, device)
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=chosen_dtype, local_files_only=True, attn_implementation="sdpa"
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise BaseModelError(
-            f"{folder}: transformers can't load a causal language model from here: "
-            f"{_first_line(error)[:300]}"
-        ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.to(torch.device(device)).eval().requires_grad_(False)
     return BaseModel(
-        model,
-        tokenizer,
-        identity=identity,
-        folder=folder,
-        device=device,
-        dtype=chosen_dtype,
+        identity=identity, folder=folder, device=device, dtype=pick_dtype(dtype, device)
     )
 
 
@@ -284,6 +298,13 @@ def bases_at_hand() -> dict[str, Path | None]:
         if snapshot is not None:
             found[name] = snapshot
     return found
+
+
+def is_in_hub_cache(name: str) -> bool:
+    """Whether the Hub's cache on this disk holds a model."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def pick_dtype(dtype: str, device: str = "cpu") -> "torch.dtype":
@@ -555,6 +576,22 @@ def _seconds_to_multiply(dtype: "torch.dtype") -> float:
             torch.nn.functional.linear(left, weight)
         tries.append(time.perf_counter() - started)
     return min(tries[1:])
+
+
+@contextlib.contextmanager
+def _sayable(folder: Path) -> Iterator[None]:
+    """Have transformers keep quiet, and say in a sentence what it can't load from a folder."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(
+            f"{folder}: transformers can't load a causal language model from here: "
+            f"{_first_line(error)[:300]}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -10,12 +10,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from adapt_lora.recommender.models import read_booster
 from adapt_lora.recommender.rankers import Ranker
 from adapt_lora.recommender.table import TransferTable
 from adapt_lora.recommender.training_set import TrainingSet
+from adapt_lora.registry.kept import KeptTexts, code_digest
 
 _KEPT = 64
 """Models in a cache folder; the longest unused go first. One is some 10 kB to 3 MB."""
@@ -59,59 +57,33 @@ class ModelCache:
     """Fitted models in a folder, one file each; safe for several processes at once."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._kept = KeptTexts(folder, most=_KEPT)
 
     def load(self, key: str, train: TrainingSet) -> FittedModel | None:
         """The model under a key, put onto its training set; None when it is not there, or damaged.
 
         A damaged file is as good as none: the caller fits again and `save` replaces it.
         """
-        path = self.path(key)
+        text = self._kept.load(key)
         try:
-            model = _decoded(path.read_text(encoding="utf-8"), key, train)
-        # Whatever is wrong with a cache, the answer must not depend on it.
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None if text is None else _decoded(text, train)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
-        with contextlib.suppress(OSError):
-            os.utime(path)
-        return model
 
     def save(self, key: str, model: FittedModel) -> None:
         """Keep a model; one that can't be written is only slower next time."""
-        part: Path | None = None
-        try:
-            text = _encoded(key, model)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=self._folder, suffix=".part", delete=False
-            ) as file:
-                part = Path(file.name)
-                file.write(text)
-            part.replace(self.path(key))  # readers see the old file or the new one, never half
-            self._forget_oldest()
-        except (OSError, ValueError, TypeError):
-            if part is not None:
-                part.unlink(missing_ok=True)
+        with contextlib.suppress(ValueError, TypeError):
+            self._kept.save(key, _encoded(model))
 
     def path(self, key: str) -> Path:
         """File of a model."""
-        return self._folder / f"{key}.json"
-
-    def _forget_oldest(self) -> None:
-        files = sorted(self._folder.glob("*.json"), key=lambda path: -path.stat().st_mtime)
-        for path in files[_KEPT:]:
-            path.unlink(missing_ok=True)
+        return self._kept.path(key)
 
 
 @cache
 def _code_digest() -> bytes:
     """Of the code in this folder and of the libraries under it: other code, other models."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    for library in _LIBRARIES:
-        digest.update(f"{library} {version(library)}\n".encode())
-    return digest.digest()
+    return code_digest(Path(__file__).parent.glob("*.py"), _LIBRARIES)
 
 
 def _feed(update: Callable[[bytes], None], value: Any) -> None:
@@ -140,8 +112,8 @@ def _feed(update: Callable[[bytes], None], value: Any) -> None:
 # --- models as text -----------------------------------------------------------------------------
 
 
-def _encoded(key: str, model: FittedModel) -> str:
-    content = json.dumps(
+def _encoded(model: FittedModel) -> str:
+    return json.dumps(
         {
             "method": model.method,
             "ranker": _plain(model.ranker),
@@ -150,22 +122,14 @@ def _encoded(key: str, model: FittedModel) -> str:
         },
         allow_nan=True,
     )
-    return json.dumps({"key": key, "checksum": _checksum(content), "content": content})
 
 
-def _decoded(text: str, key: str, train: TrainingSet) -> FittedModel:
-    stored = json.loads(text)
-    if stored["key"] != key or stored["checksum"] != _checksum(stored["content"]):
-        raise ValueError("the file was changed or cut off")
-    content = json.loads(stored["content"])
+def _decoded(text: str, train: TrainingSet) -> FittedModel:
+    content = json.loads(text)
     ranker, levels = _revived(content["ranker"], train), _revived(content["gains"], train)
     if not isinstance(ranker, Ranker) or not isinstance(levels, GainModel | None):
         raise TypeError("the file holds something else than a model")
     return FittedModel(content["method"], ranker, levels, _revived(content["backtest"], train))
-
-
-def _checksum(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

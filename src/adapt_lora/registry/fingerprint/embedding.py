@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapt_lora.model.base import is_in_hub_cache
 from adapt_lora.registry.records import Fingerprint
 
 # Enough for a centroid, and no more than a second's work on two cores.
@@ -78,15 +79,21 @@ class _MiniLm:
         return np.concatenate(parts)
 
 
+def encoder_at_hand() -> str:
+    """Where MiniLM lies on this disk, its wheel before the Hub cache; "" where it does not."""
+    # find_spec only looks the package up; nothing of it is run.
+    spec = importlib.util.find_spec(_MINILM_PACKAGE)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        return str(Path(place) / "model")
+    return _MINILM_HUB_ID if is_in_hub_cache(_MINILM_HUB_ID) else ""
+
+
 @functools.cache
 def _load_minilm() -> _MiniLm | None:
     """The encoder from its wheel or the Hub cache; None when neither is on this disk."""
-    # find_spec only looks the package up; nothing of it is run.
-    spec = importlib.util.find_spec(_MINILM_PACKAGE)
-    folders = (
-        [Path(place) / "model" for place in (spec.submodule_search_locations or ())] if spec else []
-    )
-    source = str(folders[0]) if folders else _MINILM_HUB_ID
+    source = encoder_at_hand()
+    if not source:
+        return None
     from transformers import AutoTokenizer, BertModel
     from transformers.utils import logging
 
