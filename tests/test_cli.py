@@ -87,6 +87,76 @@ def test_recommend_prints_a_table_with_the_base_model_in_it(adapt):
     assert "base model" in done.stdout
 
 
+def test_recommend_takes_the_target_with_or_without_the_option(adapt):
+    target = write_rows(adapt.home / "either.jsonl", "mood", 30)
+    options = ("--verify", "0", "--json")
+    (plain, option, both) = (
+        parsed(adapt("recommend", *named, *options))
+        for named in ((target,), ("--target", target), (target, "-t", target))
+    )
+    assert plain["ranking"] == option["ranking"] == both["ranking"]
+    differ = adapt("recommend", target, "--target", adapt.home / "moods.jsonl")
+    assert differ.exit_code == 2
+    assert "Two targets are given" in " ".join(differ.stderr.split())
+    neither = adapt("recommend")
+    assert "adapt recommend mydata.csv" in " ".join(neither.stderr.split())
+
+
+def test_a_target_that_is_set_for_good_gives_way_to_what_is_typed(adapt, monkeypatch):
+    target = write_rows(adapt.home / "typed.jsonl", "mood", 30)
+    monkeypatch.setenv("ADAPT_RECOMMEND_TARGET", str(adapt.home / "moods.jsonl"))
+    content = parsed(adapt("recommend", target, "--verify", "0", "--json"))
+    assert content["target"]["name"] == "typed"
+    assert parsed(adapt("recommend", "--verify", "0", "--json"))["target"]["name"] == "moods"
+
+
+@pytest.fixture(scope="module")
+def prompts(adapt):
+    """A target without answers."""
+    path = adapt.home / "prompts.txt"
+    path.write_text("".join(f"the film was good {i}\n\n" for i in range(12)))
+    return path
+
+
+def test_prompts_alone_get_a_ranking_for_each_kind_of_answers(adapt, prompts):
+    done = adapt("recommend", prompts)
+    assert done.exit_code == 0, done.output
+    labels, text = done.stdout.split("If the answers are ")[1:]
+    assert labels.startswith("labels (balanced accuracy, points):")
+    assert text.startswith("written text (answer log likelihood, nats):")
+    assert "--as labels or --as generation" in done.stderr
+    content = parsed(adapt("recommend", prompts, "--json"))
+    assert list(content["rankings"]) == ["labels", "generation"]
+    assert content["rankings"]["labels"]["ranking"] == content["ranking"]
+    metrics = {kind: each["metric"] for kind, each in content["rankings"].items()}
+    units = {kind: each["model"]["unit"] for kind, each in content["rankings"].items()}
+    assert metrics == {"labels": "balanced_accuracy", "generation": "answer_log_likelihood"}
+    assert units == {"labels": "points", "generation": "nats"}
+    said = json.dumps([each["ranking"] for each in content["rankings"].values()])
+    assert "its labels" not in said
+    names = adapt("recommend", prompts, "-q").stdout.splitlines()
+    assert [name.partition(":")[0] for name in names] == ["labels", "generation"]
+
+
+def test_the_kind_of_ranking_may_be_said(adapt, prompts):
+    for kind, metric in (("labels", "balanced_accuracy"), ("generation", "answer_log_likelihood")):
+        content = parsed(adapt("recommend", prompts, "--as", kind, "--json"))
+        assert (content["target"]["metric"], "rankings" in content) == (metric, False)
+    answered = write_rows(adapt.home / "as.jsonl", "mood", 30)
+    content = parsed(adapt("recommend", answered, "--as", "generation", "--verify", "0", "--json"))
+    assert content["target"]["metric"] == "exact_match"
+    refused = adapt("recommend", prompts, "--as", "labels", "--metric", "exact_match")
+    assert refused.exit_code == 1
+    assert "do not go together" in refused.stderr
+
+
+def test_two_rankings_are_two_pages(adapt, prompts):
+    page = adapt.home / "two.html"
+    assert adapt("recommend", prompts, "--report", page, "-q").exit_code == 0
+    assert "balanced accuracy" in page.read_text()
+    assert "log likelihood" in page.with_name("two-generation.html").read_text()
+
+
 def test_recommend_json_has_the_promised_keys(adapt):
     target = write_rows(adapt.home / "target_json.jsonl", "mood", 30)
     content = parsed(adapt("recommend", "--target", target, "--json", "--top", "1"))

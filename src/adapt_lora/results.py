@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 RunStatus = Literal["to train", "registered", "trained", "failed"]
 
+RankingKind = Literal["labels", "generation"]
+"""What answers a ranking is about: a choice from a label set, or written text."""
+
 
 @dataclass(frozen=True, slots=True)
 class VerificationReport:
@@ -63,20 +66,55 @@ class TargetRanking:
     """What was measured on the target; None where nothing was."""
     figures_only: frozenset[str] = frozenset()
     """Ids of ranked adapters whose weights the registry does not have."""
+    other: "TargetRanking | None" = None
+    """The ranking for the other kind of answers, where the rows have none and nobody said which
+    kind is meant; this one is then about labels. None everywhere else."""
+
+    @property
+    def kind(self) -> RankingKind:
+        """What answers it is about."""
+        from adapt_lora.evaluator import LABEL_METRICS
+
+        return "labels" if self.metric in LABEL_METRICS else "generation"
+
+    @property
+    def rankings(self) -> "tuple[TargetRanking, ...]":
+        """Each ranking as an answer of its own: two where there is another."""
+        if self.other is None:
+            return (self,)
+        return (replace(self, other=None), self.other)
+
+    @property
+    def heading(self) -> str:
+        """Which answers it is about, in words, to stand above one of two rankings."""
+        answers = "labels" if self.kind == "labels" else "written text"
+        unit = self.recommendation.model.unit
+        return f"If the answers are {answers} ({self.metric.replace('_', ' ')}, {unit})"
 
     def top(self, k: int) -> "TargetRanking":
         """The same answer with the first k adapters, and those that were measured on the target."""
         ranking = self.recommendation.ranking
         shown = tuple(entry for entry in ranking if entry.rank <= k or entry.measured is not None)
-        return replace(self, recommendation=replace(self.recommendation, ranking=shown))
+        first = replace(self.recommendation, ranking=shown)
+        other = None if self.other is None else self.other.top(k)
+        return replace(self, recommendation=first, other=other)
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One row per adapter, best first."""
-        return self.recommendation.to_pandas()
+        """One row per adapter, best first; of two rankings one below the other, each by name."""
+        if self.other is None:
+            return self.recommendation.to_pandas()
+        import pandas as pd
+
+        frames = {each.kind: each.recommendation.to_pandas() for each in self.rankings}
+        return pd.concat(frames, names=["answers"]).reset_index(level=0).reset_index(drop=True)
 
     def _repr_html_(self) -> str:
         """The ranking as a notebook shows it."""
-        return self.recommendation._repr_html_()
+        if self.other is None:
+            return self.recommendation._repr_html_()
+        return "".join(
+            f"<h4>{each.heading}</h4>{each.recommendation._repr_html_()}" for each in self.rankings
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,8 @@ def asked(target, base_dir, **more):
         ({"max_rows": 1}, ConfigError, "--max-rows is 2 or more"),
         ({"verify": "3"}, ConfigError, "verify is '3'"),
         ({"target": 3}, ConfigError, "The target is 3"),
+        ({"kind": "text"}, ConfigError, "no ranking for 'text'; --as is labels or generation"),
+        ({"kind": "labels", "metric": "rouge_l"}, ConfigError, "do not go together"),
         ({"method": "magic"}, RecommendError, "Unknown method 'magic'"),
         ({"metric": "rouge"}, RecommendError, "Unknown metric 'rouge'"),
     ],
@@ -137,7 +139,7 @@ def test_a_request_that_makes_no_sense_is_refused_where_it_is_made(more, error, 
 
 def test_a_dataset_alone_is_a_request_with_all_defaults(shelf, tiny_base, monkeypatch):
     home, registry, _ = shelf
-    monkeypatch.setattr("adapt_lora.roads.recommendation.load_base_model", {None: tiny_base}.get)
+    monkeypatch.setattr("adapt_lora.roads.recommendation.open_base_model", {None: tiny_base}.get)
     target = write_rows(home / "alone.jsonl", "mood", 30)
     answer = roads.recommend(target, registry=registry)
     same = roads.recommend(roads.RecommendRequest(target), registry=registry)
@@ -170,6 +172,85 @@ def test_an_unlabelled_target_is_ranked_without_base_score(shelf, tiny_base_dir)
         DatasetError, match="--verify measures adapters on the target's own answers"
     ):
         roads.recommend(asked(target, tiny_base_dir, verify=1), registry=registry)
+
+
+PROMPTS = [f"was {mood} {i}" for i, mood in enumerate(MOODS * 3)]
+
+
+def test_prompts_alone_are_no_label_task(shelf, tiny_base_dir):
+    _, registry, _ = shelf
+    answer = roads.recommend(asked(PROMPTS, tiny_base_dir), registry=registry)
+    assert [each.kind for each in answer.rankings] == ["labels", "generation"]
+    assert [each.recommendation.model.unit for each in answer.rankings] == ["points", "nats"]
+    frame = answer.top(2).to_pandas()
+    assert list(frame["answers"]) == ["labels"] * 2 + ["generation"] * 2
+    assert answer._repr_html_().count("If the answers are") == 2
+    # The target has no labels that an adapter's could be like.
+    reasons = {
+        reason.feature
+        for each in answer.rankings
+        for entry in each.recommendation.ranking
+        for reason in entry.reasons
+    }
+    assert not reasons & {"label_match", "habit_match", "habit_pull", "prior_shift_on_habit"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "metric"),
+    [
+        (PROMPTS, {"kind": "labels"}, "balanced_accuracy"),
+        (PROMPTS, {"kind": "generation"}, "answer_log_likelihood"),
+        (PROMPTS, {"metric": "exact_match"}, "exact_match"),
+        ([{"prompt": p, "response": f"it was {p}, they said"} for p in PROMPTS], {}, None),
+        ([{"prompt": p, "label": "ab"[len(p) % 2]} for p in PROMPTS], {}, "balanced_accuracy"),
+    ],
+)
+def test_where_rows_or_request_say_which_one_ranking_is_given(
+    shelf, tiny_base_dir, rows, more, metric
+):
+    _, registry, _ = shelf
+    answer = roads.recommend(asked(rows, tiny_base_dir, verify=0, **more), registry=registry)
+    assert answer.other is None
+    assert answer.metric == (metric or "answer_log_likelihood")
+
+
+def test_labels_are_not_made_of_free_text(shelf, tiny_base_dir):
+    _, registry, _ = shelf
+    rows = [{"prompt": p, "response": f"it was {p}, they said"} for p in PROMPTS]
+    with pytest.raises(DatasetError, match=r"--as labels .* its answers are free text"):
+        roads.recommend(asked(rows, tiny_base_dir, kind="labels"), registry=registry)
+
+
+def test_a_known_target_is_not_read_again(shelf, tiny_base_dir, tmp_path, monkeypatch):
+    home, registry, _ = shelf
+    monkeypatch.setenv("ADAPT_CACHE_DIR", str(tmp_path))
+    target = write_rows(home / "known.jsonl", "mood", 30)
+    first = roads.recommend(asked(target, tiny_base_dir, verify=0), registry=registry)
+    for name in ("_model_parts", "minilm_part"):
+        monkeypatch.delattr(f"adapt_lora.registry.fingerprint.dataset.{name}")
+    monkeypatch.delattr("transformers.AutoModelForCausalLM.from_pretrained")
+    again = roads.recommend(asked(target, tiny_base_dir, verify=0), registry=registry)
+    assert again.recommendation == first.recommendation
+    assert again.fingerprint == first.fingerprint
+
+
+def test_rows_that_python_holds_are_a_target_and_a_task(shelf, tiny_base_dir, tmp_path):
+    import pandas as pd
+
+    home, registry, _ = shelf
+    path = write_rows(home / "held.jsonl", "mood", 30)
+    frame = pd.read_json(path, lines=True)
+    held = roads.recommend(asked(frame, tiny_base_dir, verify=0, name="held"), registry=registry)
+    file = roads.recommend(asked(path, tiny_base_dir, verify=0), registry=registry)
+    assert held.recommendation == file.recommendation
+    assert held.target.digest == file.target.digest
+    copy = roads.recommend(asked(file.target, tiny_base_dir, verify=0), registry=registry)
+    assert copy.recommendation == file.recommendation
+    plan = roads.plan_evaluation(
+        EvaluationRequest([frame, path], base_model=str(tiny_base_dir)), registry=registry
+    )
+    names = {cell.task for cell in plan.cells}
+    assert names == {"held", f"DataFrame-{held.target.digest[:8]}"}
 
 
 def test_a_fresh_base_starts_from_the_registrys_other_base(

@@ -1,7 +1,7 @@
 """Which adapter helps: `recommend`, and what it looks at: `fingerprint`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,8 +25,28 @@ from adapt_lora.cli.options import (
 )
 from adapt_lora.console import Console, json_text, write_text
 
+if TYPE_CHECKING:
+    from adapt_lora.results import TargetRanking
+
+TargetArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TARGET",
+        show_default=False,
+        help="Dataset of the new task: file, folder or Hub id.",
+    ),
+]
 TargetOption = Annotated[
-    str, typer.Option("--target", "-t", help="Dataset of the new task: file, folder or Hub id.")
+    str | None, typer.Option("--target", "-t", help="The same, said as an option.")
+]
+KindOption = Annotated[
+    Literal["labels", "generation"] | None,
+    typer.Option(
+        "--as",
+        envvar="ADAPT_AS",
+        help="Rank for answers that are labels, or for text that is written; both where the "
+        "target has no answers.",
+    ),
 ]
 VerifyOption = Annotated[
     int | None,
@@ -54,9 +74,12 @@ KeepFlag = Annotated[
 
 
 def recommend(
-    target: TargetOption,
+    ctx: typer.Context,
+    file: TargetArgument = None,
+    target: TargetOption = None,
     base_model: BaseModelOption = None,
     metric: MetricOption = "auto",
+    kind: KindOption = None,
     mapping: MapOption = None,
     allow_skips: AllowSkipsFlag = False,
     group: GroupOption = None,
@@ -93,7 +116,7 @@ def recommend(
 
     console = Console(as_json, quiet)
     request = roads.RecommendRequest(
-        target,
+        _named_target(ctx, file, target),
         base_model=base_model,
         metric=metric,
         mapping=read_mapping(mapping),
@@ -108,6 +131,7 @@ def recommend(
         grading=Grading(
             decision, allow_code_execution, accept_weak_sandbox, judge_url, judge_model
         ),
+        kind=kind,
     )
     registry = open_registry(tracking_uri, console)
     with console.progress() as progress:
@@ -118,18 +142,58 @@ def recommend(
             f"Kept as run {run_id}; `adapt bench` compares it with what is measured later."
         )
     if report is not None:
-        write_text(report, recommendation_html(answer))
+        for place, each in _report_places(report, answer):
+            write_text(place, recommendation_html(each))
     if save is not None:
         write_text(save, json_text(recommendation_json(answer)) + "\n")
     if as_json:
         console.print_json(recommendation_json(answer))
     elif quiet:
-        names = [entry.adapter for entry in answer.recommendation.ranking]
-        best = "base" if answer.recommendation.base.recommended else "".join(names[:1])
-        console.print_line(best)
+        for each in answer.rankings:
+            console.print_line(f"{each.kind}: {_best(each)}" if answer.other else _best(each))
     else:
         console.say(answer.target.describe())
-        console.show(recommendation_table(answer.top(top), explain=explain))
+        for each in answer.rankings:
+            if answer.other:
+                console.print_line(f"\n{each.heading}:")
+            console.show(recommendation_table(each.top(top), explain=explain))
+        if answer.other:
+            console.remark(
+                "The target has no answers, so both rankings are given; --as labels or "
+                "--as generation gives one."
+            )
+
+
+def _named_target(ctx: typer.Context, file: str | None, option: str | None) -> str:
+    """The target, named without or with --target.
+
+    Raises:
+        BadParameter: Neither was given, or both and they differ.
+    """
+    if file is None and option is None:
+        raise typer.BadParameter(
+            "Name the dataset of the new task, for example `adapt recommend mydata.csv`."
+        )
+    # What is set for good, by a variable or a file, gives way to what is typed.
+    source = ctx.get_parameter_source("target")
+    is_typed = source is not None and source.name == "COMMANDLINE"
+    if file is not None and option is not None and file != option and is_typed:
+        raise typer.BadParameter(
+            f"Two targets are given, {file} and --target {option}: leave one of them out."
+        )
+    return file or option or ""
+
+
+def _best(answer: "TargetRanking") -> str:
+    names = [entry.adapter for entry in answer.recommendation.ranking]
+    return "base" if answer.recommendation.base.recommended else "".join(names[:1])
+
+
+def _report_places(path: Path, answer: "TargetRanking") -> "list[tuple[Path, TargetRanking]]":
+    """A page for each ranking: the first where it was asked for, another beside it."""
+    first, *rest = answer.rankings
+    beside = [(path.with_stem(f"{path.stem}-{each.kind}"), each) for each in rest]
+    return [(path, first), *beside]
 
 
 def fingerprint(

@@ -25,12 +25,13 @@ from adapt_lora.evaluator.request import (
 from adapt_lora.evaluator.sandbox import CodeRunner, Protection, open_runner
 from adapt_lora.evaluator.sources import ReadTask, ReadTasks, read_tasks
 from adapt_lora.evaluator.target import PairedGain, TargetBatch, TargetMeter
-from adapt_lora.evaluator.tasks import Task, choose_metric, make_task, metric_key
+from adapt_lora.evaluator.tasks import LABEL_METRICS, Task, choose_metric, make_task, metric_key
 from adapt_lora.evaluator.workers import measure_on_cluster
 
 __all__ = [
     "EVERY",
     "EVERY_ROW",
+    "LABEL_METRICS",
     "Backend",
     "BackendName",
     "CellFailure",

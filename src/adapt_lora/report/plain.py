@@ -96,7 +96,7 @@ def echo_json(echo: "Echo") -> dict[str, Any]:
 
 
 def recommendation_json(answer: "TargetRanking") -> dict[str, Any]:
-    """What `recommend` answers."""
+    """What `recommend` answers; of two rankings that of labels, and both under their kinds."""
     ranking = ranking_json(answer.recommendation)
     for entry in ranking["ranking"]:
         entry["has_weights"] = entry["adapter_id"] not in answer.figures_only
@@ -113,7 +113,17 @@ def recommendation_json(answer: "TargetRanking") -> dict[str, Any]:
     if answer.verification is not None:
         content["verification"] = _verification_json(answer.verification)
     content["timing_s"] = {key: round(value, 3) for key, value in answer.timing_s.items()}
+    if answer.other is not None:
+        content["rankings"] = {each.kind: _kind_json(each) for each in answer.rankings}
     return content
+
+
+def _kind_json(answer: "TargetRanking") -> dict[str, Any]:
+    """One of two rankings: what of `recommend`'s answer differs between them."""
+    whole = recommendation_json(answer)
+    shared = ("target", "timing_s", "base_model")
+    own = {key: value for key, value in whole.items() if key not in shared}
+    return {"metric": answer.metric, **own}
 
 
 def ranking_json(ranking: "Recommendation") -> dict[str, Any]:

@@ -4,12 +4,11 @@ import functools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapt_lora.data import Dataset, read_dataset
+from adapt_lora.data import Dataset, DataSource, check_source, read_dataset
 from adapt_lora.errors import AdaptError, ConfigError, DatasetError, RecommendError
-from adapt_lora.model.base import cache_dir, load_base_model
+from adapt_lora.model.base import cache_dir, open_base_model
 from adapt_lora.registry import Registry
 from adapt_lora.registry.records import (
     BASE_ID,
@@ -20,9 +19,10 @@ from adapt_lora.registry.records import (
     Measurement,
     TransferMatrix,
 )
-from adapt_lora.results import TargetRanking, VerificationReport
+from adapt_lora.results import RankingKind, TargetRanking, VerificationReport
 from adapt_lora.roads.bases import other_matrices
 from adapt_lora.roads.evaluation import fetch_weights, recall_rows
+from adapt_lora.roads.kinds import check_kind, metrics_of
 from adapt_lora.roads.progress import Progress, of_step
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ _LEAST_ROWS = 40
 class RecommendRequest:
     """What is asked of `recommend`."""
 
-    target: str | Path
-    """The unseen dataset: file, folder (test.jsonl) or Hub id; labels and responses are
-    optional."""
+    target: DataSource
+    """The unseen dataset: file, folder (test.jsonl), Hub id, or rows as for `read_dataset`; labels
+    and responses are optional."""
     base_model: str | None = None
     """As for `load_base_model`."""
     metric: str = "auto"
@@ -75,10 +75,14 @@ class RecommendRequest:
     """Decides every draw."""
     grading: "Grading | None" = None
     """How verification turns answers into scores; None as `Grading()` does."""
+    kind: RankingKind | None = None
+    """Rank for answers that are labels, or for text that is written; None takes what the rows have.
+    Where they have no answers both rankings are given."""
+    name: str | None = None
+    """What the target is called; None for its own name."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.target, str | Path):
-            raise ConfigError(f"The target is {self.target!r}, but must be a path or a Hub id.")
+        check_source(self.target, "The target")
         for name in ("verify", "max_rows", "seed"):
             given = getattr(self, name)
             if given is not None and not isinstance(given, int):
@@ -95,10 +99,11 @@ class RecommendRequest:
 
             metric = "accuracy" if self.metric == "auto" else metric_key(self.metric)
             check_names(metric=metric, method=self.method)
+        check_kind(self.kind, self.metric)
 
 
 def recommend(
-    request: RecommendRequest | str | Path,
+    request: RecommendRequest | DataSource,
     *,
     registry: Registry,
     progress: Progress | None = None,
@@ -118,21 +123,14 @@ def recommend(
     """
     ask = request if isinstance(request, RecommendRequest) else RecommendRequest(request)
     clock = _Clock()
-    rows = read_dataset(
-        ask.target, mapping=ask.mapping, group=ask.group, allow_skips=ask.allow_skips
-    )
-    has_answers = rows.is_labelled or rows.has_responses
+    rows, has_answers = _read(ask)
     clock.lap("read_data")
-    if ask.verify and not has_answers:
-        raise DatasetError(
-            f"{rows.source}: --verify measures adapters on the target's own answers, but its "
-            "rows have none. Add a response or label to each row, or use --verify 0."
-        )
-    base = load_base_model(ask.base_model)
-    from adapt_lora.registry.fingerprint import fingerprint_dataset
+    metric, *others = metrics_of(rows, kind=ask.kind, metric=ask.metric)
+    base = open_base_model(ask.base_model)
+    from adapt_lora.registry.fingerprint import known_fingerprint
 
     clock.lap("load_base")
-    fingerprint = fingerprint_dataset(
+    fingerprint = known_fingerprint(
         rows,
         base=base,
         max_tokens=TARGET_TOKENS,
@@ -148,7 +146,7 @@ def recommend(
             "`adapt evaluate`."
         )
     clock.lap("registry")
-    target = _Target(ask, rows, fingerprint, _metric_of(rows, ask.metric), base, registry)
+    target = _Target(ask, rows, fingerprint, metric, base, registry)
     fitted = _fit(target, matrix)
     clock.lap("rank")
     warning = registry.base_warning(base.identity)
@@ -167,7 +165,7 @@ def recommend(
         except AdaptError as error:
             warnings.append(f"The best could not be measured on the target: {error}")
         clock.lap("verify")
-    return TargetRanking(
+    answer = TargetRanking(
         recommendation=answers.ranked_by(fitted),
         target=rows,
         fingerprint=fingerprint,
@@ -178,6 +176,28 @@ def recommend(
         verification=answers.report,
         figures_only=frozenset(a.adapter_id for a in matrix.adapters if not a.has_weights),
     )
+    for other in others:
+        second = _fit(replace(target, metric=other), matrix).answer()
+        answer = replace(answer, other=replace(answer, recommendation=second, metric=other))
+    return answer
+
+
+def _read(ask: RecommendRequest) -> tuple[Dataset, bool]:
+    """The target's rows, and whether they have answers to measure with."""
+    rows = read_dataset(
+        ask.target,
+        mapping=ask.mapping,
+        group=ask.group,
+        name=ask.name,
+        allow_skips=ask.allow_skips,
+    )
+    has_answers = rows.is_labelled or rows.has_responses
+    if ask.verify and not has_answers:
+        raise DatasetError(
+            f"{rows.source}: --verify measures adapters on the target's own answers, but its "
+            "rows have none. Add a response or label to each row, or use --verify 0."
+        )
+    return rows, has_answers
 
 
 def keep_recommendation(answer: TargetRanking, *, registry: Registry) -> str:
@@ -219,16 +239,6 @@ class _Target:
         if self.metric != "balanced_accuracy" or not {"base_score", "base_score_se"} <= set(values):
             return None
         return values["base_score"], values["base_score_se"]
-
-
-def _metric_of(rows: Dataset, metric: str) -> str:
-    from adapt_lora.evaluator import choose_metric, metric_key
-
-    if metric != "auto":
-        return metric_key(metric)
-    if rows.metric is not None:
-        return rows.metric
-    return choose_metric(rows) if rows.is_labelled or rows.has_responses else "balanced_accuracy"
 
 
 def _fit(target: _Target, matrix: TransferMatrix) -> "FittedRanking":
