@@ -40,6 +40,8 @@ def test_half_a_judge_and_an_unknown_decision_are_errors():
         ({"shots": -1}, "--shots is -1"),
         ({"grading": 3}, "grading is 3"),
         ({"tasks": 3}, "tasks is 3"),
+        ({"tasks": ["a.jsonl", 3]}, r"tasks\[1\] is 3, but must be a path, a Hub id, a DataFrame"),
+        ({"adapters": [3]}, "adapters is"),
     ],
 )
 def test_a_value_that_can_t_be_is_refused_where_the_request_is_made(more, words):
@@ -53,6 +55,14 @@ def test_a_single_name_is_one_and_a_list_is_taken_as_it_was():
     tasks.clear()
     assert request.tasks == EvaluationRequest("moods.jsonl").tasks == ("moods.jsonl",)
     assert request.adapters == ("snli",)
+
+
+def test_rows_that_python_holds_are_tasks_too():
+    rows = [{"text": "fine", "label": "good"}]
+    assert EvaluationRequest(rows).tasks == (rows,)
+    assert EvaluationRequest.of([rows, "moods.jsonl"]).tasks == (rows, "moods.jsonl")
+    columns = {"text": ["fine"], "label": ["good"]}
+    assert EvaluationRequest(columns).tasks == (columns,)
 
 
 def test_plain_tasks_stand_for_a_request_with_defaults():

@@ -64,6 +64,19 @@ def test_a_task_without_examples_to_show_is_named_and_measured_without(moods, tm
     assert (failure.task, "may be shown" in failure.reason) == ("few", True)
 
 
+def test_rows_that_python_holds_are_scored_as_a_file_of_them_is(moods):
+    rows = [{"text": f"film {i}", "label": ("good", "bad")[i % 2]} for i in range(12)]
+    held = read_dataset(rows, name="held")
+    read = read_tasks(EvaluationRequest([rows, held, moods]))
+    assert {task.record.dataset.digest for task in read.tasks} == {held.digest}
+    assert [task.record.name for task in read.tasks][1:] == ["held", "moods"]
+    others = [{"text": f"food {i}", "label": ("good", "bad")[i % 2]} for i in range(6)]
+    with pytest.raises(ConfigError, match=r"one --shots-from for each .*\(list\)"):
+        read_tasks(EvaluationRequest([rows], shots=2))
+    read = read_tasks(EvaluationRequest([rows, held], shots=2, shots_from=[others, others]))
+    assert {row.prompt[:4] for row in read.shots["held"].examples} == {"food"}
+
+
 @pytest.fixture
 def suite_folder(tmp_path, monkeypatch):
     """A folder with two tasks of the suite, whose made-up rows the suite takes for its own."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, get_args
 
+from adapt_lora.data import DataSource, check_source
 from adapt_lora.data.suite import suite_tasks
 from adapt_lora.errors import ConfigError
 from adapt_lora.evaluator.metrics import LabelDecision
@@ -68,8 +68,9 @@ class EvaluationRequest:
         ConfigError: Two of its options do not go together, or one has a value that there is not.
     """
 
-    tasks: Sequence[str | Path] = ()
-    """Files or folders (test.jsonl); each becomes a column."""
+    tasks: Sequence[DataSource] = ()
+    """Files, folders (test.jsonl) or rows that Python holds, as for `read_dataset`; each becomes a
+    column."""
     adapters: Sequence[str] | None = None
     """Names; None for all adapters of the base that have their weights here."""
     base_model: str | None = None
@@ -87,9 +88,9 @@ class EvaluationRequest:
     shots: int | None = None
     """Show this many examples in each prompt, as a row of its own of the named adapters, or of the
     base where none is named; None for rows without examples."""
-    shots_from: Sequence[str | Path] = ()
-    """Answered rows to show, one source per task that is a file, in their order; folders and Hub
-    datasets bring their own training split."""
+    shots_from: Sequence[DataSource] = ()
+    """Answered rows to show, one source per task that is a file (or rows that Python holds), in
+    their order; folders and Hub datasets bring their own training split."""
     keep_text: bool = False
     """Keep written answers beside the row digests."""
     grading: Grading = field(default_factory=Grading)
@@ -105,10 +106,10 @@ class EvaluationRequest:
     need the adapters' files, so the cache folder must be theirs too."""
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "adapters", "shots_from"):
-            given = getattr(self, name)
-            if given is not None:
-                object.__setattr__(self, name, _several(given, name))
+        for name in ("tasks", "shots_from"):
+            object.__setattr__(self, name, _sources(getattr(self, name), name))
+        if self.adapters is not None:
+            object.__setattr__(self, "adapters", _names(self.adapters, "adapters"))
         if self.suite is not None:
             suite_tasks(self.suite)
         elif not self.tasks:
@@ -147,17 +148,28 @@ class EvaluationRequest:
 
     @classmethod
     def of(
-        cls, asked: "EvaluationRequest | str | Path | Sequence[str | Path]"
+        cls, asked: "EvaluationRequest | DataSource | Sequence[DataSource]"
     ) -> "EvaluationRequest":
         """The request itself; of plain tasks, or of a single one, one with the defaults."""
-        return asked if isinstance(asked, EvaluationRequest) else cls(_several(asked, "tasks"))
+        return asked if isinstance(asked, EvaluationRequest) else cls(_sources(asked, "tasks"))
 
 
-def _several(given: object, name: str) -> tuple[str | Path, ...]:
-    """Names or places as a tuple of their own; a single one is one, not its letters."""
-    if isinstance(given, str | Path):
+def _sources(given: object, name: str) -> tuple[DataSource, ...]:
+    """Sources as a tuple of their own; a single one is one, and so is a list of rows."""
+    is_list = isinstance(given, list | tuple)
+    if is_list and given and all(isinstance(one, Mapping) for one in given):
+        given, is_list = [given], True
+    several = tuple(given) if is_list else (given,)
+    for number, source in enumerate(several):
+        check_source(source, f"{name}[{number}]" if is_list else name)
+    return several
+
+
+def _names(given: object, what: str) -> tuple[str, ...]:
+    """Names as a tuple of their own; a single one is one, not its letters."""
+    if isinstance(given, str):
         return (given,)
     several = tuple(given) if isinstance(given, Iterable) else (None,)
-    if all(isinstance(one, str | Path) for one in several):
+    if all(isinstance(one, str) for one in several):
         return several
-    raise ConfigError(f"{name} is {given!r}, but must be one name or path, or a list of them.")
+    raise ConfigError(f"{what} is {given!r}, but must be one name, or a list of them.")

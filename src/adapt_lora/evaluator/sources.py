@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from adapt_lora.data import Dataset, Echo, read_dataset
+from adapt_lora.data import Dataset, DataSource, Echo, read_dataset, source_name
 from adapt_lora.data.suite import (
     GITHUB_HOST,
     RowSource,
@@ -28,7 +28,7 @@ from adapt_lora.model.base import cache_dir
 class ReadTask:
     """A task that can be scored, and what it was made from."""
 
-    source: str | Path
+    source: DataSource
     """As the request names it; of a suite's task, its name."""
     dataset: Dataset
     """All its rows, those that are not scored included."""
@@ -99,7 +99,7 @@ def _readers(
 ) -> Iterator[tuple[str, Callable[[], ReadTask]]]:
     """What a task is called before it is read, and how it is read; files first, then the suite."""
     for source in request.tasks:
-        yield Path(source).name, partial(_read_source, request, source)
+        yield source_name(source), partial(_read_source, request, source)
     if request.suite is not None:
         rows = _suite_rows()
         for definition in suite_tasks(request.suite):
@@ -108,7 +108,7 @@ def _readers(
             yield definition.name, partial(_read_definition, request, definition, rows)
 
 
-def _read_source(request: EvaluationRequest, source: str | Path) -> ReadTask:
+def _read_source(request: EvaluationRequest, source: DataSource) -> ReadTask:
     dataset = read_dataset(source, mapping=request.mapping, allow_skips=request.allow_skips)
     task = make_task(dataset, metric=request.metric, max_rows=request.max_rows, seed=request.seed)
     return ReadTask(source, dataset, task)
@@ -142,20 +142,21 @@ def _draw_examples(
     tasks: Sequence[ReadTask], request: EvaluationRequest, n_shots: int, pools: list[Dataset]
 ) -> tuple[dict[str, Shots], list[CellFailure]]:
     """Examples by task, and the tasks that have none to show; `pools` gets what was read."""
-    files = [read.source for read in tasks if Path(read.source).is_file()]
-    if len(request.shots_from) != len(files):
+    # Folders and Hub datasets have a split to learn from; a file and rows held here have none.
+    alone = [read for read in tasks if _stands_alone(read.source)]
+    if len(request.shots_from) != len(alone):
         raise ConfigError(
             f"--shots needs one --shots-from for each task that is a file "
-            f"({', '.join(Path(file).name for file in files) or 'none is'}), in their "
+            f"({', '.join(source_name(read.source) for read in alone) or 'none is'}), in their "
             f"order, but {len(request.shots_from)} are given. Folders bring their own train.jsonl."
         )
-    given = dict(zip(files, request.shots_from, strict=True))
+    given = dict(zip(map(id, alone), request.shots_from, strict=True))
     shots: dict[str, Shots] = {}
     failures: list[CellFailure] = []
     for read in tasks:
         name, taken = read.task.record.name, {row.digest for row in read.dataset.rows}
         try:
-            source = given.get(read.source, read.source)
+            source = given.get(id(read), read.source)
             pool = read_dataset(
                 source,
                 mapping=request.mapping,
@@ -169,3 +170,7 @@ def _draw_examples(
                 raise
             failures.append(CellFailure(EVERY_ROW, name, str(error)))
     return shots, failures
+
+
+def _stands_alone(source: DataSource) -> bool:
+    return not isinstance(source, str | Path) or Path(source).is_file()

@@ -31,6 +31,7 @@ from adapt_lora.results import Evaluation, EvaluationPlan, PlannedCell
 from adapt_lora.roads.progress import Progress, of_step
 
 if TYPE_CHECKING:
+    from adapt_lora.data import DataSource
     from adapt_lora.evaluator import (
         CellFailure,
         CellResult,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 
 def plan_evaluation(
-    request: "EvaluationRequest | str | Path | Sequence[str | Path]",
+    request: "EvaluationRequest | DataSource | Sequence[DataSource]",
     *,
     registry: Registry,
     say: Callable[[str], None] | None = None,
@@ -69,7 +70,7 @@ def plan_evaluation(
 
 
 def evaluate(
-    request: "EvaluationRequest | str | Path | Sequence[str | Path]",
+    request: "EvaluationRequest | DataSource | Sequence[DataSource]",
     *,
     registry: Registry,
     progress: Progress | None = None,

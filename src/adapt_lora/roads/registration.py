@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapt_lora.data import Dataset, read_dataset
+from adapt_lora.data import Dataset, DataSource, read_dataset
 from adapt_lora.errors import AdapterError, AdaptError, BaseModelError
 from adapt_lora.model.base import cache_dir, load_base_model
 from adapt_lora.registry import Registry
@@ -82,7 +82,7 @@ def register(
     source: str | Path,
     *,
     registry: Registry,
-    dataset: str | Path | None = None,
+    dataset: DataSource | None = None,
     group: str | None = None,
     name: str | None = None,
     base_model: str | None = None,

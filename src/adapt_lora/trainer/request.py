@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapt_lora.data import DataSource, check_source
 from adapt_lora.errors import ConfigError
 from adapt_lora.trainer.recipe import Recipe
 
@@ -12,8 +13,8 @@ from adapt_lora.trainer.recipe import Recipe
 class TrainRequest:
     """One training: on what, by which recipe, under which name."""
 
-    dataset: str | Path
-    """Training data: file, folder with train.jsonl, or Hub id."""
+    dataset: DataSource
+    """Training data: file, folder with train.jsonl, Hub id, or rows as for `read_dataset`."""
     name: str
     """Name of the adapter to be."""
     recipe: Recipe
@@ -36,6 +37,7 @@ class TrainRequest:
                 f"recipe is {self.recipe!r}, but must be a Recipe: "
                 'adapt_lora.trainer.find_recipe("quick") gives one.'
             )
+        check_source(self.dataset, "dataset")
         if not isinstance(self.name, str) or not self.name.strip():
             raise ConfigError(
                 f"{self.name!r} can't be an adapter's name: use letters, digits and dashes."
