@@ -4,6 +4,7 @@ import numpy as np
 
 from adapt_lora.recommender.answer import Borrowed, Evidence, Reason
 from adapt_lora.recommender.catalogue import FEATURES, FROM_SCORES
+from adapt_lora.recommender.feature_words import feature_words, is_silent
 from adapt_lora.recommender.level import MIN_GROUPS_FOR_INTERVAL
 from adapt_lora.recommender.odds import OUTSIDE_WIDENING, Forecast
 from adapt_lora.registry.records import Measurement
@@ -20,7 +21,11 @@ def reasons_for(forecast: Forecast, s: int, measured: Measurement | None) -> tup
         reasons.append(Reason("measured", measured.gain, text))
     gains = forecast.model.gains
     scale = gains.slope_ if gains is not None and gains.slope_ > 0 else 1.0
-    sizes = {name: scale * float(part[s]) for name, part in forecast.parts.items()}
+    sizes = {
+        name: scale * float(part[s])
+        for name, part in forecast.parts.items()
+        if not is_silent(name, forecast.query)
+    }
     for name, size in sorted(sizes.items(), key=lambda item: -abs(item[1]))[:_N_REASONS]:
         if abs(size) > 1e-9:
             reasons.append(Reason(name, size, _reason_text(forecast, s, name, size)))
@@ -43,7 +48,7 @@ def _reason_text(forecast: Forecast, s: int, name: str, size: float) -> str:
         return f"{name.replace('_', ' ')} speaks {'for' if size > 0 else 'against'} it"
     standing = train.describe(forecast.query).get(name, forecast.parts[name])
     is_high = standing[s] > 0
-    text = feature.high if is_high else feature.low
+    text = feature_words(feature, forecast.query, is_high=is_high)
     if name == "popularity":
         text += f" ({n_tasks} measured)"
     if train.table.lenders and name in FROM_SCORES:
