@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from adapt_lora.data import clipped, counted, short_repr
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -69,6 +71,10 @@ class TargetRanking:
     other: "TargetRanking | None" = None
     """The ranking for the other kind of answers, where the rows have none and nobody said which
     kind is meant; this one is then about labels. None everywhere else."""
+
+    def __repr__(self) -> str:
+        two = "" if self.other is None else "and a ranking for written text"
+        return short_repr(self, clipped(self.target.name, 30), self.recommendation.summary, two)
 
     @property
     def kind(self) -> RankingKind:
@@ -133,6 +139,11 @@ class Evaluation:
     """What people call the rows of cells and failures."""
     read: "Mapping[str, Echo]" = field(default_factory=dict)
     """What the reader made of each task's source, by task."""
+
+    def __repr__(self) -> str:
+        failed = counted(len(self.report.failures), "failure")
+        there = counted(self.report.n_skipped, "there already", "there already")
+        return short_repr(self, f"{len(self.report.cells):,} measured", there, failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +219,11 @@ class Training:
     """The rows that were read."""
     epochs: "tuple[AdapterRecord, ...]" = ()
     """Earlier epochs that were registered as versions of their own, where the recipe keeps them."""
+
+    def __repr__(self) -> str:
+        what = "nothing was trained" if self.result is None else "trained"
+        adapter = "" if self.record is None else f"as {clipped(self.record.name, 30)}"
+        return short_repr(self, f"{what} {adapter}", f"on {clipped(self.dataset.name, 30)}")
 
 
 @dataclass(frozen=True, slots=True)

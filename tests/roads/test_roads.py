@@ -253,6 +253,36 @@ def test_rows_that_python_holds_are_a_target_and_a_task(shelf, tiny_base_dir, tm
     assert names == {"held", f"DataFrame-{held.target.digest[:8]}"}
 
 
+def test_results_show_themselves_in_a_line(shelf, tiny_base_dir, tiny_base):
+    _, registry, tasks = shelf
+    answer = roads.recommend(asked(PROMPTS, tiny_base_dir), registry=registry)
+    matrix = registry.transfer_matrix(tiny_base.identity)
+    done = roads.evaluate(
+        EvaluationRequest(tasks, base_model=str(tiny_base_dir)), registry=registry
+    )
+    moods = registry.adapter("moods")
+    records = [
+        answer,
+        answer.recommendation,
+        answer.recommendation.ranking[0],
+        answer.fingerprint,
+        moods,
+        moods.fingerprint,
+        matrix,
+        matrix.tasks[0],
+        matrix.cells[0],
+        done,
+    ]
+    for record in records:
+        text = repr(record)
+        assert text.startswith(f"{type(record).__name__}(")
+        assert len(text) <= 120
+        assert "\n" not in text
+    assert "3 adapters × " in repr(matrix)
+    assert repr(moods).startswith(f"AdapterRecord('moods' version 1, id {moods.adapter_id[:8]}")
+    assert "balanced_accuracy: " in repr(answer)
+
+
 def test_a_fresh_base_starts_from_the_registrys_other_base(
     shelf, tiny_base_dir, tiny_base, tmp_path
 ):

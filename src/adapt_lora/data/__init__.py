@@ -4,6 +4,7 @@ from adapt_lora.data.dataset import Dataset, Echo, Row, SkipReason, sample_rows
 from adapt_lora.data.fields import parse_mapping
 from adapt_lora.data.memory import DataSource, check_source, source_name
 from adapt_lora.data.reading import read_dataset
+from adapt_lora.data.short import clipped, counted, short_repr
 
 __all__ = [
     "DataSource",
@@ -12,8 +13,11 @@ __all__ = [
     "Row",
     "SkipReason",
     "check_source",
+    "clipped",
+    "counted",
     "parse_mapping",
     "read_dataset",
     "sample_rows",
+    "short_repr",
     "source_name",
 ]

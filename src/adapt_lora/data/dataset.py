@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
+from adapt_lora.data.short import clipped, counted, short_repr
+
 # Formats whose rows people find by their line; in all others rows are counted.
 _FORMATS_WITH_LINES = ("JSONL", "JSON", "CSV", "TSV")
 T = TypeVar("T")
@@ -29,6 +31,11 @@ class Row:
     """Where it starts in the file, counted from 1; the row's number in Parquet and Hub data."""
     tests: tuple[str, ...] = ()
     """Python that is run after the response where that is code; a raised error is a failure."""
+
+    def __repr__(self) -> str:
+        label = "" if self.label is None else f"label {clipped(self.label, 20)}"
+        answer = "" if self.response is None or label else f" → {clipped(self.response, 30)}"
+        return short_repr(self, f"{clipped(self.prompt)}{answer}", label, f"line {self.line}")
 
     @property
     def digest(self) -> str:
@@ -123,6 +130,17 @@ class Dataset:
     """Groups of the datasets that it is a mixture of; empty for all others."""
     encoding: str = "UTF-8"
     """What its text was read as: "UTF-8", "UTF-16", "UTF-32"; where bytes were lost, a guess."""
+
+    def __repr__(self) -> str:
+        labels = counted(len(self.labels), "label")
+        return short_repr(
+            self,
+            clipped(self.name),
+            counted(len(self.rows), "row"),
+            labels or ("with responses" if self.has_responses else "no responses"),
+            f"{self.shape} from {self.file_format}",
+            counted(len(self.skipped), "skipped", "skipped"),
+        )
 
     @cached_property
     def digest(self) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
+from adapt_lora.data import counted, short_repr
 from adapt_lora.recommender.own_training import OwnTraining
 from adapt_lora.registry.records import Measurement, Unit
 
@@ -91,6 +92,16 @@ class RankedAdapter:
     """What was predicted before anything was measured on the target; None without measurements."""
     unbiased: LabelBias | None = None
     """The adapter with its label bias taken off, where it was measured on labels."""
+
+    def __repr__(self) -> str:
+        gain, harm = self.predicted_gain, self.p_harm
+        return short_repr(
+            self,
+            f"{self.rank}. {self.adapter}",
+            "" if gain is None else f"gain {gain:+.3f}",
+            "" if harm is None else f"P(harm) {harm:.2f}",
+            "" if self.measured is None else f"measured {self.measured.gain:+.3f}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +206,21 @@ class Recommendation:
     """What training on the target's own rows might give; None where too little is known."""
     warnings: tuple[str, ...] = ()
     """What the reader must know before trusting it."""
+
+    def __repr__(self) -> str:
+        return short_repr(self, self.summary)
+
+    @property
+    def summary(self) -> str:
+        """What comes first, in a few words: "snli +0.023, sst2 +0.019, ... of 20 adapters"."""
+        first = [
+            each.adapter + ("" if each.predicted_gain is None else f" {each.predicted_gain:+.3f}")
+            for each in self.ranking[:2]
+        ]
+        best = ["the base"] if self.base.recommended else []
+        shown = ", ".join([*best, *first])
+        n = counted(len(self.ranking), "adapter")
+        return f"{self.model.metric}: {shown}, ... of {n}" if self.ranking else self.model.metric
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per adapter, best first."""

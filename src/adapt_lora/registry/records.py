@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import hypot
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapt_lora.data import Echo, SkipReason
+from adapt_lora.data import Echo, SkipReason, clipped, counted, short_repr
 from adapt_lora.model.base import BaseIdentity
 
 if TYPE_CHECKING:
@@ -161,6 +161,16 @@ class Fingerprint:
     notes: tuple[str, ...] = ()
     """What could not be computed and why, one sentence each."""
 
+    def __repr__(self) -> str:
+        shown = ("n_rows", "n_labels", "response_ppl", "base_score")
+        return short_repr(
+            self,
+            *(f"{key}={self.values[key]:.4g}" for key in shown if key in self.values),
+            counted(len(self.values), "value"),
+            counted(len(self.vectors), "vector"),
+            f"base {self.base.name}" if self.base else "",
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
@@ -258,6 +268,17 @@ class AdapterRecord:
     has_weights: bool = True
     """Whether the files can be pulled; False for records of figures only."""
 
+    def __repr__(self) -> str:
+        version = f" version {self.version}" if self.version else ""
+        data = "" if self.dataset is None else f"trained on {clipped(self.dataset.name, 24)}"
+        return short_repr(
+            self,
+            f"{clipped(self.name, 30)}{version}",
+            f"id {self.adapter_id[:8]}",
+            f"base {self.base.name}",
+            data,
+        )
+
     @property
     def row(self) -> MatrixRow:
         """Its row of the transfer matrix."""
@@ -345,6 +366,10 @@ class TaskRecord:
     """Whether somebody asked which adapter suits these rows, and nothing more: its cells answer
     that question again, but are no part of the transfer matrix."""
 
+    def __repr__(self) -> str:
+        rows, labels = counted(self.dataset.n_rows or 0, "row"), counted(len(self.labels), "label")
+        return short_repr(self, clipped(self.name), self.metric, rows, labels)
+
     @property
     def unit(self) -> Unit:
         """What gains on this task are counted in."""
@@ -378,6 +403,14 @@ class Cell:
     zero_shot: str | None = None
     """Digest of the same protocol without the examples that the prompts showed; None where they
     showed none."""
+
+    def __repr__(self) -> str:
+        error = "" if self.se is None else f" ± {self.se:.4f}"
+        row = self.row.label if self.row.name else self.row.id[:24]
+        where = f"{row} on {self.task}"
+        return short_repr(
+            self, where, f"{self.metric} {self.score:.4f}{error}", counted(self.n or 0, "row")
+        )
 
     @property
     def column(self) -> str:
@@ -449,6 +482,10 @@ class KeptRecommendation:
     content: Mapping[str, Any]
     """What `recommend --json` printed."""
 
+    def __repr__(self) -> str:
+        target = str(self.content.get("target", {}).get("name", ""))
+        return short_repr(self, f"of {clipped(target)}", f"run {self.run_id}")
+
 
 @dataclass(frozen=True, slots=True)
 class TransferMatrix:
@@ -464,6 +501,11 @@ class TransferMatrix:
     """Measured cells, base and majority rows among them, one per (row, task)."""
     regime: Regime = "zeroshot"
     """How the adapters were used."""
+
+    def __repr__(self) -> str:
+        size = f"{len(self.adapters):,} adapters × {len(self.tasks):,} tasks"
+        cells = counted(len(self.cells), "cell")
+        return short_repr(self, size, cells, self.regime, f"base {self.base.name}")
 
     def cell(self, row: MatrixRow, task: str) -> Cell | None:
         """The measured cell, or None."""
