@@ -137,6 +137,16 @@ def test_a_request_that_makes_no_sense_is_refused_where_it_is_made(more, error, 
         roads.RecommendRequest(**{"target": "target.jsonl", **more})
 
 
+def test_a_request_names_the_rows_that_it_holds():
+    rows = [{"prompt": "a long one " * 99}] * 99
+    asked_for = roads.RecommendRequest(rows, verify=2, kind="generation")
+    assert repr(asked_for) == "RecommendRequest(target=list, verify=2, kind='generation')"
+    assert repr(EvaluationRequest([rows, "a/moods.jsonl"], max_rows=9)).startswith(
+        "EvaluationRequest(tasks=list, moods.jsonl, max_rows=9"
+    )
+    assert len(repr(TrainRequest(rows, "n", find_recipe("quick")))) <= 120
+
+
 def test_a_dataset_alone_is_a_request_with_all_defaults(shelf, tiny_base, monkeypatch):
     home, registry, _ = shelf
     monkeypatch.setattr("adapt_lora.roads.recommendation.open_base_model", {None: tiny_base}.get)

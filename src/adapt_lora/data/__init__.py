@@ -2,7 +2,7 @@
 
 from adapt_lora.data.dataset import Dataset, Echo, Row, SkipReason, sample_rows
 from adapt_lora.data.fields import parse_mapping
-from adapt_lora.data.memory import DataSource, check_source, source_name
+from adapt_lora.data.memory import DataSource, check_source, request_repr, source_name
 from adapt_lora.data.reading import read_dataset
 from adapt_lora.data.short import clipped, counted, short_repr
 
@@ -17,6 +17,7 @@ __all__ = [
     "counted",
     "parse_mapping",
     "read_dataset",
+    "request_repr",
     "sample_rows",
     "short_repr",
     "source_name",

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -15,6 +15,7 @@ from uuid import UUID
 
 from adapt_lora.data.dataset import Dataset
 from adapt_lora.data.files import SUFFIXES, columns_as_rows, rows_of_arrow, table_of_values
+from adapt_lora.data.short import short_repr
 from adapt_lora.data.table import Table
 from adapt_lora.data.values import Number, listed
 from adapt_lora.errors import ConfigError, DatasetError
@@ -101,6 +102,24 @@ def source_name(source: DataSource) -> str:
     if isinstance(source, str | Path):
         return Path(source).name
     return source.name if isinstance(source, Dataset) else type(source).__name__
+
+
+def request_repr(request: Any, *sources: str) -> str:
+    """A request in one line: its sources by their names, and what is not as by default.
+
+    Args:
+        request: A dataclass.
+        sources: Its fields that hold a source, or a tuple of some.
+    """
+    said = []
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if field.name in sources:
+            several = value if isinstance(value, tuple) else (value,)
+            said += [f"{field.name}={', '.join(map(source_name, several))}"] if several else []
+        elif field.default is not value and value not in (field.default, None):
+            said.append(f"{field.name}={value!r}")
+    return short_repr(request, *said)
 
 
 def read_held(source: Any) -> HeldRows:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from adapt_lora.data import DataSource, check_source
+from adapt_lora.data import DataSource, check_source, request_repr
 from adapt_lora.data.suite import suite_tasks
 from adapt_lora.errors import ConfigError
 from adapt_lora.evaluator.metrics import LabelDecision
@@ -105,6 +105,9 @@ class EvaluationRequest:
     """HOST:PORT of a Ray cluster whose workers measure, each with the base model of its own; they
     need the adapters' files, so the cache folder must be theirs too."""
 
+    def __repr__(self) -> str:
+        return request_repr(self, "tasks", "shots_from")
+
     def __post_init__(self) -> None:
         for name in ("tasks", "shots_from"):
             object.__setattr__(self, name, _sources(getattr(self, name), name))
@@ -154,7 +157,7 @@ class EvaluationRequest:
         return asked if isinstance(asked, EvaluationRequest) else cls(_sources(asked, "tasks"))
 
 
-def _sources(given: object, name: str) -> tuple[DataSource, ...]:
+def _sources(given: Any, name: str) -> tuple[DataSource, ...]:
     """Sources as a tuple of their own; a single one is one, and so is a list of rows."""
     is_list = isinstance(given, list | tuple)
     if is_list and given and all(isinstance(one, Mapping) for one in given):

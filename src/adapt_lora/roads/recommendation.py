@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from adapt_lora.data import Dataset, DataSource, check_source, read_dataset
+from adapt_lora.data import Dataset, DataSource, check_source, read_dataset, request_repr
 from adapt_lora.errors import AdaptError, ConfigError, DatasetError, RecommendError
 from adapt_lora.model.base import cache_dir, open_base_model
 from adapt_lora.registry import Registry
@@ -80,6 +80,9 @@ class RecommendRequest:
     Where they have no answers both rankings are given."""
     name: str | None = None
     """What the target is called; None for its own name."""
+
+    def __repr__(self) -> str:
+        return request_repr(self, "target")
 
     def __post_init__(self) -> None:
         check_source(self.target, "The target")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapt_lora.data import DataSource, check_source
+from adapt_lora.data import DataSource, check_source, request_repr
 from adapt_lora.errors import ConfigError
 from adapt_lora.trainer.recipe import Recipe
 
@@ -29,6 +29,9 @@ class TrainRequest:
     """What twins of the dataset share; None for the dataset's own group."""
     allow_skips: bool = False
     """Go on where many rows, or all of a class, can't be used; as for `read_dataset`."""
+
+    def __repr__(self) -> str:
+        return request_repr(self, "dataset")
 
     def __post_init__(self) -> None:
         # What else a registry asks of a name is checked where there is one.
