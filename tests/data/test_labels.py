@@ -110,3 +110,83 @@ def test_hidden_labels_of_a_few_rows_skip_those_rows(tmp_path):
     dataset = read_records(tmp_path, *records, allow_skips=True)
     assert [row.line for row in dataset.skipped] == [1]
     assert dataset.is_labelled
+
+
+def labelled(tmp_path, labels: list, **options):
+    rows = [{"text": f"t{i}", "label": label} for i, label in enumerate(labels)]
+    return read_records(tmp_path, *rows, **options)
+
+
+MISSING = {
+    # the labels of other rows, what stands where one is missing
+    "numpy": ("ab", "nan"),
+    "pandas": ("ab", "<NA>"),
+    "a database": ("ab", "NULL"),
+    "a database's dump": ("ab", "\\N"),
+    "Excel": ("ab", "#N/A"),
+    "Excel's other errors": ("ab", "#REF!"),
+    "SNLI": (["entailment", "neutral"], "-"),
+    "a person": ("ab", "n/a"),
+    "Python, beside lower case": ("ab", "None"),
+    "Python, beside numbers": ("01", "None"),
+    "datasets": ("012", "-1"),
+    "datasets, as a number": ([0, 1, 2], -1),
+    "datasets, by pandas": (["0.0", "1.0", "2.0"], "-1.0"),
+}
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_a_label_that_stands_for_a_missing_one_is_missing(tmp_path, case):
+    labels, missing = MISSING[case]
+    dataset = labelled(tmp_path, [*labels] * 40 + [missing])
+    assert dataset.labels == tuple(map(str, labels))
+    reason = f"the label {str(missing)!r} stands for a missing one"
+    assert [row.reason for row in dataset.skipped] == [reason]
+    dataset = labelled(tmp_path, [missing] * 12)
+    assert (dataset.labels, dataset.has_responses) == ((), False)
+    assert "12 of 12 labels are" in dataset.describe()
+
+
+@pytest.mark.parametrize(
+    ("labels", "remark"),
+    [
+        (["NA", "DE"], ""),
+        (["none", "all"], ""),
+        (["AGAINST", "FAVOR", "NONE"], ""),
+        (["None", "Some"], "the label 'None' counts as a class"),
+        (["+", "-"], ""),
+        (["-1", "1"], "the label -1 counts as a class"),
+        (["-1", "0", "1"], "the label -1 counts as a class"),
+        (["-2", "-1", "0", "1", "2"], "the label -1 counts as a class"),
+    ],
+)
+def test_a_label_that_may_be_a_class_is_one(tmp_path, labels, remark):
+    dataset = labelled(tmp_path, labels * 6)
+    assert dataset.labels == tuple(sorted(labels))
+    assert remark in dataset.describe()
+
+
+def test_a_missing_label_is_a_class_where_meta_json_lists_it(tmp_path):
+    (tmp_path / "meta.json").write_text('{"labels": ["a", "nan"]}')
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(f'{{"text": "t", "label": "{each}"}}\n' for each in ("a", "nan")))
+    assert read_dataset(path).labels == ("a", "nan")
+
+
+def test_an_answer_may_be_what_a_label_would_not(tmp_path):
+    for said, labels in (("n/a", ("n/a", "yes")), ("-1", ("-1", "yes")), ("nan", ("yes",))):
+        rows = [{"prompt": f"p{i}", "response": ["yes", said][i % 2]} for i in range(20)]
+        assert read_records(tmp_path, *rows, allow_skips=True).labels == labels
+
+
+def test_labels_that_differ_in_case_or_space_only_are_said(tmp_path):
+    dataset = labelled(tmp_path, ["Good", "good", "not bad", "not  bad", "so"])
+    assert len(dataset.labels) == 5
+    assert "the labels 'Good', 'good' differ in letter case or space only" in dataset.describe()
+    assert "the labels 'not  bad', 'not bad' differ" in dataset.describe()
+
+
+@pytest.mark.parametrize(("n_labels", "n_rows"), [(77, 100), (25, 40), (300, 500), (150, 200)])
+def test_many_labels_on_few_rows_each_are_labels(tmp_path, n_labels, n_rows):
+    dataset = labelled(tmp_path, [f"intent {i % n_labels}" for i in range(n_rows)])
+    assert len(dataset.labels) == n_labels

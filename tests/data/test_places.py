@@ -43,3 +43,9 @@ def test_a_link_that_leads_nowhere_is_said(tmp_path):
     (tmp_path / "rows.jsonl").symlink_to("../annex/rows.jsonl")
     with pytest.raises(DatasetError, match=r"a link to \.\./annex/rows\.jsonl, which is not there"):
         read_dataset(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_an_empty_path_is_not_the_current_folder(source):
+    with pytest.raises(DatasetError, match="the path is empty"):
+        read_dataset(source)

@@ -83,3 +83,61 @@ def test_a_line_that_is_no_record_gets_no_advice_on_fields(tmp_path):
         with pytest.raises(DatasetError, match=r"not JSON .* Mend or drop them") as raised:
             read_dataset(path)
         assert "--map" not in str(raised.value)
+
+
+def test_a_class_that_is_lost_before_its_rows_are_records_is_an_error(tmp_path):
+    kept = [f"message {i},ham\n" for i in range(97)]
+    lost = [f"win, now {i},spam\n" for i in range(3)]
+    path = tmp_path / "mine.csv"
+    path.write_text("text,label\n" + "".join(kept + lost))
+    with pytest.raises(DatasetError, match=r"line 99: 3 fields .* all rows of the class 'spam'"):
+        read_dataset(path)
+    path.write_text("text,label\n" + "".join([*kept, "win, now,spam\n", "lost,spam\n"]))
+    assert len(read_dataset(path).rows) == 98
+
+
+BROKEN = '{{"text": "he said "{0}"", "label": "{1}"}}\n'
+CUT_OFF = '{{"text": "he said {0}", "label": "{1}'
+
+
+@pytest.mark.parametrize(("line", "refused"), [(BROKEN, True), (CUT_OFF, False)])
+def test_the_class_of_a_broken_line_counts_where_it_can_be_told(tmp_path, line, refused):
+    path = tmp_path / "mine.jsonl"
+    rows = "".join(f'{{"text": "t{i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(60))
+    path.write_text(rows + line.format("so", "c"))
+    if refused:
+        with pytest.raises(DatasetError, match=r"line 61: not JSON .* of the class 'c'"):
+            read_dataset(path)
+    else:
+        assert len(read_dataset(path).rows) == 60
+    path.write_text(rows + line.format("so", "a"))
+    assert len(read_dataset(path).rows) == 60
+
+
+def test_letters_beyond_ascii_in_broken_lines_are_lost_too(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = "".join(f'{{"prompt": "p{i}", "response": "r{i}"}}\n' for i in range(60))
+    path.write_text(rows + '{"prompt": "so "größer"", "response": "r"}\n')
+    with pytest.raises(DatasetError, match="all rows with letters beyond ASCII"):
+        read_dataset(path)
+
+
+def test_the_class_of_a_chat_is_its_last_answer(tmp_path):
+    def chat(answer, role="assistant"):
+        asked = {"role": "user", "content": "well?"}
+        return {"messages": [asked, {"role": role, "content": answer}]}
+
+    kept = [chat(["yes", "no"][i % 2]) for i in range(60)]
+    with pytest.raises(DatasetError, match="all rows of the class 'maybe'"):
+        read_records(tmp_path, *kept, chat("maybe", "ai"))
+    assert len(read_records(tmp_path, *kept, chat("yes", "ai")).rows) == 60
+    assert len(read_records(tmp_path, *kept, chat("so?", "user")).rows) == 60
+
+
+def test_responses_that_would_be_labels_with_the_lost_rows_count_as_classes(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [f'{{"prompt": "t{i}", "response": "ham"}}\n' for i in range(58)]
+    lost = ['{"prompt": "so "far"", "response": "spam"}\n'] * 2
+    path.write_text("".join(rows + lost))
+    with pytest.raises(DatasetError, match="all rows of the class 'spam'"):
+        read_dataset(path)

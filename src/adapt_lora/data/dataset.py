@@ -6,7 +6,7 @@ import random
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
@@ -52,6 +52,10 @@ class SkippedRow:
     """Where it starts, counted as in `Row.line`."""
     reason: str
     """Why, as part of a sentence: "no 'prompt' field (found: text)"."""
+    text: str = field(default="", compare=False, repr=False)
+    """What stood there, where it was no record; else ""."""
+    held: Mapping[str, Sequence[str]] = field(default_factory=dict, compare=False, repr=False)
+    """What its fields may have held, where it was no record and that much can be told."""
 
     def describe(self, file_format: str) -> str:
         """Where people find it, and why it was skipped: "line 3: 'text' is empty"."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 
 from adapt_lora.data.memory import dataset_table
-from adapt_lora.data.splits import SplitChoice, choose_split
+from adapt_lora.data.splits import SplitChoice, choose_split, refuse_split
 from adapt_lora.data.table import Table
 from adapt_lora.errors import DatasetError, reason_of
 
@@ -82,5 +82,5 @@ def read_hub(hub: HubId, split: str) -> Table:
 def _chosen_split(wanted: str, there: Sequence[str]) -> SplitChoice:
     choice = choose_split(wanted, there)
     if choice is None:
-        raise ValueError(f"there is no split {wanted!r} (found: {', '.join(there)}).")
+        raise ValueError(f"{refuse_split(wanted, there)}.")
     return choice

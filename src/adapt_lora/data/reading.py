@@ -9,7 +9,7 @@ from pathlib import Path
 
 from adapt_lora.data.dataset import Dataset, Row
 from adapt_lora.data.fields import detect_fields
-from adapt_lora.data.files import read_file, read_saved_dataset
+from adapt_lora.data.files import read_saved_dataset, read_shards
 from adapt_lora.data.hub import HubId, read_hub
 from adapt_lora.data.labels import settle_labels, settle_role
 from adapt_lora.data.memory import DataSource, check_source, read_held
@@ -17,10 +17,10 @@ from adapt_lora.data.meta import Meta, read_meta
 from adapt_lora.data.places import Place, find_place, group_of
 from adapt_lora.data.rows import read_rows
 from adapt_lora.data.skips import check_skips
-from adapt_lora.data.splits import choose_split, kind_of_split
+from adapt_lora.data.splits import rows_of_split
 from adapt_lora.data.table import Table
 from adapt_lora.data.values import listed
-from adapt_lora.errors import ConfigError, DatasetError
+from adapt_lora.errors import ConfigError
 
 
 def read_dataset(
@@ -59,7 +59,7 @@ def read_dataset(
     check_source(source, "The source of the rows")
     place, table, meta = _open(source, split, allow_skips)
     if "split" not in (mapping or {}).values():
-        table = _rows_of_split(table, split, place.shown)
+        table = rows_of_split(table, split, place.shown)
     fields = detect_fields(table, mapping or {}, place.shown)
     draft = read_rows(table, fields)
     settle_role(draft, "label")
@@ -67,7 +67,7 @@ def read_dataset(
     labels = settle_labels(draft, field=fields.label, known=meta.labels)
     skipped = tuple(sorted(draft.skipped, key=lambda row: row.line))
     check_skips(table, draft, skipped, fields=fields, shown=place.shown, allow=allow_skips)
-    unused = fields.unused(table.field_counts)
+    unused = [field for field in fields.unused(table.field_counts) if field.strip()]
     final_name = name or meta.name or place.name
     dataset = Dataset(
         name=final_name,
@@ -119,7 +119,7 @@ def _open(source: DataSource, split: str, allow_skips: bool) -> tuple[Place, Tab
     if place.at.is_dir():
         table = read_saved_dataset(place.at)
     else:
-        table = read_file(place.at, split=split, allow_skips=allow_skips)
+        table = read_shards(place.files, split=split, allow_skips=allow_skips)
     return place, table, read_meta(place.at)
 
 
@@ -133,23 +133,6 @@ def _as_named(
             "to read_dataset."
         )
     return replace(dataset, name=name or dataset.name, group=group or dataset.group)
-
-
-def _rows_of_split(table: Table, wanted: str, shown: str) -> Table:
-    """Those of the wanted split where a field called split names one for every row."""
-    field = next((field for field in table.field_counts if field.lower() == "split"), "")
-    said = [str(value) for value in table.values(field)]
-    there = list(dict.fromkeys(said))
-    if len(there) < 2 or None in map(kind_of_split, there):
-        return table
-    choice = choose_split(wanted, there)
-    if choice is None:
-        raise DatasetError(
-            f"{shown}: '{field}' names no row of the split {wanted!r} (found: {', '.join(there)}). "
-            "Save the rows that you mean as a file of their own."
-        )
-    records = [row for row, split in zip(table.records, said, strict=True) if split == choice.name]
-    return replace(table, records=records, notes=(*table.notes, choice.note))
 
 
 def _oddities(rows: Sequence[Row], labels: Sequence[str]) -> Iterator[str]:

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from adapt_lora.data.chats import find_messages
 from adapt_lora.data.dataset import SkippedRow
 from adapt_lora.data.fields import Fields
+from adapt_lora.data.labels import labels_by_evidence, missing_labels
 from adapt_lora.data.rows import Draft
-from adapt_lora.data.table import Table
+from adapt_lora.data.table import HEADER_AGAIN, Table
 from adapt_lora.data.values import listed, scalar_text
 
 _MAX_SKIPPED_SHARE = 0.05
+_ROLE_KEYS = ("role", "from")
+_ASKING = ("user", "human", "prompter", "system")
 _GO_ON = "or pass --allow-skips to go on without them"
 
 
@@ -42,28 +46,75 @@ def check_skips(
     if not draft.rows:
         what_next = f"{', or '.join(ways)}."
         raise table.refusal(skipped, shown, what_next)
-    if allow or not skipped:
+    lost = [row for row in skipped if row.reason != HEADER_AGAIN]
+    if allow or not lost:
         return
-    if len(skipped) > _MAX_SKIPPED_SHARE * table.n_read:
+    if len(lost) > _MAX_SKIPPED_SHARE * table.n_read:
         what_next = f"{', '.join([*ways, _GO_ON])}."
         raise table.refusal(skipped, shown, what_next)
-    lines = {row.line for row in skipped}
-    lost = [record for line, record in table.records if line in lines]
-    if any(row.label is not None for row in draft.rows):
-        # In the file's own words: a label may have got another name since.
-        field = fields.label or fields.response or ""
-        kept = [record for line, record in table.records if line not in lines]
-        classes = {text for record in kept for text in _texts(record.get(field))}
-        gone = {text for record in lost for text in _texts(record.get(field))} - classes
-        gone -= {"-1"} if fields.choices else set()  # a hidden answer
-        if gone:
-            lost_class = f"They are all rows of the class {listed(sorted(gone)[:1])!r}."
-            raise table.refusal(skipped, shown, f"{lost_class} Mend them, {_GO_ON}.")
+    gone = _lost_class(table, draft, lost, fields)
+    if gone is not None:
+        lost_class = f"They are all rows of the class {listed([gone])!r}."
+        raise table.refusal(skipped, shown, f"{lost_class} Mend them, {_GO_ON}.")
     is_kept = any(not f"{row.prompt}{row.response or ''}".isascii() for row in draft.rows)
-    texts = [record.get(f) for record in lost for f in (*fields.prompt, fields.response or "")]
-    if not is_kept and any(not text.isascii() for text in _texts(texts)):
+    if not is_kept and any(not text.isascii() for text in _lost_texts(table, lost, fields)):
         lost_letters = "They are all rows with letters beyond ASCII."
         raise table.refusal(skipped, shown, f"{lost_letters} Mend them, {_GO_ON}.")
+
+
+def _lost_class(
+    table: Table, draft: Draft, lost: Sequence[SkippedRow], fields: Fields
+) -> str | None:
+    """A class all of whose rows are lost; None where there are no classes, or none is lost."""
+    by_line = dict(table.records)
+    lines = {row.line for row in lost}
+    # In the file's own words: a label may have got another name since.
+    kept = [
+        text
+        for line, record in table.records
+        if line not in lines
+        for text in _class_texts(record, fields)
+    ]
+    kept += [row.label for row in draft.rows if row.label is not None]
+    there = {*kept}
+    gone: list[str] = []
+    for row in lost:
+        # A row that was no record: what may have stood in its field, the likeliest last.
+        field = fields.label or fields.response or ""
+        may_be = [text.strip() for text in row.held.get(field, ()) if text.strip()]
+        if row.line in by_line:
+            gone += [text for text in _class_texts(by_line[row.line], fields) if text not in there]
+        elif may_be and there.isdisjoint(may_be):
+            gone.append(may_be[-1])
+    hidden = missing_labels({*there, *gone}) | ({"-1"} if fields.choices else set())
+    gone = [text for text in gone if text not in hidden]
+    is_labelled = any(row.label is not None for row in draft.rows)
+    if not gone or not (is_labelled or labels_by_evidence([*kept, *gone])):
+        return None
+    return min(gone)
+
+
+def _class_texts(record: Mapping[str, object], fields: Fields) -> list[str]:
+    """What a record says where its class would stand: in its field, or in a chat's last answer."""
+    field = fields.label or fields.response
+    if field is not None or not fields.is_dialogue:
+        return list(_texts(record.get(field or "")))
+    messages = find_messages(record.get(fields.prompt[0])) or []
+    last = messages[-1] if messages else None
+    if not isinstance(last, Mapping) or any(last.get(key) in _ASKING for key in _ROLE_KEYS):
+        return []
+    return list(_texts([value for key, value in last.items() if key not in _ROLE_KEYS]))
+
+
+def _lost_texts(table: Table, lost: Sequence[SkippedRow], fields: Fields) -> Iterator[str]:
+    """What was said in the rows that are lost."""
+    lines = {row.line for row in lost}
+    for line, record in table.records:
+        if line in lines:
+            yield from _texts([record.get(f) for f in (*fields.prompt, fields.response or "")])
+    for row in lost:
+        yield row.text
+        yield from _texts([text for texts in row.held.values() for text in texts])
 
 
 def _texts(value: object) -> Iterator[str]:

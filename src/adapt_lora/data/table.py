@@ -8,6 +8,9 @@ from functools import cached_property
 from adapt_lora.data.dataset import SkippedRow
 from adapt_lora.errors import DatasetError
 
+HEADER_AGAIN = "the header line once more"
+"""Why a row is skipped that is none: nothing is lost with it."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -46,6 +49,11 @@ class Table:
             shown: What the message calls the source.
             what_next: What to do about it, as the sentences after the first.
         """
+        if not skipped:
+            return DatasetError(
+                f"{shown}: none of its {self.n_read:,} rows has a field. "
+                "Each needs a prompt at least."
+            )
         parts = [row.describe(self.file_format) for row in skipped[:3]]
         more = "; ..." if len(skipped) > 3 else ""
         return DatasetError(

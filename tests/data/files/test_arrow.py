@@ -213,3 +213,63 @@ def test_a_split_that_is_listed_and_not_there_is_named(tmp_path):
     (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     with pytest.raises(DatasetError, match="the folder of its split 'test' is missing"):
         read_dataset(tmp_path / "saved")
+
+
+def write_parquet(path: Path, table) -> Path:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path)
+    return path
+
+
+@pytest.mark.parametrize("stored", ["not json", "null", "[]", "{}", '{"info": []}', '{"info": 1}'])
+def test_notes_of_the_columns_that_cannot_be_read_leave_numbers_and_are_said(tmp_path, stored):
+    table = hub_table().replace_schema_metadata({"huggingface": stored})
+    for path in (write_parquet(tmp_path / "x.parquet", table), write_stream(tmp_path / "y", table)):
+        dataset = read_dataset(path)
+        assert dataset.labels == ("0", "1")
+        assert "what `datasets` noted of the columns can't be read" in dataset.describe()
+
+
+@pytest.mark.parametrize("stored", ['{"info": null}', '{"info": {"features": null}}'])
+def test_columns_that_nothing_was_noted_of_are_read(tmp_path, stored):
+    table = hub_table().replace_schema_metadata({"huggingface": stored})
+    dataset = read_dataset(write_parquet(tmp_path / "x.parquet", table))
+    assert "noted" not in dataset.describe()
+
+
+def test_times_that_python_cannot_say_are_texts(tmp_path):
+    import pyarrow as pa
+
+    kinds = {
+        "zone": pa.timestamp("us", "Nowhere/Atall"),
+        "nanoseconds": pa.timestamp("ns"),
+        "far": pa.timestamp("s"),
+    }
+    values = {"zone": 1, "nanoseconds": 1, "far": 10**14}
+    columns = {name: pa.array([values[name]] * 3, kind) for name, kind in kinds.items()}
+    table = pa.table({"text": ["a", "b", "c"], "label": ["x", "y", "x"], **columns})
+    dataset = read_dataset(write_parquet(tmp_path / "x.parquet", table))
+    assert dataset.labels == ("x", "y")
+
+
+def test_two_columns_of_one_name_in_parquet_are_refused_by_name(tmp_path):
+    import pyarrow as pa
+
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    with pytest.raises(DatasetError, match=r"two columns are called 'text'.*Rename one"):
+        read_dataset(write_parquet(tmp_path / "x.parquet", table))
+
+
+def test_class_names_may_stand_beside_a_lone_arrow_file(tmp_path):
+    table = hub_table().replace_schema_metadata(None)
+    save_dataset(tmp_path / "reviews", table)
+    assert texts(read_dataset(tmp_path / "reviews" / "data-00000-of-00001.arrow")) == CLASSES
+
+
+@pytest.mark.parametrize("splits", ["5", "null", '"train"', "{}"])
+def test_a_list_of_splits_that_is_none_is_named(tmp_path, splits):
+    save_dataset(tmp_path / "saved" / "train", hub_table())
+    (tmp_path / "saved" / "dataset_dict.json").write_text(f'{{"splits": {splits}}}')
+    with pytest.raises(DatasetError, match=r"dataset_dict\.json: its 'splits' are no list"):
+        read_dataset(tmp_path / "saved")

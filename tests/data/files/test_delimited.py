@@ -120,3 +120,80 @@ def test_a_header_that_comes_again_is_no_row(tmp_path):
         (22, "the header line once more")
     ]
     assert dataset.labels == ("x", "y")
+
+
+def dialogue(separator: str, *, label_first: bool, n: int = 12) -> str:
+    said = [f"line {i}" for i in range(n)]
+    said[3], said[6] = '"I do not know', 'He left"'
+    rows = [(text, "xy"[i % 2]) for i, text in enumerate(said)]
+    lines = [("text", "label"), *rows]
+    return "".join(separator.join(row[:: -1 if label_first else 1]) + "\n" for row in lines)
+
+
+@pytest.mark.parametrize("label_first", [True, False])
+@pytest.mark.parametrize("separator", [",", "\t", ";"])
+def test_rows_between_two_stray_quotation_marks_are_rows(tmp_path, separator, label_first):
+    path = tmp_path / "talk.csv"
+    path.write_text(dialogue(separator, label_first=label_first))
+    dataset = read_dataset(path)
+    assert [row.line for row in dataset.rows] == list(range(2, 14))
+    assert [row.prompt for row in dataset.rows[2:8]] == [
+        *("line 2", '"I do not know', "line 4", "line 5", 'He left"', "line 7"),
+    ]
+    assert dataset.notes[0].startswith("lines 5 to 8: a quotation mark opens in one row")
+
+
+def test_tabs_tell_a_row_between_quotation_marks_without_labels(tmp_path):
+    path = tmp_path / "talk.tsv"
+    path.write_text('prompt\tresponse\nWho?\t"I\nWhat?\tso\nWhen?\tnow"\n')
+    assert len(read_dataset(path).rows) == 3
+
+
+def test_texts_of_several_lines_stay_whole_whatever_commas_stand_in_them(tmp_path):
+    path = tmp_path / "letters.csv"
+    letter = '"Dear sir,\nthanks, {0}",{1}\n'
+    path.write_text(
+        "text,label\n" + "".join(f"t{i},{'xy'[i % 2]}\n" for i in range(9)) + letter.format(1, "x")
+    )
+    dataset = read_dataset(path)
+    assert dataset.rows[-1].prompt == "Dear sir,\nthanks, 1"
+    assert len(dataset.rows) == 10
+
+
+def test_a_comma_with_a_space_behind_it_is_prose(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("Text, as it was;Label\n" + "good, thing;x\nbad, thing;y\n" * 3)
+    dataset = read_dataset(path, mapping={"prompt": "Text, as it was"})
+    assert dataset.labels == ("x", "y")
+
+
+def test_two_separators_that_divide_all_rows_alike_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match=r"',' and ';' divide every row alike.*sep=, or sep=;"):
+        rows_of(tmp_path, "text,now;label\na,b;x\na,b;y\n")
+    assert len(rows_of(tmp_path, "sep=;\ntext;label,now\na;x,b\na;y,b\n")) == 2
+
+
+def test_files_that_were_joined_have_a_mark_and_a_header_each(tmp_path):
+    path = tmp_path / "joined.csv"
+    part = "text,label\na,x\nb,y\n".encode("utf-8-sig")
+    path.write_bytes(part * 2)
+    dataset = read_dataset(path)
+    assert [row.prompt for row in dataset.rows] == ["a", "b", "a", "b"]
+    assert [row.line for row in dataset.skipped] == [4]
+    with pytest.raises(DatasetError, match="line 4: the header once more, in another order"):
+        rows_of(tmp_path, "text,label\na,x\nb,y\nlabel,text\nx,a\n")
+
+
+def test_a_column_without_a_name_is_not_listed_as_unused(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("text,label,\na,x,\nb,y,\n")
+    assert "fields not used" not in read_dataset(path).describe()
+
+
+def test_a_text_that_holds_lines_like_rows_is_said(tmp_path):
+    path = tmp_path / "talk.csv"
+    rows = "".join(f"t{i},{'xy'[i % 2]}\n" for i in range(9))
+    path.write_text(f'text,label\n{rows}"open, so,x\nmid,y\nclose",y\n')
+    dataset = read_dataset(path)
+    assert len(dataset.rows) == 10
+    assert "line 11: the quotation marks enclose lines that look like rows" in dataset.notes[0]

@@ -1,3 +1,5 @@
+import gzip
+
 import pytest
 
 from adapt_lora.data import read_dataset
@@ -15,6 +17,13 @@ FOREIGN = {
     "gb2312": ("GB18030", "这是一部非常好的电影"),
     "big5": ("BIG5", "這是一部非常好的電影"),
     "euc_kr": ("EUC-KR", "이 영화는 정말 좋았습니다"),
+    "cp1253": ("WINDOWS-1253", "Πολύ ωραία ταινία"),
+    "cp1255": ("WINDOWS-1255", "הסרט היה טוב מאוד"),
+    "cp1256": ("WINDOWS-1256", "كان الفيلم رائعا"),
+    "cp1250": ("WINDOWS-1250", "Zażółć gęślą jaźń"),
+    "cp866": ("CP866", "Привет, как дела"),
+    "iso2022_jp": ("ISO-2022-JP", "これはとても良い映画です"),
+    "utf-7": ("UTF-7", "größer als naïv"),
 }
 
 
@@ -26,6 +35,7 @@ FOREIGN = {
         ("utf-16-le", "UTF-16"),
         ("utf-16-be", "UTF-16"),
         ("utf-32", "UTF-32"),
+        ("utf-32-le", "UTF-32"),
     ],
 )
 def test_unicode_is_read_in_each_of_its_forms(tmp_path, codec, name):
@@ -64,3 +74,51 @@ def test_where_skips_are_allowed_the_rows_of_another_encoding_are_skipped_and_sa
     assert [row.prompt for row in dataset.rows] == ["plain", "more"]
     assert dataset.encoding == "WINDOWS-1252"
     assert "not UTF-8 but perhaps WINDOWS-1252" in dataset.describe()
+
+
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_its_mark_is_known_where_few_letters_are_ascii(tmp_path, codec):
+    path = tmp_path / "mine.csv"
+    rows = "".join(f"这是一部非常好的电影我们都很喜欢看,{'ab'[i % 2]}\n" for i in range(10))
+    path.write_bytes(f"text,label\n{rows}".encode(codec))
+    dataset = read_dataset(path)
+    assert dataset.rows[0].prompt == "这是一部非常好的电影我们都很喜欢看"
+    assert dataset.encoding == "UTF-16"
+
+
+@pytest.mark.parametrize("text", ["2+2 is 4, C++ is +1", "a+b-c", "x\x1b[31mred\x1b[0m", "+-+-"])
+def test_ascii_with_pluses_and_escapes_is_ascii(tmp_path, text):
+    path = tmp_path / "mine.csv"
+    path.write_text(f'text,label\n"{text}",a\n"{text}",b\n')
+    assert read_dataset(path).rows[0].prompt == text
+
+
+def test_letters_spelt_in_ascii_are_refused_even_where_skips_are_allowed(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_bytes("text,label\ngrößer,a\nnaïf,b\n".encode("utf-7"))
+    with pytest.raises(DatasetError, match="looks like UTF-7"):
+        read_dataset(path, allow_skips=True)
+
+
+def test_a_gzipped_file_is_unzipped_before_it_is_converted(tmp_path):
+    path = tmp_path / "my rows.csv.gz"
+    path.write_bytes(gzip.compress("text,label\ncafé,a\n".encode("cp1252")))
+    command = "gunzip -c 'my rows.csv.gz' | iconv -f WINDOWS-1252 -t UTF-8 > 'utf8-my rows.csv'"
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(path)
+    assert command in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "text"),
+    [
+        ("cp1256", "WINDOWS-1256", "فيلم سيء"),
+        ("cp1253", "WINDOWS-1253", "ΚΑΛΗ ΤΑΙΝΙΑ"),
+        ("cp1251", "WINDOWS-1251", "ХОРОШИЙ ФИЛЬМ"),
+    ],
+)
+def test_few_letters_and_capitals_will_do(tmp_path, codec, name, text):
+    path = tmp_path / "mine.csv"
+    path.write_bytes(f"text,label\n{text},a\n{text},b\n".encode(codec))
+    with pytest.raises(DatasetError, match=f"looks like {name}: as that, line 2 would read"):
+        read_dataset(path)

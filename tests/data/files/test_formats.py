@@ -4,6 +4,7 @@ import json
 import pytest
 
 from adapt_lora.data import read_dataset
+from adapt_lora.errors import DatasetError
 from tests.data.conftest import texts
 
 PAIRS = [{"prompt": "p, one", "response": "r 1"}, {"prompt": "p two", "response": '"r" 2'}]
@@ -53,3 +54,24 @@ def test_each_format_is_read_plain_and_gzipped(tmp_path, case, zipped):
     assert dataset.file_format == file_format
     assert [row.line for row in dataset.rows] == lines
     assert (dataset.name, dataset.source) == ("a", path.name)
+
+
+def test_names_in_capitals_are_known_gzipped_too(tmp_path):
+    path = tmp_path / "MINE.CSV.GZ"
+    path.write_bytes(gzip.compress(csv_text(",").encode()))
+    dataset = read_dataset(path)
+    assert texts(dataset) == PAIR_TEXTS
+    assert dataset.name == "MINE"
+
+
+def test_what_a_name_says_wrongly_is_said(tmp_path):
+    (tmp_path / "mine.jsonl").write_text("text,label\na,x\nb,y\n")
+    with pytest.raises(DatasetError, match=r"no line of it is JSON, and it looks like CSV"):
+        read_dataset(tmp_path / "mine.jsonl")
+    (tmp_path / "mine.csv").write_text("\n".join(map(json.dumps, PAIRS)))
+    dataset = read_dataset(tmp_path / "mine.csv")
+    assert texts(dataset) == PAIR_TEXTS
+    assert "named .csv, but JSON inside" in dataset.notes
+    (tmp_path / "other.jsonl").write_text("{'text': 'a', 'label': 'x'}\n" * 2)
+    with pytest.raises(DatasetError, match="line 1: not JSON"):
+        read_dataset(tmp_path / "other.jsonl")

@@ -22,7 +22,9 @@ def read_arrow(content: Content) -> Table:
     Raises:
         DatasetError: It is damaged, or two columns have one name.
     """
-    return rows_of_arrow("Arrow", [_arrow_table(content)], content.path)
+    info = content.path.parent / "dataset_info.json"
+    features = _read_json(info).get("features") if info.is_file() else None
+    return rows_of_arrow("Arrow", [_arrow_table(content)], content.path, features=features)
 
 
 def read_parquet(content: Content) -> Table:
@@ -35,7 +37,8 @@ def read_parquet(content: Content) -> Table:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content.data))
+        # Unlike `read_table`, this reads columns of one name too, which we name.
+        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content.data)).read()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise _damaged("Parquet", content.path, error) from error
     return rows_of_arrow("Parquet", [table], content.path)
@@ -56,9 +59,12 @@ def read_saved_splits(folder: Path) -> list[str]:
         DatasetError: Its list of them can't be read.
     """
     listing = folder / "dataset_dict.json"
-    return (
-        [str(name) for name in _read_json(listing).get("splits", ())] if listing.is_file() else []
-    )
+    if not listing.is_file():
+        return []
+    names = _read_json(listing).get("splits", [])
+    if not isinstance(names, list):
+        raise DatasetError(f"{listing}: its 'splits' are no list of names. Copy it again.")
+    return [str(name) for name in names]
 
 
 def read_saved_dataset(folder: Path) -> Table:
@@ -113,12 +119,18 @@ def rows_of_arrow(
             f"{shown}: two columns are called {listed(twice[:1])!r}, so which is meant can't be "
             "told. Rename one of them."
         )
+    notes: tuple[str, ...] = ()
     stored = (tables[0].schema.metadata or {}).get(_FEATURES_KEY)
     if stored:
-        features = json.loads(stored).get("info", {}).get("features")
+        try:
+            info = json.loads(stored)["info"]
+            features = None if info is None else info["features"]
+        except (ValueError, TypeError, KeyError):
+            notes = ("what `datasets` noted of the columns can't be read: classes stay numbers",)
     names = _class_names(features)
-    rows: Iterable[Mapping[str, object]] = (row for table in tables for row in table.to_pylist())
-    return Table(file_format, list(enumerate(_with_names(rows, names), start=1)))
+    rows = (row for table in tables for row in _read_rows(table, shown))
+    records = list(enumerate(_with_names(rows, names), start=1))
+    return Table(file_format, records, notes=notes)
 
 
 def _class_name(value: object, names: Sequence[str] | None) -> object:
@@ -146,6 +158,37 @@ def _arrow_table(content: Content) -> Any:
         return open_it(pyarrow.BufferReader(content.data)).read_all()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise _damaged("Arrow", content.path, error) from error
+
+
+def _read_rows(table: Any, shown: object) -> Iterator[Mapping[str, object]]:
+    """The rows of a pyarrow table as plain values."""
+    names = table.column_names
+    columns = [_plain_values(table.column(name), f"{shown}, {name!r}") for name in names]
+    for cells in zip(*columns, strict=True):
+        yield dict(zip(names, cells, strict=True))
+
+
+def _plain_values(column: Any, where: str) -> list[object]:
+    """A column's values; as text where Python can't say them, such as times to the nanosecond.
+
+    Raises:
+        DatasetError: They can't be said as text either.
+    """
+    import pyarrow
+
+    try:
+        return list(column.to_pylist())
+    except (pyarrow.ArrowException, ValueError, OverflowError, LookupError):
+        pass
+    try:
+        if pyarrow.types.is_timestamp(column.type):  # one of an unknown time zone, in UTC
+            column = column.cast(pyarrow.timestamp(column.type.unit))
+        return list(column.cast(pyarrow.string()).to_pylist())
+    except (pyarrow.ArrowException, ValueError, OverflowError, LookupError) as error:
+        raise DatasetError(
+            f"{where}: values of type {column.type} can't be read ({reason_of(error)}). "
+            "Drop that column, or write it as text."
+        ) from error
 
 
 def _class_names(features: object) -> dict[str, Sequence[str]]:

@@ -1,15 +1,17 @@
 """What a file holds, as bytes and as text."""
 
 import gzip
+import re
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from adapt_lora.data.files.encodings import Encoding, find_encoding
+from adapt_lora.data.files.foreign import describe_foreign
 from adapt_lora.errors import DatasetError
 
-_ARCHIVES = (b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"\xfd7zX", b"BZh", b"7z\xbc\xaf", b"Rar!")
+_GZ = re.compile(r"(?i)\.gz$")
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,13 @@ class Content:
     """Its bytes, unzipped."""
     split: str = "test"
     """The split that is wanted, where the file holds several."""
+    is_zipped: bool = False
+    """Whether it lies there as a gzip file."""
 
     @property
     def suffix(self) -> str:
         """The end of its name in lower case, `.gz` aside: ".csv"."""
-        return Path(self.path.name.removesuffix(".gz")).suffix.lower()
+        return suffix_of(self.path)
 
     @cached_property
     def encoding(self) -> Encoding:
@@ -71,15 +75,15 @@ class Content:
         Raises:
             DatasetError: It is no text, a web page, or empty.
         """
-        if self.data.startswith(_ARCHIVES):
-            raise DatasetError(
-                f"{self.path} is an archive (zip, xz, zstd or a spreadsheet): unpack it first."
-            )
+        foreign = describe_foreign(self.data, name=self.path.name, suffix=self.suffix)
+        if foreign is not None:
+            raise DatasetError(f"{self.path} is {foreign}")
         if self.is_binary:
             raise DatasetError(
                 f"{self.path} is a binary file, not text. Save the data as JSONL or CSV."
             )
-        text = self.encoding.decode(self.data)
+        # Files that were joined have a byte-order mark each.
+        text = self.encoding.decode(self.data).replace("\n\ufeff", "\n")
         if not text.strip():
             raise DatasetError(
                 f"{self.path} is empty: it needs one row at least, a JSON object per line."
@@ -99,7 +103,8 @@ def read_content(path: Path, *, split: str = "test") -> Content:
     """
     try:
         data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
+        is_zipped = data[:2] == b"\x1f\x8b"
+        if is_zipped:
             data = gzip.decompress(data)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DatasetError(f"{path}: the gzip file is damaged ({error}). Copy it again.") from error
@@ -110,7 +115,17 @@ def read_content(path: Path, *, split: str = "test") -> Content:
     pointer = find_pointer(data)
     if pointer is not None:
         raise DatasetError(f"{path} is {pointer.describe('the data')}")
-    return Content(path, data, split)
+    return Content(path, data, split, is_zipped)
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without its suffix, `.gz` aside."""
+    return Path(_GZ.sub("", path.name)).stem
+
+
+def suffix_of(path: Path) -> str:
+    """The end of a file's name in lower case, `.gz` aside: ".csv"."""
+    return Path(_GZ.sub("", path.name)).suffix.lower()
 
 
 def find_pointer(data: bytes) -> Pointer | None:
