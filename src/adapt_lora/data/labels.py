@@ -95,7 +95,8 @@ def missing_labels(labels: Collection[str], *, are_answers: bool = False) -> set
     others = set(labels) - missing
     # SNLI's "-" is no class, but a sign beside signs is.
     words = {label for label in others if any(map(str.isalpha, label))}
-    missing |= others - words if others - words <= _DASHES and words else set()
+    if others - words <= _DASHES and (words or len(others) == 1):
+        missing |= others - words
     others -= missing
     if all(label == label.lower() for label in others - {_PYTHON_NONE}):
         missing |= others & {_PYTHON_NONE}

@@ -326,15 +326,15 @@ def columns_as_rows(value: object, *, fewest: int = 2) -> list[dict[str, object]
     if not isinstance(value, dict) or len(value) < fewest:
         return None
     columns: Sequence[object] = list(value.values())
-    names, cells = value.get("columns"), value.get("data")
+    names, table = value.get("columns"), value.get("data")
     if (
         isinstance(names, list)
-        and isinstance(cells, list)
-        and any(isinstance(row, list) for row in cells)
+        and isinstance(table, list)
+        and any(isinstance(row, list) for row in table)
     ):
-        if any(not isinstance(row, list) or len(row) != len(names) for row in cells):
+        if any(not isinstance(row, list) or len(row) != len(names) for row in table):
             return None
-        return [dict(zip(map(str, names), row, strict=True)) for row in cells]
+        return [dict(zip(map(str, names), row, strict=True)) for row in table]
     if all(isinstance(column, dict) for column in columns):
         keys = {tuple(column) for column in columns if isinstance(column, dict)}
         if len(keys) == 1 and all(map(str.isdigit, value)):
