@@ -49,9 +49,9 @@ def test_the_report_has_the_documented_form(tmp_path: Path) -> None:
     assert one["chosen"] == "stack"
     assert set(one["methods"]) == {*METHODS, "default"}
     wanted = {
-        "spearman_rho", "weighted_kendall_tau", "ndcg_at_3", "ndcg_taskshop", "regret_at_1",
-        "regret_at_3", "regret_at_1_spread", "regret_at_3_spread", "top5_regret_taskshop",
-        "sign_accuracy", "coverage_80", "width_80", "brier", "brier_skill", "verified_share",
+        "spearman_rho", "weighted_kendall_tau", "ndcg_at_3", "ndcg_at_3_langrank", "ndcg_taskshop",
+        "regret_at_1", "regret_at_3", "regret_at_1_spread", "regret_at_3_spread",
+        "top5_regret_taskshop", "sign_accuracy", "coverage_80", "width_80", "brier", "brier_skill", "verified_share",
     }  # fmt: skip
     assert wanted <= set(one["methods"]["default"])
     assert one["methods"]["default"]["spearman_rho"] > 0.5
@@ -132,6 +132,29 @@ def test_a_registry_is_benched_with_its_fingerprints(make_matrix: MakeMatrix) ->
     found = bench_json(report)["matrices"]["registry"]
     assert found["methods"]["semantic"]["spearman_rho"] > 0.3
     assert "perplexity" in found["methods"]
+
+
+def test_two_units_in_one_file_are_judged_apart_and_a_lone_column_is_named(tmp_path: Path) -> None:
+    write_matrix(tmp_path, "one", n_targets=6)
+    path = tmp_path / "one.csv"
+    rng = np.random.default_rng(1)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for n_nats, name in ((3, "both"), (1, "lone")):
+        nats = [
+            [f"nll{i}" for i in range(n_nats)],
+            *(-1.5 + 0.1 * rng.standard_normal((9, n_nats))),
+        ]
+        wide = [",".join([line, *map(str, more)]) for line, more in zip(lines, nats, strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(wide) + "\n", encoding="utf-8")
+    path.unlink()
+    found = bench_json(bench_folder(tmp_path, methods=METHODS))["matrices"]
+    assert {name: one["n_targets"] for name, one in found.items()} == {
+        "both": 6, "both (nats)": 3, "lone": 6,
+    }  # fmt: skip
+    assert "regret_at_1" in found["both"]["methods"]["default"]
+    assert "regret_at_1" not in found["both (nats)"]["methods"]["default"]
+    assert "nll0" in found["lone"]["warnings"][0]
+    assert not found["both"].keys() & {"warnings"} | found["both (nats)"].keys() & {"warnings"}
 
 
 def test_a_matrix_too_small_to_test_is_named(tmp_path: Path) -> None:

@@ -151,11 +151,13 @@ def _named(name: str, tables: Mapping[Unit, TransferTable]) -> dict[str, Transfe
     The other is left to the warning of the first where nothing in it can be held out.
     """
     (_, main), *rest = tables.items()
-    found = {name: main}
     for unit, table in rest:
         if judged_targets(table) and len(table.group_names) > 1:
-            found |= {name: replace(main, warnings=()), f"{name} ({unit})": table}
-    return found
+            return {
+                name: replace(main, warnings=()),
+                f"{name} ({unit})": replace(table, warnings=()),
+            }
+    return {name: main}
 
 
 def _pivot_tables(

@@ -175,7 +175,8 @@ class TrainingSet:
         twins = Counter(self.table.groups[t] for t in usable)
         x, y, weight, column = [], [], [], []
         for t, row in zip(columns, rows, strict=True):
-            if t not in usable:
+            # A single group without features of pairs or adapters is described by nothing.
+            if t not in usable or not names:
                 continue
             known = np.isfinite(targets[t])
             share = certain[t] / (known.sum() * twins[self.table.groups[t]])
