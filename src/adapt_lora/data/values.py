@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 
@@ -91,12 +92,42 @@ def _read(reader: Callable[[str], object], text: str) -> object:
         return None
 
 
+# Python's strings, words and signs; what numpy writes around the parts of a list.
+_TOKEN = re.compile(
+    r"""(?P<space>\s+|,\s*dtype=[^()\[\],]+(?=\)))|(?P<call>[A-Za-z_][\w.]*(?=\())"""
+    r"""|(?P<value>[bru]?'(?:\\.|[^'\\])*'|[bru]?"(?:\\.|[^"\\])*"|[-+]?[\w.][\w.+-]*)"""
+    r"""|(?P<sign>.)""",
+    re.DOTALL | re.IGNORECASE,
+)
+_WRAPPERS = re.compile(r"((np|numpy)\.)?(array|str_|bool_?|u?int\d+|float\d+)")
+_NAMES = {"nan": "None", "null": "None", "true": "True", "false": "False"}
+
+
 def _python_literal(text: str) -> object:
+    """A list or object as Python, pandas and numpy print it; numpy writes no commas."""
     if text[-1] not in "]}":
         return None
+    parts: list[str] = []
+    after_value = False
+    for match in _TOKEN.finditer(text):
+        kind, said = match.lastgroup, match[0]
+        if kind == "space":
+            continue
+        # Python would join the strings of ['a' 'b'] to one.
+        if after_value and (kind in ("value", "call") or said in "[{("):
+            parts.append(",")
+            after_value = False
+        if kind == "call":
+            if not _WRAPPERS.fullmatch(said):
+                return None
+            continue
+        if said.startswith("..."):  # numpy leaves out the middle of long lists
+            return None
+        parts.append(_NAMES.get(said, said))
+        after_value = kind == "value" or said in "]})"
     with warnings.catch_warnings():  # of odd escapes in what turns out to be no literal
         warnings.simplefilter("ignore", SyntaxWarning)
-        return ast.literal_eval(text)
+        return ast.literal_eval("".join(parts))
 
 
 def _plain(value: object) -> object:
