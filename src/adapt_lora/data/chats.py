@@ -1,18 +1,19 @@
 """Chats as text: whose turn it is, what comes before the last answer, and that answer."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adapt_lora.data.values import Unusable, checked_text, json_text, listed, nested_value
 
-_ROLE_OF = {
+ROLE_OF = {
     "user": "user",
     "human": "user",
     "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "ai": "assistant",
     "bot": "assistant",
     "model": "assistant",
     "function_call": "assistant",
@@ -26,8 +27,21 @@ _ROLE_OF = {
     "tool_response": "tool",
     "ipython": "tool",
 }
+"""Whose turn it is, by what files call the speaker."""
 _ROLE_KEYS = ("role", "from")
-_TEXT_KEYS = ("content", "value", "text")
+_TEXT_KEYS = ("content", "value", "text", "parts")
+_CALL_KEYS = ("tool_calls", "function_call")
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+# A question and its answer in one object, as XTuner and others write them.
+_EXCHANGES = (
+    ("input", "output"),
+    ("human", "assistant"),
+    ("user", "assistant"),
+    ("human", "gpt"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("question", "answer"),
+)
 # The form of Anthropic's preference data: blank lines before "Human: ..." and "Assistant: ...".
 _TRANSCRIPT_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 
@@ -46,23 +60,62 @@ def find_messages(value: object) -> list[object] | None:
     """The messages of a chat, however a file holds them; None where the value is no chat.
 
     A list; an object around one, or of two lists (`datasets` turns lists of objects inside out);
-    text that spells one of these in JSON.
+    text that spells one of these in JSON, where each message has both its speaker and its words.
     """
-    if isinstance(value, str):
-        value = nested_value(value) if any(key in value for key in _ROLE_KEYS) else None
+    if not isinstance(value, str):
+        return _messages(value, is_text=False)
+    is_likely = any(key in value for key in _ROLE_KEYS)
+    return _messages(nested_value(value), is_text=True) if is_likely else None
+
+
+def _messages(value: object, *, is_text: bool) -> list[object] | None:
     if isinstance(value, Mapping):
         around = next((value[key] for key in ("messages", "conversations") if key in value), None)
         if around is not None:
-            return find_messages(around)
+            return _messages(around, is_text=is_text)
         lists = {key: item for key, item in value.items() if isinstance(item, list)}
-        if any(key in lists for key in _ROLE_KEYS) and len({*map(len, lists.values())}) == 1:
+        if _is_message(lists, is_text=is_text) and len({*map(len, lists.values())}) == 1:
             return [
                 dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)
             ]
-        return [value] if any(key in value for key in _ROLE_KEYS) else None
-    if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        return value if any(key in value[0] for key in _ROLE_KEYS) else None
+        return [value] if _is_message(value, is_text=is_text) else None
+    if isinstance(value, list) and value:
+        judged = value if is_text else value[:1]
+        return value if all(_is_message(item, is_text=is_text) for item in judged) else None
     return None
+
+
+def _is_message(value: object, *, is_text: bool) -> bool:
+    """Whether an object has a speaker and words; JSON may hold "from" and "role" of all kinds."""
+    if not isinstance(value, Mapping):
+        return False
+    if is_text:
+        return ("role" in value and not {"content", *_CALL_KEYS}.isdisjoint(value)) or (
+            "from" in value and "value" in value
+        )
+    words = {*_TEXT_KEYS, *_CALL_KEYS, *_REASONING_KEYS, "refusal"}
+    return not words.isdisjoint(value) and any(key in value for key in _ROLE_KEYS)
+
+
+def find_reasoning(values: Iterable[object]) -> str | None:
+    """The field of messages that holds reasoning apart from what is said; None without one."""
+    for value in values:
+        for message in find_messages(value) or ():
+            said = message if isinstance(message, Mapping) else {}
+            found = next((key for key in _REASONING_KEYS if said.get(key)), None)
+            if found:
+                return found
+    return None
+
+
+def ends_with_answer(value: object) -> bool:
+    """Whether the assistant has the last word in a chat that has any."""
+    messages = find_messages(value) or (value if isinstance(value, list) else None)
+    last = messages[-1] if messages else None
+    if not isinstance(last, Mapping):
+        return False
+    said = next((str(last[key]) for key in (*_ROLE_KEYS, "type") if last.get(key)), "")
+    return ROLE_OF.get(said.lower().replace("-", "_")) == "assistant" or not said
 
 
 def read_turns(messages: Sequence[object], field: str) -> list[Turn]:
@@ -77,6 +130,10 @@ def read_turns(messages: Sequence[object], field: str) -> list[Turn]:
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise Unusable(f"'{field}' is not a list of messages with role and content")
+        exchange = _exchange(message, field)
+        if exchange:
+            turns += exchange
+            continue
         role = _role(message, messages[index + 1 :], field)
         text, role = _said(message, role, field)
         if role == "assistant":
@@ -95,7 +152,7 @@ def read_transcript(text: str) -> list[Turn] | None:
         return None
     _, *parts = _TRANSCRIPT_TURN.split(text)
     return [
-        Turn(_ROLE_OF[speaker.lower()], said.strip())
+        Turn(ROLE_OF[speaker.lower()], said.strip())
         for speaker, said in zip(parts[::2], parts[1::2], strict=True)
     ]
 
@@ -120,9 +177,23 @@ def render_chat(turns: Sequence[Turn]) -> str:
     return "\n\n".join([*system, *(f"{turn.role.capitalize()}: {turn.text}" for turn in talk)])
 
 
+def _exchange(message: Mapping[str, object], field: str) -> list[Turn]:
+    """The turns of {"system": ..., "input": ..., "output": ...} and its kin; none for others."""
+    pair = next((pair for pair in _EXCHANGES if pair[0] in message and pair[1] in message), None)
+    if pair is None or any(key in message for key in (*_ROLE_KEYS, "content")):
+        return []
+    keys = (("system", "system"), ("user", pair[0]), ("assistant", pair[1]))
+    said = [(role, checked_text(message.get(key), field)) for role, key in keys]
+    return [Turn(role, text or "") for role, text in said if text or role == "assistant"]
+
+
 def _role(message: Mapping[str, object], later: Sequence[object], field: str) -> str:
-    said = next((str(message[key]) for key in _ROLE_KEYS if message.get(key)), "")
-    role = _ROLE_OF.get(said.lower().replace("-", "_"))
+    keys = (*_ROLE_KEYS, "type") if "content" in message else _ROLE_KEYS  # "type" is LangChain's
+    said = next((str(message[key]) for key in keys if message.get(key)), "")
+    if not said:
+        found = listed(map(str, message))
+        raise Unusable(f"'{field}' has a message without role and content (found: {found})")
+    role = ROLE_OF.get(said.lower().replace("-", "_"))
     if role is None:
         raise Unusable(f"'{field}' has a message with the unknown role {listed([said])!r}")
     if said.lower() == "function" and "role" not in message:
