@@ -64,6 +64,34 @@ QUESTIONS = {
         },
         "q\nA)w\nB)x\nC)y\nD)z",
     ),
+    "QuAIL": (
+        lambda i: {"context": "c", "question": "q", "answers": FOUR, "correct_answer_id": i},
+        f"Context: c\nQuestion: q\n{LINES}",
+    ),
+    "a spreadsheet": (
+        lambda i: {
+            "Question": "q",
+            **{f"Option {key}": text for key, text in zip(LETTERS, FOUR, strict=True)},
+            "Correct Answer": f"Option {LETTERS[i]}",
+        },
+        f"q\n{LINES}",
+    ),
+    "answers that name a column": (
+        lambda i: {
+            "question": "q",
+            **{f"option{n + 1}": FOUR[n] for n in range(4)},
+            "answer": f"option{i + 1}",
+        },
+        f"q\n{LINES}",
+    ),
+    "letters in brackets": (
+        lambda i: {"question": "q", "choices": FOUR, "answer": f"({LETTERS[i]})"},
+        f"q\n{LINES}",
+    ),
+    "letters with the text": (
+        lambda i: {"question": "q", "choices": FOUR, "answer": f"{LETTERS[i]}) {FOUR[i]}"},
+        f"q\n{LINES}",
+    ),
     "options that stand in the prompt": (
         lambda i: {"prompt": f"q\n{LINES}", "choices": list(LETTERS), "answer": LETTERS[i]},
         f"q\n{LINES}",
@@ -143,3 +171,42 @@ def test_a_mapped_label_is_kept_beside_the_answer(tmp_path):
     rows = [{"question": "q", "choices": FOUR, "answer": i, "topic": "t"} for i in range(4)]
     dataset = read_records(tmp_path, *rows, mapping={"label": "topic"})
     assert [(row.response, row.label) for row in dataset.rows] == [(k, "t") for k in LETTERS]
+
+
+def test_letters_are_used_where_numbers_cannot_be_told(tmp_path):
+    rows = [
+        {"question": "q", "options": FOUR, "answer": LETTERS[i], "answer_index": i} for i in (1, 2)
+    ]
+    assert read_records(tmp_path, *rows).labels == ("B", "C")
+
+
+def test_texts_of_one_letter_stay_texts_where_all_answers_are_texts(tmp_path):
+    rows = [
+        {"question": "Carbon?", "choices": ["N", "C", "O", "H"], "answer": "C"},
+        {"question": "Norway?", "choices": ["Oslo", "Rome", "Bergen", "Kyiv"], "answer": "Oslo"},
+    ]
+    assert [row.response for row in read_records(tmp_path, *rows).rows] == ["C", "Oslo"]
+
+
+UNORDERED = {
+    "SciQ": {"question": "q", "distractor1": "x", "distractor2": "y", "correct_answer": "w"},
+    "GPQA": {"Question": "q", "Correct Answer": "w", "Incorrect Answer 1": "x"},
+    "TruthfulQA": {"question": "q", "mc1_targets": {"choices": ["w", "x"], "labels": [1, 0]}},
+    "BIG-bench": {"input": "q", "target_scores": {"w": 1, "x": 0}},
+}
+
+
+@pytest.mark.parametrize("case", UNORDERED)
+def test_options_without_an_order_are_refused(tmp_path, case):
+    with pytest.raises(DatasetError, match="the order to show them in can't be told"):
+        read_records(tmp_path, UNORDERED[case])
+
+
+def test_a_question_may_be_asked_without_its_unordered_options(tmp_path):
+    dataset = read_records(tmp_path, UNORDERED["SciQ"], mapping={"response": "correct_answer"})
+    assert [(row.prompt, row.response) for row in dataset.rows] == [("q", "w")]
+
+
+def test_the_id_of_an_answer_makes_no_choices_of_the_answers(tmp_path):
+    record = {"question": "q", "answers": {"text": ["a", "b"]}, "answer_id": "5733be28"}
+    assert read_records(tmp_path, record).rows[0].response == "a"

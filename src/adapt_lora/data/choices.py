@@ -1,6 +1,7 @@
 """Multiple choice: the options that belong to the question, and which of them is the answer."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,28 @@ _COLUMN = re.compile(
 # Fields that may say which option is right, those that can mean nothing else first.
 _ANSWER_FIELDS = (
     *("answerkey", "answer_key", "answer_idx", "answer_index", "correct_idx", "correct_index"),
-    *("correct_option", "correct_choice", "cop", "correct", "correct_answer", "answer", "label"),
-    *("gold", "target", "output", "response", "completion"),
+    *("correct_answer_id", "correct_answer_idx", "correct_answer_index", "correct_answer_key"),
+    *(
+        "correct_option",
+        "correct_choice",
+        "cop",
+        "correct",
+        "correct_answer",
+        "answer_id",
+        "answer",
+    ),
+    *("answer_letter", "correct_letter", "label", "gold", "target", "output", "response"),
+    "completion",
+)
+# The fields that point to an option, so that a list beside them is of options.
+_POINTERS = re.compile(
+    r"(correct_|gold_|right_|true_)?(answer|option|choice)_?(id|idx|index|key|letter)"
 )
 _NAMED = re.compile(r"\(?([A-Za-z0-9])[).:]\s*")
+# "(A)", "B)", "Option C", "answer 2": ways to call an option by its key.
+_CALLED = re.compile(r"(?i)(?:(?:option|choice|answer)[ _]?)?\(?([A-Z]|\d{1,2})[).:]?")
+# Wrong options in columns of their own, whose order with the right one nobody says.
+_WRONG = re.compile(r"(distractor|(incorrect|wrong|false)_?(answer|option|choice)s?)_?\d*")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -33,6 +52,8 @@ class ChoiceFields:
     """The one that says which is right; None where none does."""
     first: int | None
     """What number the first option has, where answers are numbers; None where they are not."""
+    in_words: bool = False
+    """Whether answers are the options' texts, though some could be keys: "C" for carbon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +80,14 @@ class Options:
         if first is not None and answer.isdecimal():
             index = int(answer) - first
             return self.keys[index] if 0 <= index < len(self.keys) else None
+        called = _CALLED.fullmatch(answer)
+        named = _NAMED.match(answer)
+        if answer in self.texts and answer.lower() not in map(str.lower, self.keys):
+            return None
+        if called:
+            answer = called[1]
+        elif named and answer[named.end() :] in self.texts:  # "B) Rome"
+            answer = named[1]
         return next((key for key in self.keys if key.lower() == answer.lower()), None)
 
 
@@ -76,7 +105,11 @@ def find_choices(
     Raises:
         DatasetError: Answers are numbers, and from where they count can't be told.
     """
-    whole = next((free[name] for name in _LIST_FIELDS if name in free), None)
+    refuse_unordered(table, free, mapping, shown)
+    pointers = [field for name, field in free.items() if _POINTERS.fullmatch(name)]
+    points = any(_points_to_options(table, field) for field in pointers)
+    names = (*_LIST_FIELDS, "answers") if points else _LIST_FIELDS
+    whole = next((free[name] for name in names if name in free), None)
     if whole is not None and _options(_first_value(table, whole)) is not None:
         fields: tuple[str, ...] = (whole,)
     else:
@@ -84,10 +117,49 @@ def find_choices(
     if not fields:
         return None
     said = mapping.get("response")
-    detected = (free[name] for name in _ANSWER_FIELDS if free.get(name, fields[0]) not in fields)
-    answer = (next(detected, None) if said is None else said) or None
-    first = None if answer is None else _first_number(table, fields, answer, shown)
-    return ChoiceFields(fields, answer, first)
+    detected = [free[name] for name in _ANSWER_FIELDS if free.get(name, fields[0]) not in fields]
+    answers = list(dict.fromkeys(detected)) if said is None else [*filter(None, [said])]
+    doubt: DatasetError | None = None
+    for answer in answers:
+        try:
+            first = _first_number(table, fields, answer, shown)
+        except DatasetError as error:  # another field may say it in letters
+            doubt = doubt or error
+        else:
+            return ChoiceFields(fields, answer, first, in_words=_in_words(table, fields, answer))
+    if doubt:
+        raise doubt
+    return ChoiceFields(fields, None, None)
+
+
+def refuse_unordered(
+    table: Table, free: Mapping[str, str], mapping: Mapping[str, str], shown: str
+) -> None:
+    """Nothing where no options come without an order, the right one apart from the wrong ones.
+
+    Raises:
+        DatasetError: They do: in which order a model is to see them is not for a reader to make up.
+    """
+    if "response" in mapping:
+        return
+    wrong = [field for name, field in free.items() if _WRONG.fullmatch(name)]
+    scored = [
+        field
+        for name, field in free.items()
+        if name in ("mc1_targets", "mc2_targets", "target_scores")
+        and isinstance(_first_value(table, field), Mapping)
+    ]
+    fields = list(dict.fromkeys(scored or wrong))
+    right = next((free[name] for name in ("best_answer", "correct_answer") if name in free), None)
+    if not fields or (right is None and not scored) or "best_answer" in free:
+        return
+    way = f", or say --map {shlex.quote(f'response={right}')} to ask without options"
+    alone = way if right else ""
+    raise DatasetError(
+        f"{shown}: {listed(fields)}: wrong options stand apart from the right one, so the order to "
+        "show them in can't be told. Write all options as a list to a field 'choices' and the "
+        f"right one's letter to 'answer'{alone}."
+    )
 
 
 def read_options(record: Mapping[str, object], fields: Sequence[str]) -> Options:
@@ -115,7 +187,8 @@ def read_choice(value: object, choices: ChoiceFields, options: Options) -> tuple
         Unusable: It is none of the options.
     """
     answer = (scalar_text(value) or "").strip()
-    key = options.key_of(answer, choices.first)
+    key = None if choices.in_words else options.key_of(answer, choices.first)
+    key = key or _key_of_column(answer, choices, options)
     if key is not None:
         return key, key
     if options.keys and answer not in options.texts:
@@ -126,6 +199,23 @@ def read_choice(value: object, choices: ChoiceFields, options: Options) -> tuple
 def is_missing(value: object) -> bool:
     """Whether a row gives no answer; test sets hide theirs as -1."""
     return (scalar_text(value) or "").strip() in ("", "-1")
+
+
+def _key_of_column(answer: str, choices: ChoiceFields, options: Options) -> str | None:
+    """The key of the option whose column an answer names: "option2"."""
+    columns = [field.strip().lower() for field in choices.options]
+    if len(columns) < 2 or answer.lower() not in columns or answer in options.texts:
+        return None
+    index = columns.index(answer.lower())
+    return options.keys[index] if index < len(options.keys) else None
+
+
+def _in_words(table: Table, fields: Sequence[str], answer: str) -> bool:
+    """Whether every answer is the text of an option, and one of them is no key."""
+    rows = list(_answered(table, fields, answer))
+    return all(said in options.texts for said, options in rows) and not all(
+        options.key_of(said, None) for said, options in rows
+    )
 
 
 def _option_columns(free: Mapping[str, str]) -> tuple[str, ...]:
@@ -143,6 +233,11 @@ def _option_columns(free: Mapping[str, str]) -> tuple[str, ...]:
     return ()
 
 
+def _points_to_options(table: Table, field: str) -> bool:
+    said = {(scalar_text(value) or "").strip() for value in table.values(field)} - {""}
+    return bool(said) and all(re.fullmatch(r"-1|\d|[A-Za-z]", each) for each in said)
+
+
 def _first_value(table: Table, field: str) -> object:
     return next((value for value in table.values(field) if value), None)
 
@@ -151,6 +246,8 @@ def _options(value: object) -> Options | None:
     """The options that one value holds: a list, an object of keys, or one text of them all."""
     if isinstance(value, str):
         nested = nested_value(value)
+        if nested is None and re.match(r"\s*(\[['\"]|\{['\"]|\[?array\()", value):
+            return None  # a list that is cut short is no text of options
         if nested is None:
             return Options((), (value.strip(),)) if value.strip() else None
         value = nested
