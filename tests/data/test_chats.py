@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from adapt_lora.errors import DatasetError
 from tests.data.conftest import ASSISTANT, USER, read_records, texts
 
 CHATS = {
@@ -41,6 +42,64 @@ def test_a_chat_gives_its_last_answer_and_what_precedes_it(tmp_path, case):
     dataset = read_records(tmp_path, record)
     assert texts(dataset) == [expected]
     assert dataset.shape == shape
+
+
+TEXTS_THAT_ARE_NO_CHAT = [
+    '{"from": "Oslo", "to": "Rome"}',
+    '[{"from": "Oslo", "to": "Rome"}]',
+    '{"role": "user", "action": "delete"}',
+    '{"role": "assistant", "text": "kind", "age": 3}',
+]
+
+
+@pytest.mark.parametrize("text", TEXTS_THAT_ARE_NO_CHAT)
+def test_json_without_speaker_and_words_stays_text(tmp_path, text):
+    rows = [{"prompt": "p", "response": text}, {"prompt": text, "response": "r"}]
+    assert texts(read_records(tmp_path, *rows)) == [("p", text, None), (text, "r", None)]
+
+
+CHATS_OF_OTHERS = {
+    "LangChain": [{"type": "human", "content": "hi"}, {"type": "ai", "content": "hello"}],
+    "XTuner": [{"input": "hi", "output": "hello"}],
+    "Vicuna": [{"human": "hi", "assistant": "hello"}],
+    "Gemini": [
+        {"role": "user", "parts": [{"text": "hi"}]},
+        {"role": "model", "parts": [{"text": "hello"}]},
+    ],
+}
+
+
+@pytest.mark.parametrize("case", CHATS_OF_OTHERS)
+def test_chats_in_the_words_of_other_tools_are_read(tmp_path, case):
+    for field in ("messages", "conversation", "contents"):
+        dataset = read_records(tmp_path, {field: CHATS_OF_OTHERS[case]})
+        assert texts(dataset) == [("hi", "hello", None)]
+
+
+def test_a_system_text_above_an_exchange_is_kept(tmp_path):
+    chat = [{"system": "Be kind.", "input": "a", "output": "b"}, {"input": "hi", "output": "hello"}]
+    row = read_records(tmp_path, {"conversation": chat}).rows[0]
+    assert row.prompt == "Be kind.\n\nUser: a\n\nAssistant: b\n\nUser: hi"
+    assert row.response == "hello"
+
+
+@pytest.mark.parametrize("field", ["answer", "response", "completion"])
+def test_an_answer_beside_chats_that_end_before_it_is_the_response(tmp_path, field):
+    dataset = read_records(tmp_path, {"messages": [USER], field: "hello"})
+    assert texts(dataset) == [("hi", "hello", None)]
+
+
+def test_reasoning_apart_from_what_is_said_is_named(tmp_path):
+    dataset = read_records(tmp_path, {"messages": [USER, {**ASSISTANT, "thinking": "hm"}]})
+    assert texts(dataset) == [("hi", "hello", None)]
+    assert "the reasoning that messages hold apart ('thinking') is not used" in dataset.notes
+
+
+@pytest.mark.parametrize("said", ["content", "text", "message"])
+def test_rows_of_one_message_each_are_refused(tmp_path, said):
+    rows = [{"chat_id": 1, "role": role, said: "hi"} for role in ("user", "assistant")]
+    with pytest.raises(DatasetError, match="each row is one message of a chat"):
+        read_records(tmp_path, *rows)
 
 
 WEATHER = {"name": "weather", "arguments": '{"city": "Oslo", "days": 2}'}
@@ -141,6 +200,8 @@ def test_text_that_only_begins_like_a_chat_is_skipped_and_named(tmp_path):
     [
         ({"role": "narrator", "content": "x"}, "unknown role 'narrator'"),
         ("hi", "not a list of messages"),
+        ({"role": "system", "content": "x"}, "holds a system text only"),
+        ({"bob": "x"}, "a message without role and content (found: bob)"),
         ({"role": "user", "content": [{"type": "image"}]}, "parts that are not text"),
         ({"role": "assistant", "content": "x"}, "no text before the answer"),
         ({**ASSISTANT, "weight": 0}, "marked as not to be learnt"),

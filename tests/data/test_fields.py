@@ -77,6 +77,47 @@ SHAPES = {
         ("Premise: a\nHypothesis: b", "neutral", "neutral"),
         None,
     ),
+    "message/response, whatever the category": (
+        {"message": "m", "category": "bill", "response": "r"},
+        ("m", "r", None),
+        "message/response",
+    ),
+    "question/best_answer, whatever the category": (
+        {"question": "q", "best_answer": "a", "category": "c"},
+        ("q", "a", None),
+        "question/best_answer",
+    ),
+    "prompt/solution": ({"prompt": "p", "solution": "s", "class": "c"}, ("p", "s", None), None),
+    "problem/solution": ({"problem": "p", "solution": "s", "type": "t"}, ("p", "s", None), None),
+    "inputs/targets": ({"inputs": "i", "targets": "t"}, ("i", "t", None), "inputs/targets"),
+    "claim/evidence": (
+        {"claim": "c", "evidence": "e", "label": "l"},
+        ("Claim: c\nEvidence: e", "l", "l"),
+        None,
+    ),
+    "question pairs": (
+        {"question1": "q", "question2": "r", "is_duplicate": 1},
+        ("Question1: q\nQuestion2: r", "1", "1"),
+        None,
+    ),
+    "review/stars": ({"review": "r", "stars": 5}, ("r", "5", "5"), "review/stars"),
+    "text/emotion": ({"text": "t", "emotion": "joy"}, ("t", "joy", "joy"), "text/emotion"),
+    "sentence pairs with a score": (
+        {"sentence1": "s", "sentence2": "t", "score": 2.5},
+        ("Sentence1: s\nSentence2: t", "2.5", "2.5"),
+        None,
+    ),
+    "SNLI": (
+        {"gold_label": "neutral", "sentence1": "s", "sentence2": "t", "pairID": "1"},
+        ("Sentence1: s\nSentence2: t", "neutral", "neutral"),
+        None,
+    ),
+    "a name with a space at its end": ({"text": "t", "label ": "a"}, ("t", "a", "a"), None),
+    "names of a spreadsheet": (
+        {"Question": "q", "Expected Output": "a"},
+        ("q", "a", None),
+        "Question/Expected Output",
+    ),
     "messages": ({"messages": [USER, ASSISTANT]}, ("hi", "hello", None), "messages"),
     "messages beside prompt and category": (
         {"prompt": "hi", "messages": [USER, ASSISTANT], "category": "chat"},
@@ -149,3 +190,36 @@ def test_a_mapped_field_may_have_a_comma_in_its_name():
 def test_a_malformed_mapping_is_refused(text):
     with pytest.raises(ConfigError, match="Write it like prompt=question"):
         parse_mapping(text)
+
+
+LIKE_ANSWERS = {
+    # a row by its number, the way out
+    "the category of a prompt": (
+        lambda i: {"prompt": f"p {i}", "category": "ab"[i % 2]},
+        "--map label=category to use it, or --map label= for",
+    ),
+    "a label by another name": (
+        lambda i: {"text": f"t {i}", "airline_sentiment": "ab"[i % 2]},
+        "--map label=airline_sentiment to use it",
+    ),
+    "an answer by another name": (
+        lambda i: {"question": f"q {i}", "model_answer": f"a {i}"},
+        "--map response=model_answer to use it, or --map response= for",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LIKE_ANSWERS)
+def test_what_may_be_the_answer_is_asked_for(tmp_path, case):
+    make, words = LIKE_ANSWERS[case]
+    records = [make(i) for i in range(12)]
+    with pytest.raises(DatasetError, match=words):
+        read_records(tmp_path, *records)
+    role = "label" if "label" in words else "response"
+    assert not read_records(tmp_path, *records, mapping={role: ""}).has_responses
+
+
+def test_the_gold_label_that_annotators_did_not_agree_on_is_missing(tmp_path):
+    rows = [{"sentence1": f"s {i}", "sentence2": "t", "gold_label": "-ab"[i % 3]} for i in range(9)]
+    dataset = read_records(tmp_path, *rows, allow_skips=True)
+    assert (dataset.labels, len(dataset.skipped)) == (("a", "b"), 3)

@@ -74,9 +74,11 @@ def test_a_label_that_stands_for_one_response_takes_its_name(tmp_path):
 
 def test_labels_that_do_not_match_responses_one_to_one_stay_as_they_are(tmp_path):
     path = tmp_path / "reasons.jsonl"
-    rows = [{"prompt": f"text {i}", "response": f"because {i}", "label": i % 2} for i in range(12)]
+    rows = [
+        {"prompt": f"text {i}", "response": f"because {i}", "label": "ab"[i % 2]} for i in range(12)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_dataset(path).labels == ("0", "1")
+    assert read_dataset(path).labels == ("a", "b")
 
 
 WITHOUT_RESPONSE = {

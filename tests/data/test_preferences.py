@@ -106,6 +106,9 @@ RIVALS = [
     {"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 1},
     {"question": "p", "response_j": "a", "response_k": "b"},
     {"prompt": "p", "answer_a": "a", "answer_b": "b", "winner": "a"},
+    {"history": "p", "human_ref_A": "a", "human_ref_B": "b"},
+    {"conversation_a": [USER, ASSISTANT], "conversation_b": [USER, ASSISTANT]},
+    {"prompt": "p", "responses": ["a", "b"], "ranking": [1, 0]},
 ]
 
 
@@ -135,6 +138,21 @@ FLAGGED = {
     },
     "LLaMA-Factory": lambda i: {"instruction": "p", "output": f"a {i}", "kto_tag": bool(i % 2)},
     "messages": lambda i: {"messages": [USER, ASSISTANT], "label": bool(i % 2)},
+    "0 and 1 beside any answer": lambda i: {"question": "p", "answer": f"a {i}", "label": i % 2},
+    "0 and 1 beside chats": lambda i: {"messages": [USER, ASSISTANT], "label": i % 2},
+    "1 and -1": lambda i: {"prompt": "p", "response": f"a {i}", "label": [1, -1][i % 2]},
+    "good and bad": lambda i: {"prompt": "p", "output": f"a {i}", "label": ["good", "bad"][i % 2]},
+    "accepted": lambda i: {"prompt": "p", "response": f"a {i}", "accepted": bool(i % 2)},
+    "thumbs": lambda i: {
+        "prompt": "p",
+        "response": f"a {i}",
+        "feedback": ["thumbs_up", "thumbs_down"][i % 2],
+    },
+    "correct or not": lambda i: {
+        "question": "p",
+        "answer": f"a {i}",
+        "isCorrect": ["yes", "no"][i % 2],
+    },
     "words": lambda i: {
         "prompt": "p",
         "response": f"a {i}",
@@ -173,3 +191,74 @@ def test_true_and_false_that_name_two_answers_are_classes(tmp_path):
 def test_true_and_false_of_a_text_are_classes(tmp_path):
     records = [{"text": f"t{i}", "label": i % 2 == 1} for i in range(12)]
     assert read_records(tmp_path, *records).labels == ("false", "true")
+
+
+def test_true_and_false_of_a_chat_without_an_answer_are_classes(tmp_path):
+    records = [{"messages": [USER], "label": i % 2} for i in range(12)]
+    assert read_records(tmp_path, *records).labels == ("0", "1")
+
+
+RATED = {
+    "rewards": lambda i: {"prompt": f"p {i}", "response": f"a {i}", "reward": [1.5, -0.3][i % 2]},
+    "ratings of several answers": lambda i: {
+        "prompt": f"p {i // 2}",
+        "response": f"a {i}",
+        "helpfulness": i % 5,
+    },
+}
+
+
+@pytest.mark.parametrize("case", RATED)
+def test_rated_answers_are_not_learnt_like_good_ones(tmp_path, case):
+    records = [RATED[case](i) for i in range(12)]
+    with pytest.raises(DatasetError, match=r"rates each answer, from .* or say --map label= to"):
+        read_records(tmp_path, *records)
+    assert len(read_records(tmp_path, *records, mapping={"label": ""}).rows) == 12
+
+
+def test_a_score_that_only_remarks_on_each_row_is_left_out(tmp_path):
+    records = [{"prompt": f"p {i}", "response": f"a {i}", "score": i} for i in range(12)]
+    assert "fields not used: score" in read_records(tmp_path, *records).notes
+
+
+def test_rows_that_annotators_rejected_are_refused(tmp_path):
+    records = [
+        {"text": f"t {i}", "label": "ab"[i % 2], "answer": ["accept", "reject"][i // 10]}
+        for i in range(12)
+    ]
+    with pytest.raises(
+        DatasetError, match=r"'answer' says which rows .* accepted, and 2 of 12 are"
+    ):
+        read_records(tmp_path, *records)
+    assert read_records(tmp_path, *records[:10]).labels == ("a", "b")
+
+
+def test_better_and_worse_answers_by_other_names_are_a_pair(tmp_path):
+    for better, worse in [("accepted", "rejected"), ("good_answer", "bad_answer"), ("win", "lose")]:
+        dataset = read_records(tmp_path, {"prompt": "p", better: "r", worse: "s"})
+        assert texts(dataset) == [("p", "r", None)]
+
+
+LISTS = {
+    "parts or alternatives": {"instruction": "i", "output": ["red", "blue"]},
+    "older pairs of LLaMA-Factory": {"prompt": "p", "response": ["good", "bad"]},
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_a_list_of_texts_where_one_is_expected_is_refused(tmp_path, case):
+    with pytest.raises(DatasetError, match="is a list of several texts in 2 of 2 rows"):
+        read_records(tmp_path, LISTS[case], LISTS[case])
+
+
+def test_the_first_of_a_list_is_taken_where_people_say_so(tmp_path):
+    dataset = read_records(tmp_path, LISTS["parts or alternatives"], mapping={"response": "output"})
+    assert texts(dataset) == [("i", "red", None)]
+    assert "'output' lists several answers in 1 rows: the first is used" in dataset.notes
+
+
+def test_of_answers_each_of_which_is_right_the_first_is_used_and_said(tmp_path):
+    records = [{"question": "q", "answers": ["a", "b"]}, {"question": "q", "answers": ["a", "a"]}]
+    dataset = read_records(tmp_path, *records)
+    assert [row.response for row in dataset.rows] == ["a", "a"]
+    assert "'answers' lists several answers in 1 rows: the first is used" in dataset.notes

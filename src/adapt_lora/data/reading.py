@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from adapt_lora.data.cells import unfold_cells
 from adapt_lora.data.dataset import Dataset, Row
 from adapt_lora.data.fields import detect_fields
 from adapt_lora.data.files import read_saved_dataset, read_shards
@@ -60,6 +61,7 @@ def read_dataset(
     place, table, meta = _open(source, split, allow_skips)
     if "split" not in (mapping or {}).values():
         table = rows_of_split(table, split, place.shown)
+    table = unfold_cells(table, place.shown)
     fields = detect_fields(table, mapping or {}, place.shown)
     draft = read_rows(table, fields)
     settle_role(draft, "label")

@@ -15,7 +15,9 @@ from adapt_lora.data.chats import (
 from adapt_lora.data.choices import ChoiceFields, is_missing, read_choice, read_options
 from adapt_lora.data.dataset import Row, SkippedRow
 from adapt_lora.data.fields import Fields
+from adapt_lora.data.surroundings import read_surroundings
 from adapt_lora.data.table import Table
+from adapt_lora.data.templates import read_templated
 from adapt_lora.data.values import Unusable, checked_text, kind_of, listed
 
 
@@ -68,15 +70,20 @@ def read_rows(table: Table, fields: Fields) -> Draft:
 
 def _row(line: int, record: Mapping[str, object], fields: Fields) -> Row:
     turns = _turns(record.get(fields.prompt[0]), fields)
+    around = read_surroundings(record, fields.around)
     response: str | None = None
     if turns is None:
         prompt = _prompt_text(record, fields)
+        prompt = render_chat([*around, Turn("user", prompt)]) if around else prompt
     elif fields.response is None:
+        turns = _join_turns(around, turns)
+        if all(turn.role == "system" for turn in turns):
+            raise Unusable(f"'{fields.prompt[0]}' holds a system text only")
         prompt, response = split_chat(turns)
     elif turns[-1].role == "assistant" and turns[-1].text:
         raise Unusable(f"'{fields.prompt[0]}' ends with an answer, beside '{fields.response}'")
     else:
-        prompt = render_chat(turns)
+        prompt = render_chat(_join_turns(around, turns))
     if not prompt.strip():
         raise Unusable(f"'{fields.prompt[0]}' holds no text before the answer")
     if fields.choices is not None:
@@ -101,6 +108,11 @@ def _turns(value: object, fields: Fields) -> list[Turn] | None:
         transcript = read_transcript(value) if fields.response is None else None
         if transcript is not None and any(turn.role == "assistant" for turn in transcript):
             return transcript
+        if fields.template and value.strip():
+            templated = read_templated(value)
+            if templated is None:
+                raise Unusable(f"'{field}' is not in the template of {fields.template}")
+            return templated[1]
     messages = find_messages(value)
     if messages is None and isinstance(value, list):
         messages = value
@@ -109,6 +121,12 @@ def _turns(value: object, fields: Fields) -> list[Turn] | None:
     if fields.is_dialogue and isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         raise Unusable(f"'{field}' holds text that is no list of messages in JSON")
     return None
+
+
+def _join_turns(around: list[Turn], turns: list[Turn]) -> list[Turn]:
+    """The turns of a chat below those around it; a system text that it has already stands once."""
+    said = {turn.text.strip() for turn in turns if turn.role == "system"}
+    return [*(turn for turn in around if turn.text.strip() not in said), *turns]
 
 
 def _choice_row(
@@ -132,7 +150,8 @@ def _choice_row(
 def _prompt_text(record: Mapping[str, object], fields: Fields) -> str:
     """The prompt; several fields are joined with their names, instruction and input without."""
     parts: list[str] = []
-    bare = len(fields.prompt) == 1 or fields.prompt[0].lower() == "instruction"
+    is_instructed = fields.prompt[0].lower() == "instruction"
+    bare = len(fields.prompt) == 1 or fields.is_bare or is_instructed
     for field in fields.prompt:
         text = checked_text(record.get(field), field)
         if text is not None:
@@ -168,8 +187,10 @@ def _label_text(value: object, field: str) -> str | None:
         if len(value) > 1:
             raise Unusable(f"'{field}' holds {len(value)} labels where one was expected")
         value = value[0] if value else None
-    text = checked_text(value, field)
-    return None if text is None else text.strip()
+    text = (checked_text(value, field) or "").strip()
+    # SNLI's annotators did not agree there.
+    is_open = text == "-" and field.strip().lower() == "gold_label"
+    return None if is_open or not text else text
 
 
 def _unit_tests(record: Mapping[str, object], fields: Fields) -> tuple[str, ...]:
