@@ -89,6 +89,12 @@ SHAPES = {
     ),
     "prompt/solution": ({"prompt": "p", "solution": "s", "class": "c"}, ("p", "s", None), None),
     "problem/solution": ({"problem": "p", "solution": "s", "type": "t"}, ("p", "s", None), None),
+    "user/assistant": ({"user": "u", "assistant": "a"}, ("u", "a", None), "user/assistant"),
+    "a user beside a text is a person": (
+        {"user": "bob", "text": "t", "label": "l"},
+        ("t", "l", "l"),
+        "text/label",
+    ),
     "inputs/targets": ({"inputs": "i", "targets": "t"}, ("i", "t", None), "inputs/targets"),
     "claim/evidence": (
         {"claim": "c", "evidence": "e", "label": "l"},

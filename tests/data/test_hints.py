@@ -22,6 +22,10 @@ TABLES = {
         lambda i: {"v1": ["ham", "spam"][i % 2], "v2": f"win the prize {i}"},
         "--map prompt=v2,label=v1",
     ),
+    "a field called label is none of the prompt": (
+        lambda i: {"title": f"t {i}", "body": f"b {i}", "label": ["good", "bad"][i % 2]},
+        "--map prompt=title+body",
+    ),
     "names with a comma are quoted": (
         lambda i: {"text, the review": f"t {i}", "label, gold": "ab"[i % 2]},
         "--map 'prompt=text, the review,label=label, gold'",

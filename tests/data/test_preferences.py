@@ -148,6 +148,7 @@ FLAGGED = {
         "response": f"a {i}",
         "feedback": ["thumbs_up", "thumbs_down"][i % 2],
     },
+    "passed": lambda i: {"prompt": "p", "completion": f"a {i}", "passed": i % 2},
     "correct or not": lambda i: {
         "question": "p",
         "answer": f"a {i}",

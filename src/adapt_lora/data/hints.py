@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from adapt_lora.data.preferences import is_rejected
+from adapt_lora.data.shapes import LABEL_FIELDS, names_of
 from adapt_lora.data.table import Table
 from adapt_lora.data.values import listed, scalar_text
 
@@ -28,10 +29,12 @@ def suggest_mapping(table: Table) -> str:
         return fault
     values = {field: table.values(field)[:_ROWS_TO_JUDGE_BY] for field in table.field_counts}
     nested = [f for f, cells in values.items() if _holds_lists(cells)]
+    names = names_of(table.field_counts)
+    labels = [names[name] for name in LABEL_FIELDS if name in names]
     texts = {
         field: [scalar_text(v) or "" for v in cells]
         for field, cells in values.items()
-        if field not in nested
+        if field not in (*nested, *labels)
         and not _REMARK.fullmatch(field.strip().lower())
         and not is_rejected(field)
     }
@@ -47,6 +50,10 @@ def suggest_mapping(table: Table) -> str:
     if not chosen:
         return "Say which is which: --map prompt=FIELD,response=FIELD."
     # Few values again and again are labels, wherever they stand.
+    if labels:
+        prompt = [field for field in chosen if not _is_set(texts[field])] or chosen[:1]
+        mapping = f"prompt={'+'.join(prompt)}"
+        return f"Say which is which, for example --map {shlex.quote(mapping)}."
     chosen.sort(key=lambda field: _is_set(texts[field]))
     said = [f"prompt={listed(chosen[:1])}"]
     for field in chosen[1:]:

@@ -41,6 +41,7 @@ _FLAGS = (
     *("kto_tag", "desirable", "is_desirable", "thumbs_up", "thumbs", "is_chosen", "is_preferred"),
     *("accepted", "is_accepted", "approved", "feedback", "user_feedback", "vote", "liked"),
     *("is_correct", "correct", "is_good", "good", "is_helpful", "is_acceptable", "judgement"),
+    *("verified", "is_verified", "passed", "success"),
     *("judgment", "verdict", "grade", "quality", "preference", "preferred"),
 )
 _RATINGS = (

@@ -52,7 +52,11 @@ _SHAPES: tuple[tuple[str, str], ...] = (
     ("ctx", ""),
     ("startphrase", ""),
     ("goal", ""),
+    ("user", "assistant bot"),
+    ("human", "assistant bot"),
 )
+# Beside anything else these name a person.
+_SPEAKERS = ("user", "human")
 _CHAT_FIELDS = ("messages", "conversations", "conversation", "contents")
 # Shapes of an order or a question: what lies beside them says more often something of the row
 # than what to answer.
@@ -139,9 +143,10 @@ def fitting_shape(
     for spec, response_names in _SHAPES:
         parts = spec.split("+")
         needed = [by_lower.get(part, "") for part in parts if not part.endswith("?")]
-        if "" in needed:
-            continue
         names = response_names.split()
+        is_named = spec in _SPEAKERS and first_of(names, by_lower) is None
+        if "" in needed or is_named:
+            continue
         is_answered = has_response or spec in _CHAT_FIELDS or first_of(names, by_lower) is not None
         fit = (
             2 if is_answered else int(has_label),
