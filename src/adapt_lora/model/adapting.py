@@ -157,11 +157,11 @@ def _copy_what_is_written(
     names: Mapping[str, Any], tensors: list[str], features: LoraFeatures
 ) -> None:
     """Put copies where PEFT writes into the base's own weights: in place, so tied ones go along."""
-    written = {
-        module_of(tensor)
-        for tensor in tensors
-        if features.rewrites_base or not is_adapters_own(tensor)
-    }
+    if features.rewrites_base:
+        # It does so in every module that it targets, with tensors in the file or without.
+        written = set(names)
+    else:
+        written = {module_of(tensor) for tensor in tensors if not is_adapters_own(tensor)}
     copies: dict[int, torch.nn.Parameter] = {}
     for name in written & names.keys():
         for parameter in names[name]._parameters.values():
