@@ -1,6 +1,7 @@
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -42,6 +43,23 @@ def test_two_processes_may_open_a_new_store_at_once(tmp_path):
     answers = [racer.communicate(timeout=120) for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0], answers
     assert answers[0][0] == answers[1][0]
+
+
+def test_a_second_registry_in_one_process_leaves_the_first_its_locks(fresh_store, base, tmp_path):
+    """Or else the next process that closes the store takes its log away from under the first."""
+    store = fresh_store / "mlflow.db"
+    first, second = (Registry(fresh_store, cache_folder=tmp_path / n) for n in ("a", "b"))
+    first.ensure_base(base)
+    assert second.bases() == [base]
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]);"
+        "c.execute(\"UPDATE experiment_tags SET value = 'z/z' WHERE key = 'adapt.base'\");"
+        "c.commit(); c.close()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(store)], check=True, timeout=60)
+    assert store.with_name("mlflow.db-wal").exists()
+    assert {known.name for known in first.bases()} == {"z/z"}
+    first.ensure_base(replace(base, name="other/base"))
 
 
 def test_a_dead_server_is_an_error_not_a_wait(base, tmp_path):

@@ -135,6 +135,7 @@ def test_a_store_of_another_release_says_which_way(registry, schema, words):
         (MlflowException("(sqlite3.OperationalError) database is locked"), "another process"),
         (MlflowException("attempt to write a readonly database"), "can only be read here"),
         (MlflowException("database or disk is full"), "Free some space"),
+        (MlflowException("(sqlite3.OperationalError) disk I/O error"), "End what has it open"),
         (PermissionError(13, "Permission denied", "/srv/runs"), "^/srv/runs: this user may not"),
         (ModuleNotFoundError("No module named 'boto3'", name="boto3"), "pip install boto3"),
         (

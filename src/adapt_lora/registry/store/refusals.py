@@ -70,8 +70,13 @@ _SENTENCES = (
         "MLFLOW_TRACKING_URI to another store.",
     ),
     (
-        "disk is full|no space left|disk i/o error|quota exceeded",
-        "{where} can't be written: the disk is full or fails ({reason}). Free some space there.",
+        "disk i/o error",
+        "{where} can't be read or written ({reason}): the files beside it were changed while it "
+        "was open, or the disk fails. End what has it open, then try again.",
+    ),
+    (
+        "disk is full|no space left|quota exceeded",
+        "{where} can't be written: the disk is full ({reason}). Free some space there.",
     ),
     (
         "not a database|malformed",

@@ -1,6 +1,7 @@
 """Where the tracking store is, and what must be done before MLflow opens it."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from urllib.parse import quote
@@ -11,7 +12,6 @@ from adapt_lora.registry.store.refusals import refusal
 
 _PREFLIGHT_TIMEOUT_S = 3
 _CONNECT_TIMEOUT_S = 5
-_SQLITE_MARK = b"SQLite format 3\0"
 
 
 def default_folder() -> Path:
@@ -121,23 +121,21 @@ def check_sqlite(path: Path) -> None:
     """
     import sqlite3
 
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_SQLITE_MARK))
-    except OSError as error:
-        raise RegistryError(refusal_of(error)) from error
-    if not head:
-        return
-    if head != _SQLITE_MARK:
-        raise RegistryError(
-            f"{path} is no SQLite database, or is encrypted. Name "
-            "another file, or put its backup in its place."
-        )
+    if not os.access(path, os.R_OK):
+        denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        raise RegistryError(refusal_of(denied))
+    # SQLite alone may open it: a process that closes a file by other means loses every lock that it
+    # has on it, and so its log to whoever closes the store next.
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=_CONNECT_TIMEOUT_S)) as connection:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             tables = {str(name) for (name,) in rows if not name.startswith("sqlite_")}
     except sqlite3.Error as error:
+        if "file is not a database" in str(error):
+            raise RegistryError(
+                f"{path} is no SQLite database, or is encrypted. Name "
+                "another file, or put its backup in its place."
+            ) from error
         raise refusal(error, f"sqlite:///{path}", asked="look into it") from error
     if tables and not tables & {"experiments", "alembic_version"}:
         raise RegistryError(
