@@ -129,7 +129,7 @@ def test_broken_weights_get_their_sentence(adapter_folder, tensors, words):
         ({"r": 0}, "whole rank above zero"),
         ({"without": ["r"]}, "r is None"),
         ({"lora_alpha": "much"}, "lora_alpha is 'much'"),
-        ({"rank_pattern": {"(": 2}}, "rank_pattern must map"),
+        ({"rank_pattern": {"(": 2}}, r"rank_pattern is .*; it must be an object"),
         ({"base_model_name_or_path": "/home/me/models/llama"}, "--base-model"),
         ({"base_model_name_or_path": "./llama"}, "a path on a disk"),
         ({"base_model_name_or_path": None}, "is not set"),

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from adapt_lora.model.lora_features import (
 )
 
 # What these leave in a factor that no file fills is drawn by chance, and not zero.
-_RANDOM_INITS = (False, "orthogonal")
+_RANDOM_INITS = (None, False, "orthogonal")
 
 
 @contextlib.contextmanager
@@ -70,14 +70,54 @@ def peft_adapter_on(
         model.requires_grad_(False)
 
 
+def read_peft_config(folder: Path) -> PeftConfig:
+    """adapter_config.json as PEFT takes it; no base model is needed.
+
+    Raises:
+        AdapterError: It can't be loaded; the sentence names the fields that are to blame.
+    """
+    path = folder / "adapter_config.json"
+    try:
+        written = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path}: can't be read as JSON ({_reason(error)[:200]}).") from error
+    reason = _refusal(PeftConfig.from_peft_type, written)
+    if reason is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return PeftConfig.from_peft_type(**written)
+    fields = {field.name for field in dataclasses.fields(LoraConfig)}
+    for name in written.keys() & fields:
+        blamed = _refusal(LoraConfig, {name: written[name]})
+        if blamed is not None:
+            reason = f"{name}: {blamed}"
+            break
+    raise AdapterError(
+        f"{path}: PEFT can't load this ({reason[:250]}). Mend it, or upgrade PEFT if a newer one "
+        "saved it."
+    )
+
+
+def _refusal(make: Callable[..., PeftConfig], settings: Mapping[str, Any]) -> str | None:
+    """What PEFT says against settings; None where it takes them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            make(**settings)
+    # Its classes raise TypeError, ValueError, KeyError, ImportError, and recurse without an end.
+    except Exception as error:
+        return _reason(error)
+    return None
+
+
 def _load(model: Any, folder: Path, *, model_name: str, device: str) -> tuple[str, ...]:
     names = dict(model.named_modules())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            config = PeftConfig.from_pretrained(str(folder))
+            config = read_peft_config(folder)
             tensors = _tensor_names(folder)
-            written = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            written = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
             features = read_features(written, tensors)
             _check_scorable(config, features, folder)
             config.inference_mode = True

@@ -3,12 +3,12 @@
 import json
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from adapt_lora.data.files.content import find_pointer
 from adapt_lora.errors import AdapterError
+from adapt_lora.registry.adapter_settings import check_settings
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -47,9 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     alpha = config.get("lora_alpha", 8)
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise AdapterError(f"{path}: lora_alpha is {alpha!r}; it must be a number.")
-    for name in ("rank_pattern", "alpha_pattern"):
-        if not _is_pattern(config.get(name) or {}):
-            raise AdapterError(f"{path}: {name} must map module names to numbers above zero.")
+    check_settings(config, path)
     return config
 
 
@@ -118,16 +116,3 @@ def _instead(folder: Path) -> str:
     if "pytorch_lora_weights.safetensors" in names:
         return " It holds a LoRA of diffusers, for an image model."
     return ""
-
-
-def _is_pattern(pattern: object) -> bool:
-    if not isinstance(pattern, Mapping):
-        return False
-    try:
-        for key, value in pattern.items():
-            re.compile(key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                return False
-    except re.error:
-        return False
-    return True
