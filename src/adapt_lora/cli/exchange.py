@@ -37,6 +37,7 @@ def export_registry(
         registry=open_registry(tracking_uri, console),
         base_model=base_model,
         with_weights=with_weights,
+        warn=lambda sentence: console.warn([sentence]),
     )
     n_files = sum(record.has_weights for record in matrix.adapters) if with_weights else 0
     if as_json:

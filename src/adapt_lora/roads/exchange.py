@@ -1,7 +1,8 @@
 """Registries and results that come in from elsewhere, and a registry that goes out."""
 
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,13 +88,16 @@ def import_results(
         )
         registry.ensure_views(matrix.base)
     n_new = sum(addition.n_adapters for addition in added)
+    skipped = [sentence for addition in added for sentence in addition.skipped]
     return Import(
         source=published.source,
         bases=tuple(matrix.base.name for matrix in published.matrices),
         n_adapters=n_new,
         n_cells=sum(addition.n_cells for addition in added),
-        n_known_adapters=sum(len(matrix.adapters) for matrix in published.matrices) - n_new,
-        warnings=published.warnings,
+        n_known_adapters=sum(len(matrix.adapters) for matrix in published.matrices)
+        - n_new
+        - len(skipped),
+        warnings=(*published.warnings, *skipped),
         seconds=time.perf_counter() - started,
     )
 
@@ -136,14 +140,19 @@ def _import_export(
         bases=(base.name,),
         n_adapters=added.n_adapters,
         n_cells=added.n_cells,
-        n_known_adapters=len(export.matrix.adapters) - added.n_adapters,
-        warnings=(warning,) if warning else (),
+        n_known_adapters=len(export.matrix.adapters) - added.n_adapters - len(added.skipped),
+        warnings=(*([warning] if warning else []), *export.skipped, *added.skipped),
         seconds=time.perf_counter() - started,
     )
 
 
 def export_registry(
-    dest: Path, *, registry: Registry, base_model: str | None = None, with_weights: bool = True
+    dest: Path,
+    *,
+    registry: Registry,
+    base_model: str | None = None,
+    with_weights: bool = True,
+    warn: Callable[[str], None] | None = None,
 ) -> TransferMatrix:
     """Write a base model's adapters, tasks and cells into a folder that `adapt import` reads.
 
@@ -154,6 +163,8 @@ def export_registry(
         registry: What to export.
         base_model: As for `which_base`.
         with_weights: Whether adapters' files go along.
+        warn: Told which adapters go without their files, since those can't be read; None for
+            Python's own warnings.
 
     Returns:
         What was written.
@@ -162,17 +173,26 @@ def export_registry(
         NotFoundError: The registry holds nothing of that base.
         RegistryError: The folder can't be written.
     """
+    from adapt_lora.registry.adapter import read_adapter
     from adapt_lora.registry.exchange.portable import Export, write_export
 
     base = which_base(registry, base_model)
     matrix = registry.transfer_matrix(base)
     if not matrix.adapters and not matrix.cells:
         raise NotFoundError(f"The registry holds nothing of {base.name}, so there is no export.")
-    folders = {
-        record.adapter_id: fetch_weights(registry, record)
-        for record in matrix.adapters
-        if with_weights and record.has_weights
-    }
+    folders, adapters = {}, []
+    for record in matrix.adapters:
+        has_files = record.has_weights
+        if with_weights and has_files:
+            try:
+                place = fetch_weights(registry, record)
+                read_adapter(place, base_model=base.name)
+                folders[record.adapter_id] = place
+            except AdaptError as error:
+                has_files = False
+                (warn or warnings.warn)(f"{record.name} goes without its files: {error}")
+        adapters.append(replace(record, has_weights=has_files))
+    matrix = replace(matrix, adapters=tuple(adapters))
     write_export(Export(matrix, folders, registry.trait_fit(base)), dest)
     return matrix
 

@@ -87,15 +87,57 @@ def test_figures_without_the_files_can_be_read(export, tmp_path):
     assert read_export(tmp_path / "out").folders == {}
 
 
-def test_other_weights_under_the_figures_are_refused(export, tmp_path, adapter_folder):
+def test_files_that_can_t_be_taken_leave_the_figures(export, tmp_path, adapter_folder):
     import shutil
 
     write_export(export, tmp_path / "out")
     other = adapter_folder("other", seed=9)
-    place = tmp_path / "out" / "adapters" / "shipped" / "adapter_model.safetensors"
-    shutil.copyfile(other / "adapter_model.safetensors", place)
-    with pytest.raises(RegistryError, match="not the weights that the figures belong to"):
-        read_export(tmp_path / "out")
+    place = tmp_path / "out" / "adapters" / "shipped"
+    name = "adapter_model.safetensors"
+    shutil.copyfile(other / name, place / name)
+    back = read_export(tmp_path / "out")
+    assert (len(back.matrix.adapters), dict(back.folders)) == (2, {})
+    assert "not the weights that the figures belong to" in back.skipped[0]
+    (place / name).write_bytes(b"x")
+    (sentence,) = read_export(tmp_path / "out").skipped
+    assert "shipped comes without its files" in sentence
+
+
+def test_one_bad_entry_leaves_the_others(export, tmp_path):
+    write_export(export, tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "registry.json").read_text())
+    first, second = content["adapters"]
+    _edit(tmp_path / "out", adapters=[{**first, "params": 5}, second])
+    back = read_export(tmp_path / "out")
+    assert [record.name for record in back.matrix.adapters] == ["kept"]
+    assert {cell.row.model for cell in back.matrix.cells} == {BASE_ID, second["adapter_id"]}
+    (sentence,) = back.skipped
+    assert sentence.startswith("The adapter shipped can't be read and is left out")
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_half_precision_can_t_hold_come_back(export, tmp_path):
+    first, *rest = export.matrix.adapters
+    wide = replace(first, behaviour_vector=(1e6, -2.0), behaviour_vector_mid=(float("inf"), 1.0))
+    matrix = replace(export.matrix, adapters=(wide, *rest))
+    write_export(replace(export, matrix=matrix), tmp_path / "out")
+    back = read_export(tmp_path / "out").matrix.adapters[0]
+    assert back.behaviour_vector == (1e6, -2.0)
+    assert back.behaviour_vector_mid == ()
+
+
+def test_infinite_numbers_in_an_older_export_are_left_out_and_named(export, tmp_path):
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    write_export(export, tmp_path / "out")
+    arrays = load_file(tmp_path / "out" / "vectors.safetensors")
+    (name,) = (name for name in arrays if name.endswith("/behaviour_vector"))
+    arrays[name] = np.array([np.inf, 1], np.float16)
+    save_file(arrays, tmp_path / "out" / "vectors.safetensors")
+    back = read_export(tmp_path / "out")
+    assert back.matrix.adapters[0].behaviour_vector == ()
+    assert "holds infinite numbers" in back.skipped[0]
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,22 @@ import json
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from adapt_lora.errors import RegistryError
+from adapt_lora.errors import AdapterError, RegistryError
 from adapt_lora.model.base import BaseIdentity
 from adapt_lora.registry.adapter import copy_adapter, read_adapter
-from adapt_lora.registry.records import AdapterRecord, Cell, TaskRecord, TransferMatrix
+from adapt_lora.registry.records import (
+    BASE_ID,
+    MAJORITY_ID,
+    AdapterRecord,
+    Cell,
+    TaskRecord,
+    TransferMatrix,
+)
 from adapt_lora.registry.stored import from_plain, to_plain
 
 if TYPE_CHECKING:
@@ -33,6 +40,7 @@ _DIGESTS = {"adapter_id", "protocol", "zero_shot"}
 _VECTORS = ("behaviour_vector", "behaviour_vector_mid")
 """Fields of an adapter that are kept among the arrays."""
 
+_T = TypeVar("_T")
 _Record = TypeVar("_Record", AdapterRecord, TaskRecord)
 
 
@@ -48,6 +56,8 @@ class Export:
     """The fit that the adapters' traits come from, as the registry keeps it; None without one."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What the maker says of it: sources, licences, versions; shown, never computed with."""
+    skipped: tuple[str, ...] = ()
+    """What of a folder could not be taken, and why, a sentence each."""
 
 
 def write_export(export: Export, dest: Path) -> None:
@@ -114,8 +124,10 @@ def write_export(export: Export, dest: Path) -> None:
 def read_export(folder: Path) -> Export:
     """What `write_export` wrote; adapters whose files are missing are figures only.
 
+    What of it can't be read is left out and named in `skipped`.
+
     Raises:
-        RegistryError: No export, a later version's, or damaged, adapter files included.
+        RegistryError: No export, a later version's, or damaged all through.
     """
     path = folder / EXPORT_FILE
     try:
@@ -125,20 +137,8 @@ def read_export(folder: Path) -> Export:
                 f"{path}: made by another version of Adapt (schema {content['schema']}, this one "
                 f"reads {EXPORT_SCHEMA}). Update Adapt, or export it again."
             )
-        arrays = _read_arrays(folder / VECTORS_FILE)
-        matrix = TransferMatrix(
-            base=from_plain(BaseIdentity, content["base"]),
-            adapters=tuple(
-                _unpack(AdapterRecord, plain, _adapter_place(plain["adapter_id"]), arrays)
-                for plain in content["adapters"]
-            ),
-            tasks=tuple(
-                _unpack(TaskRecord, plain, f"task/{plain['name']}", arrays)
-                for plain in content["tasks"]
-            ),
-            cells=tuple(_unpack_cell(plain, content["digests"]) for plain in content["cells"]),
-            regime=content["regime"],
-        )
+        arrays, skipped = _read_arrays(folder / VECTORS_FILE)
+        matrix = _read_matrix(content, arrays, skipped)
     except FileNotFoundError as error:
         raise RegistryError(
             f"{error.filename}: not there, so {folder} is no exported registry. `adapt export DIR` "
@@ -154,23 +154,81 @@ def read_export(folder: Path) -> Export:
         ) from error
     return Export(
         matrix=matrix,
-        folders=_read_folders(folder, matrix),
+        folders=_read_folders(folder, matrix, skipped),
         trait_fit=content.get("trait_fit"),
         about=content.get("about", {}),
+        skipped=tuple(skipped),
     )
 
 
-def _read_folders(folder: Path, matrix: TransferMatrix) -> dict[str, Path]:
+def _read_matrix(
+    content: Mapping[str, Any], arrays: Mapping[str, "NDArray[Any]"], skipped: list[str]
+) -> TransferMatrix:
+    """The records and cells of an export; those that can't be read are named and left out."""
+    adapters = _read_each(
+        content["adapters"],
+        lambda plain: _unpack(AdapterRecord, plain, _adapter_place(plain["adapter_id"]), arrays),
+        "adapter",
+        skipped,
+    )
+    tasks = _read_each(
+        content["tasks"],
+        lambda plain: _unpack(TaskRecord, plain, f"task/{plain['name']}", arrays),
+        "task",
+        skipped,
+    )
+    cells = _read_each(
+        content["cells"], lambda plain: _unpack_cell(plain, content["digests"]), "score", skipped
+    )
+    models = {BASE_ID, MAJORITY_ID, *(record.adapter_id for record in adapters)}
+    names = {task.name for task in tasks}
+    return TransferMatrix(
+        base=from_plain(BaseIdentity, content["base"]),
+        adapters=tuple(adapters),
+        tasks=tuple(tasks),
+        cells=tuple(cell for cell in cells if cell.row.model in models and cell.task in names),
+        regime=content["regime"],
+    )
+
+
+def _read_each(
+    plain: Sequence[Any], read: Callable[[Any], _T], kind: str, skipped: list[str]
+) -> list[_T]:
+    """Each of these that can be read; where it is none, the fault is not in one of them."""
+    found = []
+    faults: list[tuple[str, Exception]] = []
+    for place, one in enumerate(plain, start=1):
+        try:
+            found.append(read(one))
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            name = one.get("name") if isinstance(one, Mapping) else None
+            faults.append((str(name or f"number {place}"), error))
+    if faults and not found:
+        raise faults[0][1]
+    skipped += [
+        f"The {kind} {name} can't be read and is left out ({type(error).__name__}: {error})."
+        for name, error in faults
+    ]
+    return found
+
+
+def _read_folders(folder: Path, matrix: TransferMatrix, skipped: list[str]) -> dict[str, Path]:
     folders, places = {}, _places(matrix.adapters)
     for record in matrix.adapters:
         place = folder / ADAPTERS_FOLDER / places[record.adapter_id]
         if record.has_weights and place.is_dir():
-            found = read_adapter(place, base_model=matrix.base.name).adapter_id
+            try:
+                found = read_adapter(place, base_model=matrix.base.name).adapter_id
+            except AdapterError as error:
+                skipped.append(f"{record.name} comes without its files: {error}")
+                continue
             if found != record.adapter_id:
-                raise RegistryError(
-                    f"{place}: these are not the weights that the figures belong to (identity "
-                    f"{found[:12]}, not {record.adapter_id[:12]}). Get a fresh copy of the folder."
+                skipped.append(
+                    f"{record.name} comes without its files: in {place} are not the weights that "
+                    f"the figures belong to (identity {found[:12]}, not {record.adapter_id[:12]}). "
+                    "Get a fresh copy of the folder."
                 )
+                continue
             folders[record.adapter_id] = place
     return folders
 
@@ -196,7 +254,12 @@ def _pack(
     fingerprint = plain["fingerprint"]
     vectors = {f"{at}/fingerprint/{key}": x for key, x in fingerprint.pop("vectors").items()}
     vectors |= {f"{at}/{key}": plain.pop(key) for key in _VECTORS if key in plain}
-    arrays |= {key: np.array(vector, dtype=np.float16) for key, vector in vectors.items() if vector}
+    for key, vector in vectors.items():
+        array = np.array(vector, dtype=np.float32)
+        # Not finite is not known. What half precision can't hold is kept in single.
+        if array.size and np.isfinite(array).all():
+            is_small = np.abs(array).max() <= np.finfo(np.float16).max
+            arrays[key] = array.astype(np.float16) if is_small else array
     if sketches := fingerprint.pop("row_sketches"):
         arrays[f"{at}/row_sketches"] = np.array(sketches, dtype=np.uint64)
     return _dense(plain)
@@ -239,7 +302,8 @@ def _unpack_cell(plain: Mapping[str, Any], digests: Sequence[str]) -> Cell:
     return from_plain(Cell, {**plain, **whole})
 
 
-def _read_arrays(path: Path) -> dict[str, Any]:
+def _read_arrays(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The arrays by name, and which of them are left out and why."""
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -250,8 +314,13 @@ def _read_arrays(path: Path) -> dict[str, Any]:
         arrays: dict[str, Any] = load_file(path)
     except SafetensorError as error:
         raise RegistryError(f"{path}: damaged ({error}). Get a fresh copy.") from error
-    floats = {k: v.astype(np.float32) for k, v in arrays.items() if v.dtype == np.float16}
-    return arrays | floats
+    read, skipped = {}, []
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            skipped.append(f"The vector {name} holds infinite numbers and is left out.")
+        else:
+            read[name] = array.astype(np.float32) if array.dtype == np.float16 else array
+    return read, skipped
 
 
 def _dense(plain: dict[str, Any]) -> dict[str, Any]:

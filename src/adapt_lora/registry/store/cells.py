@@ -37,6 +37,8 @@ class MatrixAddition:
     """Adapters that were new."""
     n_cells: int
     """Cells that were new, the base's among them."""
+    skipped: tuple[str, ...] = ()
+    """Adapters that could not be written, and why, a sentence each."""
 
 
 class Cells:
@@ -101,8 +103,7 @@ class Cells:
             rows.setdefault(cell.row, []).append(cell)
             if (cell.row, cell.task, cell.protocol) not in measured:
                 fresh.setdefault(cell.row, []).append((tasks[cell.task], cell))
-        n_cells = sum(map(len, fresh.values()))
-        n_adapters = 0
+        n_adapters, n_cells, skipped = 0, 0, []
         # One lock for all: nobody else can be half-way through a registration meanwhile.
         with self._client.writing():
             self._entries.ensure_tasks(home, matrix.tasks)
@@ -111,20 +112,30 @@ class Cells:
             for done, record in enumerate(matrix.adapters, start=1):
                 if record.adapter_id not in known:
                     scores = {cell.task: cell.score for cell in rows.get(record.row, ())}
-                    known[record.adapter_id] = self._entries.write_adapter(
-                        home,
-                        record,
-                        folders.get(record.adapter_id),
-                        layout.summary_metrics(scores, of_base),
-                    )
+                    try:
+                        known[record.adapter_id] = self._entries.write_adapter(
+                            home,
+                            record,
+                            folders.get(record.adapter_id),
+                            layout.summary_metrics(scores, of_base),
+                        )
+                    except ValueError as error:  # its name, its files, or what its record holds
+                        skipped.append(f"{record.name} is left out: {str(error).rstrip('.')}.")
+                        fresh = {
+                            row: x for row, x in fresh.items() if row.model != record.row.model
+                        }
+                        continue
                     n_adapters += 1
                 if record.row in fresh:
-                    self.add(home, known[record.adapter_id], fresh.pop(record.row))
+                    cells = fresh.pop(record.row)
+                    self.add(home, known[record.adapter_id], cells)
+                    n_cells += len(cells)
                 if progress is not None:
                     progress(done, len(matrix.adapters))
             for row, cells in fresh.items():  # the bare base, the majority label, few-shot rows
                 self.add(home, known.get(row.model, MatrixRow(row.model)), cells)
-        return MatrixAddition(n_adapters, n_cells)
+                n_cells += len(cells)
+        return MatrixAddition(n_adapters, n_cells, tuple(skipped))
 
     def add_plots(self, home: Home, row: MatrixRow, plots: Mapping[str, Path]) -> None:
         """Put pictures beside the cells that this job wrote for a row."""
