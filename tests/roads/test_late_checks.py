@@ -6,9 +6,11 @@ import shutil
 import pytest
 
 from adapt_lora import roads
-from adapt_lora.errors import AdapterError, BaseModelError
+from adapt_lora.errors import AdapterError, BaseModelError, RegistryError
 from adapt_lora.model.base import load_base_model
 from adapt_lora.registry import Registry
+from adapt_lora.registry.adapter_files import CONFIG_FILE
+from adapt_lora.roads.evaluation import fetch_weights, weights_place
 from adapt_lora.roads.registration import entry_name
 
 
@@ -190,6 +192,80 @@ def test_a_mended_base_name_is_the_mended_entry(registry, bring, adapter_on):
     ]
     assert mended.unchecked is None
     assert "replaces the entry of the same content under tiny/misspelt" in said[0]
+
+
+def set_config(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def stored_config(registry, record):
+    (found,) = registry.database.parent.rglob(f"*{record.model_id}*/**/adapter_config.json")
+    return found
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_a_mended_config_renews_the_stored_one(
+    registry, bring, adapter_on, is_here, tmp_path, monkeypatch
+):
+    """An older version filed what PEFT can't load; its identity is that of the mended one."""
+    monkeypatch.setenv("ADAPT_CACHE_DIR", str(tmp_path / "own-cache"))
+    folder = adapter_on("tiny/llama")
+    record = roads.register(folder, registry=registry)
+    set_config(stored_config(registry, record), bias=None, task_type="causal_lm")
+    shutil.copytree(stored_config(registry, record).parent, weights_place(record.adapter_id))
+    with pytest.raises(RegistryError, match=r'task_type is "causal_lm".* Register the mended'):
+        registry.pull(record, tmp_path / "broken")
+    if is_here:
+        bring("tiny/llama")
+    told = []
+    mended = roads.register(folder, registry=registry, warn=told.append)
+    assert (mended.adapter_id, mended.version) == (record.adapter_id, 1)
+    assert (mended.unchecked is None) is is_here
+    assert told[0] == "The config of tickets/1 is renewed: it differed in bias, task_type."
+    config = json.loads((registry.pull(record, tmp_path / "out") / CONFIG_FILE).read_text())
+    assert (config.get("bias"), config["task_type"]) == ("none", "CAUSAL_LM")
+    assert json.loads((fetch_weights(registry, mended) / CONFIG_FILE).read_text()) == config
+    told.clear()
+    roads.register(folder, registry=registry, warn=told.append)
+    assert told == []
+
+
+def test_a_config_that_peft_can_t_load_is_refused_where_its_content_is_known(
+    registry, bring, adapter_on
+):
+    folder = adapter_on("tiny/llama")
+    record = roads.register(folder, registry=registry)
+    good = stored_config(registry, record).read_text()
+    for field, value in (("rank_pattern", None), ("monteclora_config", {"some": 1})):
+        broken = adapter_on("tiny/llama", f"broken-{field}")
+        set_config(broken / CONFIG_FILE, **{field: value})
+        with pytest.raises(AdapterError, match=field):
+            roads.register(broken, registry=registry)
+    bring("tiny/llama")
+    set_config(broken / CONFIG_FILE, monteclora_config=None, task_type="SEQ_2_SEQ_LM")
+    with pytest.raises(AdapterError, match="task_type SEQ_2_SEQ_LM"):
+        roads.register(broken, registry=registry)
+    assert stored_config(registry, record).read_text() == good
+
+
+def test_another_config_does_not_replace_a_checked_one_unseen(registry, bring, hub, adapter_on):
+    bring("tiny/llama")
+    folder = adapter_on("tiny/llama")
+    record = roads.register(folder, registry=registry)
+    good = stored_config(registry, record).read_text()
+    shutil.rmtree(hub / "models--tiny--llama")
+    set_config(folder / CONFIG_FILE, ensure_weight_tying=True)
+    told = []
+    assert roads.register(folder, registry=registry, warn=told.append) == record
+    assert "differs in ensure_weight_tying" in told[0]
+    assert stored_config(registry, record).read_text() == good
+
+
+def test_a_base_that_is_found_has_its_digest(registry, bring, adapter_on):
+    roads.register(adapter_on("tiny/llama"), registry=registry)
+    bring("tiny/llama")
+    later = roads.register(adapter_on("tiny/llama", "second", seed=71), registry=registry)
+    assert not [warning for warning in later.warnings if "digest" in warning]
 
 
 def test_an_entry_that_was_measured_under_another_base_stays(registry, tiny_base_dir, adapter_on):

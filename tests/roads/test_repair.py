@@ -1,6 +1,8 @@
 """`doctor --repair`: what is not whole is mended or taken out; a missing folder costs nothing."""
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -38,8 +40,8 @@ def model_folder(registry, record):
     return local_folder(model.artifact_location)
 
 
-def outcomes(registry):
-    return {one.entry: one.outcome for one in repair(registry)}
+def outcomes(registry, known="/nowhere"):
+    return {one.entry: one.outcome for one in repair(registry, Path(known))}
 
 
 def test_a_lost_record_is_read_anew_from_the_adapter_s_files(two, reopen, fresh_store):
@@ -50,9 +52,56 @@ def test_a_lost_record_is_read_anew_from_the_adapter_s_files(two, reopen, fresh_
     assert "first version 1 (its file record.json is not in" in check.detail
     assert "read anew from its files" in outcomes(reopen())["first version 1"]
     found = {record.name: record for record in reopen().adapters()}
-    assert found["first"].adapter_id == first.adapter_id
+    lost = {"params": {}, "behaviour_vector": (), "behaviour_vector_mid": ()}
+    assert replace(found["first"], **lost) == replace(first, **lost)
+    assert found["first"].params.items() <= first.params.items()
     assert found["second"] == second
     assert outcomes(reopen()) == {}
+
+
+def test_what_this_machine_knows_of_a_lost_record_is_put_back(
+    fresh_store, tmp_path, tiny_adapter, tiny_base_dir, tmp_path_factory, reopen
+):
+    """Training data, checks and version stay; nothing is measured or numbered anew."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "the film was good and", "response": "positive"}\n' * 8)
+    for is_seen_broken in (False, True):
+        registry = Registry(fresh_store, cache_folder=tmp_path / "own", warn=lambda _: None)
+        record = roads.register(
+            tiny_adapter(f"kept{is_seen_broken}", seed=62 + is_seen_broken),
+            registry=registry,
+            dataset=rows,
+            group="films",
+            base_model=tiny_base_dir,
+        )
+        assert record in registry.adapters()
+        for name in ("record.json", "fingerprint.json"):
+            (record_folder(registry, record) / name).write_text("{")
+        if is_seen_broken:  # and touched, so that the local copy gives it up
+            registry._client.touch(record.run_id)
+            assert record not in registry.adapters()
+        found = outcomes(reopen(), tmp_path / "own")
+        assert found == {f"{record.name} version 1": "put back from what this machine knows of it."}
+        assert record in reopen().adapters()
+
+
+def test_without_a_local_copy_the_run_still_says_what_it_was_trained_on(
+    two, tmp_path, tiny_adapter, tiny_base_dir, reopen
+):
+    registry, _ = two
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "the film was good and", "response": "positive"}\n' * 8)
+    record = roads.register(
+        tiny_adapter("films", seed=64), registry=registry, dataset=rows, base_model=tiny_base_dir
+    )
+    (record_folder(registry, record) / "record.json").unlink()
+    assert outcomes(reopen()) == {
+        "films version 1": "read anew from its files, as version 1; the vectors of its "
+        "training data are lost."
+    }
+    again = reopen().adapter("films")
+    assert (again.version, again.group, again.unchecked) == (1, record.group, None)
+    assert replace(again.dataset, source="") == replace(record.dataset, source="")
 
 
 def test_what_is_lost_for_good_is_taken_out(two, reopen):
@@ -81,8 +130,19 @@ def test_lost_files_come_back_from_this_machine_s_copy_or_leave_the_figures(two,
 def test_a_folder_that_is_not_mounted_costs_no_entry(two, reopen, fresh_store):
     _, adapters = two
     shutil.move(fresh_store / "artifacts", fresh_store / "unmounted")
-    (only,) = repair(reopen())
+    (only,) = repair(reopen(), Path("/nowhere"))
     assert not only.is_mended
     assert "Nothing was touched" in only.outcome
     shutil.move(fresh_store / "unmounted", fresh_store / "artifacts")
     assert reopen().adapters() == adapters
+
+
+def test_an_export_goes_on_without_the_files_of_one_adapter(two, tmp_path, fresh_store):
+    registry, (first, _) = two
+    shutil.rmtree(weights_place(first.adapter_id), ignore_errors=True)
+    shutil.rmtree(model_folder(registry, first))
+    said = []
+    written = roads.export_registry(tmp_path / "out", registry=registry, warn=said.append)
+    assert [record.has_weights for record in written.adapters] == [False, True]
+    assert said[0].startswith("first goes without its files: The files of first are not in")
+    assert {path.name for path in (tmp_path / "out" / "adapters").iterdir()} == {"second"}

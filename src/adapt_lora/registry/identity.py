@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from adapt_lora.errors import BaseModelMismatch
 from adapt_lora.model.base import BaseIdentity
 
+LACKS_DIGEST = "lack a digest"
+"""Part of the warning about bases that are compared by name alone."""
+
 
 def compare_bases(registered: BaseIdentity, given: BaseIdentity) -> str | None:
     """Say how near the given base model is to the registered one.
@@ -18,7 +21,7 @@ def compare_bases(registered: BaseIdentity, given: BaseIdentity) -> str | None:
     """
     if not registered.architecture or not given.architecture:
         return (
-            f"{given.name}: the registry's entries or this model lack a digest, since the weights "
+            f"{given.name}: the registry's entries or this model {LACKS_DIGEST}, since the weights "
             "were not at hand; that they belong together is taken from the name."
         )
     if registered.architecture != given.architecture:

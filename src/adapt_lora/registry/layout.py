@@ -183,6 +183,56 @@ def adapter_record(items: RunItems) -> AdapterRecord:
     )
 
 
+def adapter_remains(items: RunItems, profile: Mapping[str, Any]) -> AdapterRecord:
+    """What an adapter's run says of it where its record can't be read: no vectors, no warnings.
+
+    Args:
+        items: Name, tags, params and metrics of the run.
+        profile: Of its training data, as `dataset_item` makes it; {} of none.
+
+    Raises:
+        KeyError, ValueError: The run lacks what an adapter is filed by.
+    """
+    tags = items.tags
+    dataset = None
+    if "adapt.dataset" in tags:
+        dataset = {
+            "name": tags["adapt.dataset"],
+            "digest": tags["adapt.dataset_digest"],
+            "group": profile.get("group", tags.get("adapt.group", "")),
+            "n_rows": profile.get("num_rows"),
+            "parent": profile.get("parent", ""),
+            "read": profile.get("read"),
+        }
+    return from_plain(
+        AdapterRecord,
+        {
+            "adapter_id": tags[ADAPTER_ID],
+            "name": items.name,
+            "base": to_plain(base_from_tags(tags)),
+            "dataset": dataset,
+            "group": tags.get("adapt.group"),
+            "fingerprint": {"values": _out_of_section("fingerprint", items.metrics)},
+            "weights": _out_of_section("weights", items.metrics),
+            "behaviour": _out_of_section("behaviour", items.metrics),
+            "metrics": {
+                key: value for key, value in items.metrics.items() if key.startswith("train/")
+            },
+            "params": {k: v for k, v in items.params.items() if not k.startswith("data/")},
+            "tags": {
+                key.removeprefix("check."): value
+                for key, value in tags.items()
+                if key.startswith("check.")
+            },
+            "traits": json.loads(tags.get(TRAITS, "{}")),
+            "run_id": items.run_id,
+            "created_ms": items.created_ms,
+            "model_id": tags[MODEL_ID],
+            "version": int(tags[VERSION]),
+        },
+    )
+
+
 def task_items(task: TaskRecord, base: BaseIdentity) -> RunItems:
     """A task's entry; the inverse of `task_record`."""
     plain = to_plain(task)
@@ -574,6 +624,12 @@ def _base_tags(base: BaseIdentity) -> dict[str, str]:
 
 def _section(name: str, values: Mapping[str, float]) -> dict[str, float]:
     return {legal_key(f"{name}/{key}"): value for key, value in _finite(values).items()}
+
+
+def _out_of_section(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The inverse of `_section`, but for what is not legal in a key."""
+    start = f"{name}/"
+    return {k.removeprefix(start): x for k, x in metrics.items() if k.startswith(start)}
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

@@ -323,6 +323,8 @@ class DamagedEntry:
     """Of an adapter: MLflow logged model with the files."""
     tags: tuple[str, ...] = ()
     """Of cells: the tags that can't be read; the run's other cells are fine."""
+    remains: AdapterRecord | None = None
+    """Of an adapter: what its run still says; None where it lacks name, version or identity."""
     is_lost: bool = True
     """Whether it is lost for good; False where its files are there but can't be read now."""
 

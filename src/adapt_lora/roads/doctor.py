@@ -16,7 +16,7 @@ from adapt_lora.registry.adapter_files import WEIGHTS_FILE
 from adapt_lora.registry.layout import registered_name
 from adapt_lora.registry.records import AdapterRecord, DamagedEntry
 from adapt_lora.roads.evaluation import weights_place
-from adapt_lora.roads.registration import Origin, file_adapter
+from adapt_lora.roads.registration import Origin, file_adapter, read_anew
 
 Status = Literal["ok", "missing", "note"]
 
@@ -72,15 +72,17 @@ class Repair:
     """Whether it is off the list of what is wrong."""
 
 
-def repair(registry: Registry) -> list[Repair]:
+def repair(registry: Registry, known: Path | None = None) -> list[Repair]:
     """Mend what can be mended of a registry's entries, and take out what is lost for good.
 
-    An adapter whose record is lost is read anew from its files; one whose files are lost gets them
+    What this machine still knows of an entry is put back. An adapter whose record it does not know
+    is read anew from its files; one whose files are lost gets them
     back from this machine's copy, or stays as figures. Where the files of all adapters are lost,
     it is more likely that a folder is not mounted: nothing is touched then.
 
     Args:
         registry: With a cache folder of its own, so that everything is looked at.
+        known: Cache folder with what this machine knows; None for the user's.
     """
     done: list[Repair] = []
     for base in registry.bases():
@@ -99,7 +101,10 @@ def repair(registry: Registry) -> list[Repair]:
                 )
             )
             continue
-        done += [_repaired(registry, entry) for entry in damaged]
+        done += [_repaired(registry, entry, known) for entry in damaged]
+        # One that was put back just now may have lost its files too.
+        records = registry.adapters(base) if damaged else lost
+        lost = [one for one in records if registry.lost_files(one) is not None]
         done += [_with_files(registry, record) for record in lost]
     return done
 
@@ -110,15 +115,28 @@ def _is_away(registry: Registry) -> bool:
     return store is not None and not store.with_name("artifacts").is_dir()
 
 
-def _repaired(registry: Registry, entry: DamagedEntry) -> Repair:
+def _repaired(registry: Registry, entry: DamagedEntry, known: Path | None) -> Repair:
     if not entry.is_lost:
         return Repair(entry.label, f"left as it is: {entry.reason}.", is_mended=False)
+    if registry.restore(entry, known):
+        return Repair(entry.label, "put back from what this machine knows of it.")
     if entry.kind == "adapter":
-        with tempfile.TemporaryDirectory(prefix="adapt-repair-") as scratch:
-            try:
-                folder = weights_place(entry.adapter_id)
-                if entry.model_id and not (folder / WEIGHTS_FILE).is_file():
-                    folder = registry.fetch(f"models:/{entry.model_id}", Path(scratch))
+        return _read_anew(registry, entry)
+    registry.remove_damaged(entry)
+    again = "" if entry.kind == "recommendation" else "; `adapt evaluate` writes it again"
+    return Repair(entry.label, f"taken out{again}.")
+
+
+def _read_anew(registry: Registry, entry: DamagedEntry) -> Repair:
+    """Make an adapter's record from its files, in the run that it has where that still says so."""
+    with tempfile.TemporaryDirectory(prefix="adapt-repair-") as scratch:
+        try:
+            folder = weights_place(entry.adapter_id)
+            if entry.model_id and not (folder / WEIGHTS_FILE).is_file():
+                folder = registry.fetch(f"models:/{entry.model_id}", Path(scratch))
+            if entry.remains is not None:
+                record = read_anew(folder, entry.remains, registry=registry)
+            else:
                 origin = Origin(registered_name(entry.name))
                 record = file_adapter(
                     folder,
@@ -128,19 +146,15 @@ def _repaired(registry: Registry, entry: DamagedEntry) -> Repair:
                     progress=None,
                     warn=lambda _: None,
                 )
-            except AdaptError as error:
-                registry.remove_damaged(entry)
-                return Repair(
-                    entry.label, f"taken out with its scores: its files are lost too ({error})"
-                )
-        return Repair(
-            entry.label,
-            f"read anew from its files, as version {record.version}; what was known of its "
-            "training data is lost.",
-        )
-    registry.remove_damaged(entry)
-    again = "" if entry.kind == "recommendation" else "; `adapt evaluate` writes it again"
-    return Repair(entry.label, f"taken out{again}.")
+        except AdaptError as error:
+            registry.remove_damaged(entry)
+            return Repair(
+                entry.label, f"taken out with its scores: its files are lost too ({error})"
+            )
+    outcome = f"read anew from its files, as version {record.version}"
+    if record.dataset is not None:
+        outcome += "; the vectors of its training data are lost"
+    return Repair(entry.label, f"{outcome}.")
 
 
 def _with_files(registry: Registry, record: AdapterRecord) -> Repair:

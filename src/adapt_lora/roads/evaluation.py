@@ -12,10 +12,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapt_lora.errors import NotFoundError, RegistryError, failure_reason
+from adapt_lora.errors import AdapterError, NotFoundError, RegistryError, failure_reason
 from adapt_lora.model.base import BaseIdentity, cache_dir, load_base_model
 from adapt_lora.registry import Registry
-from adapt_lora.registry.adapter_files import WEIGHTS_FILE
+from adapt_lora.registry.adapter_files import WEIGHTS_FILE, read_config
 from adapt_lora.registry.records import (
     BASE_ID,
     BASE_ROW,
@@ -378,12 +378,20 @@ def weights_place(adapter_id: str) -> Path:
 def fetch_weights(registry: Registry, record: AdapterRecord) -> Path:
     """The adapter's files on this disk; content never changes under an adapter's id."""
     folder = weights_place(record.adapter_id)
-    if not (folder / WEIGHTS_FILE).is_file():
-        # What a cleaner left of the copy is no copy.
+    if not _is_whole(folder):
+        # What a cleaner left of the copy is no copy, and one that can't be loaded may be mended.
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         registry.pull(record, folder)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        read_config(folder)
+    except AdapterError:
+        return False
+    return (folder / WEIGHTS_FILE).is_file()
 
 
 def _fetch_all(registry: Registry, adapters: Sequence[AdapterRecord]) -> "dict[Path, CellFailure]":

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from adapt_lora.data import Dataset, DataSource, read_dataset
 from adapt_lora.errors import AdapterError, AdaptError, BaseModelError
 from adapt_lora.model.base import cache_dir, load_base_model
 from adapt_lora.registry import Registry
+from adapt_lora.registry.identity import LACKS_DIGEST
 from adapt_lora.registry.layout import registered_name
 from adapt_lora.registry.records import (
     FAILED,
@@ -24,6 +26,7 @@ from adapt_lora.registry.records import (
     StepRecord,
 )
 from adapt_lora.roads.bases import settle_base
+from adapt_lora.roads.evaluation import weights_place
 from adapt_lora.roads.progress import Progress, of_step
 
 if TYPE_CHECKING:
@@ -174,6 +177,7 @@ def file_adapter(
         progress: Told about the fingerprint.
         warn: As for `register`.
     """
+    from adapt_lora.model.adapting import read_peft_config
     from adapt_lora.registry.adapter import check_fits, check_scorable, read_adapter
     from adapt_lora.report.card import adapter_card_html
 
@@ -181,6 +185,7 @@ def file_adapter(
     base, tell = settled.model, warn or warnings.warn
     adapter = read_adapter(folder, base_model=settled.identity.name)
     check_scorable(adapter)
+    read_peft_config(folder)
     # Under the base that is meant; where that is not here, any base will do that it was seen on.
     elsewhere = []
     for known in registry.adapters():
@@ -254,11 +259,22 @@ def _filed_before(
     progress: Progress | None,
     tell: Callable[[str], None],
 ) -> AdapterRecord:
-    """The entry that is there, its lost files put back, and checked where it never was."""
+    """The entry that is there, with its lost or mended files, checked where it never was."""
+    mended = False
     if registry.lost_files(known):
         registry.restore_files(known, adapter.folder)
         tell(f"The files of {_reference(known)} were lost and are put back.")
-    if base is not None and known.unchecked:
+    elif changed := ", ".join(registry.changed_config(known, adapter.config)):
+        mended = base is not None or known.unchecked is not None
+        if mended:
+            _renew_files(known, adapter, base, registry)
+            tell(f"The config of {_reference(known)} is renewed: it differed in {changed}.")
+        else:
+            tell(
+                f"This config differs in {changed} from the one of {_reference(known)}, which is "
+                f"kept: {known.base.name} is not here to check the other with."
+            )
+    if base is not None and (mended or known.unchecked):
         known = check_adapter(known, adapter, base, registry=registry, progress=progress)
     idle = []
     if origin.is_named and origin.name != known.name:
@@ -280,6 +296,47 @@ def _filed_before(
     return known
 
 
+def _renew_files(
+    known: AdapterRecord, adapter: "Adapter", base: "BaseModel | None", registry: Registry
+) -> None:
+    """Put other files of the same content in place of the registered ones, once they can be run."""
+    from adapt_lora.registry.adapter import check_fits
+
+    if base is not None:
+        check_fits(adapter, base.folder)
+        with base.adapted(adapter.folder):
+            pass
+    registry.restore_files(known, adapter.folder)
+    shutil.rmtree(weights_place(known.adapter_id), ignore_errors=True)
+
+
+def read_anew(folder: Path, remains: AdapterRecord, *, registry: Registry) -> AdapterRecord:
+    """Make a registered adapter's record once more, from its files and what its run says.
+
+    Args:
+        folder: Its PEFT files.
+        remains: What its run says.
+        registry: Where it is.
+
+    Raises:
+        AdapterError: The files are not those of the entry, or do not fit.
+    """
+    from adapt_lora.registry.adapter import check_fits, read_adapter
+
+    adapter = read_adapter(folder, base_model=remains.base.name)
+    if adapter.adapter_id != remains.adapter_id:
+        raise AdapterError(f"{folder}: these are not the files of {_reference(remains)}.")
+    settled = settle_base(folder, None, registry)
+    params = {**adapter.params, **remains.params}
+    tags = {**adapter.tags, **remains.tags}
+    record = replace(remains, params=params, tags=tags, warnings=adapter.warnings)
+    answers: Sequence[Mapping[str, str]] = ()
+    if settled.model is not None:
+        check_fits(adapter, settled.model.folder)
+        record, answers = _fingerprinted(record, adapter, settled.model, None, None)
+    return registry.renew_adapter(record, answers)
+
+
 def check_adapter(
     record: AdapterRecord,
     adapter: "Adapter",
@@ -296,7 +353,13 @@ def check_adapter(
     from adapt_lora.registry.adapter import check_fits
 
     identity = replace(base.identity, name=record.base.name)
-    record = replace(record, base=identity)
+    said = [warning for warning in record.warnings if LACKS_DIGEST not in warning]
+    record = replace(
+        record,
+        base=identity,
+        tags={**record.tags, **adapter.tags},
+        warnings=tuple(dict.fromkeys((*said, *adapter.warnings))),
+    )
     try:
         check_fits(adapter, base.folder)
         filled, answers = _fingerprinted(record, adapter, base, None, progress)
@@ -420,7 +483,7 @@ def _fingerprinted(
         behaviour_vector=behaviour.vector,
         behaviour_vector_mid=behaviour.vector_mid,
         tags={**record.tags, "effect_check": "passed"},
-        warnings=(*record.warnings, *behaviour.warnings),
+        warnings=tuple(dict.fromkeys((*record.warnings, *behaviour.warnings))),
     )
     return filled, behaviour.answers
 

@@ -43,6 +43,13 @@ class Snapshot(Generic[_T]):
     """What is there, by run id."""
     unread: dict[str, int] = field(default_factory=dict)
     """End times of the runs that could not be read, by run id; each sync tries them again."""
+    last_known: dict[str, Entry[_T]] = field(default_factory=dict)
+    """What those held when they could be read last, by run id; for a repair."""
+
+    def remembered(self, run_id: str) -> _T | None:
+        """What a run held when it could be read last; None where it never was."""
+        entry = self.last_known.get(run_id) or self.entries.get(run_id)
+        return None if entry is None else entry.content
 
     def watermark_ms(self, now_ms: int) -> int:
         """What ended or changed after this may be new; clocks ahead must not hide the others."""
@@ -63,6 +70,7 @@ class _File(Generic[_T]):
     header: Mapping[str, str]
     entries: dict[str, Entry[_T]]
     unread: dict[str, int] = field(default_factory=dict)
+    last_known: dict[str, Entry[_T]] = field(default_factory=dict)
 
 
 _FILES: Mapping[Kind, Any] = {
@@ -88,13 +96,13 @@ class SnapshotCache:
             return Snapshot()
         if file.header != self._header(experiment_id, kind):
             return Snapshot()
-        return Snapshot(file.entries, file.unread)
+        return Snapshot(file.entries, file.unread, file.last_known)
 
     def save(self, experiment_id: str, kind: Kind, snapshot: Snapshot[Any]) -> None:
         """Replace a file in one step; a cache that can't be written is only slower next time."""
         path = self.path(experiment_id, kind)
         header = self._header(experiment_id, kind)
-        file = _File(header, snapshot.entries, snapshot.unread)
+        file = _File(header, snapshot.entries, snapshot.unread, snapshot.last_known)
         content = record_form(_FILES[kind]).dump_json(file, by_alias=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         try:

@@ -21,10 +21,11 @@ from adapt_lora.registry.records import (
     TaskRecord,
     TransferMatrix,
 )
+from adapt_lora.registry.store.cache import SnapshotCache
 from adapt_lora.registry.store.client import ABSENT, TAKEN, UNFIT, Client, expecting, now_ms
 from adapt_lora.registry.store.files import upload
 from adapt_lora.registry.store.homes import Home, Homes
-from adapt_lora.registry.store.sync import Sync, damaged_entry
+from adapt_lora.registry.store.sync import Sync, damaged_entry, experiment_of
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -177,6 +178,28 @@ class Entries:
         self._client.log_files(record.run_id, items.artifacts)
         self._log_probes(record.run_id, probes)
         self._client.touch(record.run_id)
+
+    def restore(self, home: Home, entry: DamagedEntry, cache: SnapshotCache) -> bool:
+        """Write what a local copy still holds of an entry into its run; False where it has none."""
+        if entry.kind == "recommendation":
+            return False
+        known = cache.load(experiment_of(home, entry.kind)[1], entry.kind).remembered(entry.run_id)
+        if known is None or (entry.remains and entry.remains.adapter_id != known.adapter_id):
+            return False
+        if entry.kind == "adapter":
+            # Checks and traits are among the tags, which may have been written since.
+            now = entry.remains or known
+            self.renew(home, replace(known, tags={**known.tags, **now.tags}, traits=now.traits))
+        elif entry.kind == "task":
+            self._client.log_files(entry.run_id, layout.task_items(known, home.base).artifacts)
+            self._client.touch(entry.run_id)
+        else:
+            for tag in entry.tags:
+                self._client.mlflow.delete_tag(entry.run_id, tag)
+            whole = {key: x for stored in known for key, x in layout.cell_tags(stored).items()}
+            self._client.log(entry.run_id, tags=whole)
+            self._client.touch(entry.run_id)
+        return True
 
     def _log_probes(self, run_id: str, probes: Sequence[Mapping[str, str]]) -> None:
         if probes:

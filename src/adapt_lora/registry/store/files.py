@@ -1,13 +1,17 @@
 """PEFT files on their way into a store and out of it."""
 
+import json
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from adapt_lora.errors import AdapterError, NotFoundError, RegistryError, reason_of
 from adapt_lora.registry.adapter import copy_adapter, copy_allowed, read_adapter
 from adapt_lora.registry.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from adapt_lora.registry.adapter_settings import changed_settings
 from adapt_lora.registry.records import AdapterRecord
 from adapt_lora.registry.store.client import ABSENT, UNFIT, Client
 from adapt_lora.registry.store.relocation import local_folder
@@ -47,7 +51,15 @@ def pull(client: Client, record: AdapterRecord, dest: Path) -> Path:
     dest.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dest.parent, prefix=".adapt-pull-") as scratch:
         fetched = client.download(f"models:/{record.model_id}", Path(scratch))
-        if read_adapter(fetched, base_model=record.base.name).adapter_id != record.adapter_id:
+        try:
+            found = read_adapter(fetched, base_model=record.base.name).adapter_id
+        except AdapterError as error:
+            what = str(error).replace(f"{fetched}/", "").replace(str(fetched), "its folder")
+            raise RegistryError(
+                f"The files of {record.name} in {client.uri} can't be used: {what} Register the "
+                "mended adapter to renew them."
+            ) from error
+        if found != record.adapter_id:
             raise RegistryError(
                 f"The files of {record.name} in {client.uri} are not the ones that were "
                 "registered; remove it and register it again."
@@ -68,6 +80,17 @@ def lost(client: Client, record: AdapterRecord) -> str | None:
     else:
         there = {item.path for item in client.mlflow.list_logged_model_artifacts(model.model_id)}
     return None if {CONFIG_FILE, WEIGHTS_FILE} <= there else str(folder or model.artifact_location)
+
+
+def changed_config(client: Client, record: AdapterRecord, config: Mapping[str, Any]) -> list[str]:
+    """Fields in which a registered adapter's config differs from another one of its content."""
+    if not record.has_weights:
+        return []
+    place = client.mlflow.get_logged_model(record.model_id).artifact_location
+    with tempfile.TemporaryDirectory(prefix="adapt-read-") as scratch:
+        path = client.download(f"{place}/{CONFIG_FILE}", Path(scratch))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    return changed_settings(stored, config)
 
 
 def fetch(client: Client, source: str, dest: Path) -> Path:

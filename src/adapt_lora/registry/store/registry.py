@@ -97,7 +97,10 @@ class Registry:
             BaseModelMismatch: The registry knows another model by this name.
         """
         known = find_base(self.bases(), base)
-        return None if known is None else compare_bases(known, base)
+        # What is known by its name alone learns its digests from the first that has them.
+        if known is None or not known.architecture:
+            return None
+        return compare_bases(known, base)
 
     # --- adapters
     # ----------------------------------------------------------------------------------------
@@ -233,6 +236,21 @@ class Registry:
                 self._client.mlflow.delete_run(entry.run_id)
 
     @in_words
+    def restore(self, entry: DamagedEntry, cache_folder: Path | None = None) -> bool:
+        """Write what a local copy still holds of an entry that can't be read into its run.
+
+        Args:
+            entry: Not a recommendation: no copy of those is kept.
+            cache_folder: Holds the local copy; None takes the user's cache folder.
+
+        Returns:
+            Whether the copy held it.
+        """
+        cache = SnapshotCache(cache_folder or cache_dir(), self.shown_uri)
+        with self._client.writing():
+            return self._entries.restore(self._homes.need(entry.base), entry, cache)
+
+    @in_words
     def renew_adapter(
         self, record: AdapterRecord, probes: Sequence[Mapping[str, str]] = ()
     ) -> AdapterRecord:
@@ -254,6 +272,11 @@ class Registry:
     def lost_files(self, record: AdapterRecord) -> str | None:
         """Where an adapter's files should be and are not; None where nothing is missing."""
         return files.lost(self._client, record) if record.has_weights else None
+
+    @in_words
+    def changed_config(self, record: AdapterRecord, config: Mapping[str, Any]) -> list[str]:
+        """Fields in which the registered adapter_config.json differs from this one; [] of none."""
+        return files.changed_config(self._client, record, config)
 
     @in_words
     def restore_files(self, record: AdapterRecord, folder: Path) -> None:

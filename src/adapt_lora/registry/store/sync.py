@@ -1,5 +1,6 @@
 """The local copy of a registry, brought up to date at each reading."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
@@ -83,12 +84,7 @@ class Sync:
 
     def _current(self, home: Home, kind: Kind) -> tuple[str, Snapshot[Any]]:
         """One kind's snapshot, brought up to date, and its place in the cache."""
-        if kind == "adapter":
-            experiment_id, born_ms = home.adapters_id, home.adapters_born_ms
-        else:
-            experiment_id, born_ms = home.evaluations_id, home.evaluations_born_ms
-        # The birth tells an experiment from one of the same number in a deleted database.
-        place = f"{experiment_id}-{born_ms}"
+        experiment_id, place = experiment_of(home, kind)
         snapshot = self._snapshots.get((place, kind))
         if snapshot is None:
             snapshot = self._cache.load(place, kind)
@@ -108,14 +104,18 @@ class Sync:
             if snapshot.is_current(run_id, changed_ms) and run_id not in snapshot.unread:
                 continue
             content, fault = self._read(run, kind, home)
+            before = snapshot.entries.pop(run_id, None)
             if fault is not None:
                 damaged[run_id], unread[run_id] = fault, changed_ms
+                if before is not None:
+                    snapshot.last_known.setdefault(run_id, before)
+            else:
+                snapshot.last_known.pop(run_id, None)
             if content is not None:
                 snapshot.entries[run_id] = Entry(changed_ms, content)
-            else:
-                snapshot.entries.pop(run_id, None)
             changed = True
         for run in self._client.search(experiment_id, own, deleted=True):
+            snapshot.last_known.pop(run.info.run_id, None)
             changed |= snapshot.entries.pop(run.info.run_id, None) is not None
         self._damaged[place, kind] = damaged
         if changed or unread != snapshot.unread:
@@ -151,6 +151,16 @@ class Sync:
             return None, damaged_entry(run, kind, home, error)
 
 
+def experiment_of(home: Home, kind: Kind) -> tuple[str, str]:
+    """The experiment that holds a kind of entry, and its place in a cache."""
+    if kind == "adapter":
+        experiment_id, born_ms = home.adapters_id, home.adapters_born_ms
+    else:
+        experiment_id, born_ms = home.evaluations_id, home.evaluations_born_ms
+    # The birth tells an experiment from one of the same number in a deleted database.
+    return experiment_id, f"{experiment_id}-{born_ms}"
+
+
 def damaged_entry(
     run: "Run",
     kind: Literal[Kind, "recommendation"],
@@ -176,5 +186,25 @@ def damaged_entry(
         version=int(version) if version.isdecimal() else 0,
         model_id=tags.get(layout.MODEL_ID, ""),
         tags=broken,
+        remains=_remains(run) if kind == "adapter" else None,
         is_lost=not isinstance(fault, RegistryError) or isinstance(fault, NotFoundError),
     )
+
+
+def _remains(run: "Run") -> AdapterRecord | None:
+    """What the run of an adapter says beside its files; None where it lacks too much."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    try:
+        return layout.adapter_remains(
+            RunItems(
+                name=run.info.run_name,
+                tags=run.data.tags,
+                params=run.data.params,
+                metrics=run.data.metrics,
+                run_id=run.info.run_id,
+                created_ms=run.info.start_time,
+            ),
+            json.loads(inputs[0].dataset.profile or "{}") if inputs else {},
+        )
+    except (KeyError, ValueError, TypeError):
+        return None
