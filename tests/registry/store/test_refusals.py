@@ -26,6 +26,8 @@ class _Service(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         is_health = self.path == "/health" and self.server.is_mlflow
         status, body = (200, b"OK") if is_health else self.server.answer
+        if self.path == "/version" and self.server.version:
+            status, body = 200, self.server.version
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -42,9 +44,10 @@ def serve():
     """Starts a little server: serve(404, b"…")."""
     started = []
 
-    def start(status, body, *, is_mlflow=False):
+    def start(status, body, *, is_mlflow=False, version=b""):
         server = HTTPServer(("127.0.0.1", 0), _Service)
         server.answer, server.is_mlflow, server.logins = (status, body), is_mlflow, []
+        server.version = version
         threading.Thread(target=server.serve_forever, daemon=True).start()
         started.append(server)
         return server
@@ -60,6 +63,10 @@ def serve():
     ("status", "body", "words"),
     [
         (200, PAGE, "not as an MLflow 3 server does"),
+        # Read by MLflow's own client, each of these would be an empty store.
+        (200, b'{"status": "ok", "models": []}', "not as an MLflow 3 server does"),
+        (200, b"{}", "not as an MLflow 3 server does"),
+        (200, b'{"experiments": {"a": 1}}', "not as an MLflow 3 server does"),
         (404, PAGE, r"not as an MLflow 3 server does \(404 Not Found\)"),
         (404, b'{"detail": "Not Found"}', "not as an MLflow 3 server does"),
         (302, b"", r"not as an MLflow 3 server does \(302"),
@@ -79,6 +86,21 @@ def test_what_answers_and_is_no_help_is_said(serve, base, tmp_path, status, body
     assert "html" not in str(raised.value)
     # The check logs in as MLflow does.
     assert set(server.logins) == {"Basic bWU6c2VjcmV0"}
+
+
+def test_a_wrong_service_is_said_before_anything_is_written_to_it(serve, base, tmp_path):
+    server = serve(200, b'{"status": "ok"}', is_mlflow=True)
+    registry = Registry(f"http://127.0.0.1:{server.server_port}", cache_folder=tmp_path)
+    for ask in (registry.bases, lambda: registry.ensure_base(base)):
+        with pytest.raises(RegistryError, match="not as an MLflow 3 server does"):
+            ask()
+
+
+def test_a_server_of_an_older_release_is_said(serve, tmp_path):
+    server = serve(200, b"{}", is_mlflow=True, version=b"2.22.0")
+    registry = Registry(f"http://127.0.0.1:{server.server_port}", cache_folder=tmp_path)
+    with pytest.raises(RegistryError, match=r"runs MLflow 2\.22\.0.* Upgrade it to MLflow 3"):
+        registry.bases()
 
 
 @pytest.mark.parametrize(

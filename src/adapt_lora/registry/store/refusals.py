@@ -109,6 +109,11 @@ _SENTENCES = (
 )
 
 
+def not_mlflow(where: str, reason: str) -> str:
+    """The sentence about a server that answers, and is none of MLflow's."""
+    return _NO_MLFLOW.format(where=where, reason=reason)
+
+
 def is_refusal(error: Exception) -> bool:
     """Whether an error is somebody else's, and not a fault in this code."""
     home = type(error).__module__.partition(".")[0]

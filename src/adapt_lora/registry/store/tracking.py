@@ -2,16 +2,19 @@
 
 import contextlib
 import errno
+import functools
 import os
+import re
 from pathlib import Path
 from urllib.parse import quote
 
 from adapt_lora.errors import RegistryError, refusal_of
 from adapt_lora.registry.store.addresses import Address
-from adapt_lora.registry.store.refusals import refusal
+from adapt_lora.registry.store.refusals import not_mlflow, refusal
 
 _PREFLIGHT_TIMEOUT_S = 3
 _CONNECT_TIMEOUT_S = 5
+_OLDEST_RELEASE = 3
 
 
 def default_folder() -> Path:
@@ -65,31 +68,31 @@ def check_server(address: Address) -> None:
 
     credentials = get_default_host_creds(address.uri)
     try:
-        answer = http_request(
-            credentials,
-            "/health",
-            "GET",
-            timeout=_PREFLIGHT_TIMEOUT_S,
-            max_retries=0,
-            raise_on_status=False,
-        )
-        if answer.status_code == 200 and answer.text.strip() == "OK":
-            return
-        # It is alive. Servers that are only like MLflow's have no such page; their API decides.
+        ask = functools.partial(http_request, credentials, max_retries=0, raise_on_status=False)
+        health = ask("/health", "GET", timeout=_PREFLIGHT_TIMEOUT_S)
+        if health.status_code == 200 and health.text.strip() == "OK":
+            version = ask("/version", "GET", timeout=_PREFLIGHT_TIMEOUT_S)
+            found = re.fullmatch(r"(\d+)\.\d+[\w.+-]*", version.text.strip())
+            if version.status_code == 200 and found:
+                if int(found[1]) < _OLDEST_RELEASE:
+                    raise RegistryError(
+                        f"{address.shown} runs MLflow {found[0]}, which can't keep an adapter's "
+                        f"files and figures together. Upgrade it to MLflow {_OLDEST_RELEASE}."
+                    )
+                return
+        # It is alive. Servers that are only like MLflow's have no such pages; their API decides:
+        # every store has the experiment that it was made with, be it deleted.
         place = "/api/2.0/mlflow/experiments/search"
-        verify_rest_response(
-            http_request(
-                credentials,
-                place,
-                "POST",
-                json={"max_results": 1},
-                max_retries=0,
-                raise_on_status=False,
-            ),
-            place,
-        )
+        answer = ask(place, "POST", json={"max_results": 1, "view_type": "ALL"})
+        verify_rest_response(answer, place)
     except MlflowException as error:
         raise refusal(error, address.shown, asked="check the server") from error
+    try:
+        known = answer.json()["experiments"][0]["experiment_id"]
+    except (ValueError, KeyError, IndexError, TypeError):
+        known = None
+    if not isinstance(known, str):
+        raise RegistryError(not_mlflow(address.shown, "it sent something else"))
 
 
 def check_database(address: Address) -> None:
