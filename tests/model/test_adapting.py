@@ -217,10 +217,11 @@ def test_targets_without_tensors_do_nothing_and_are_named(bases, tmp_path):
         ours = nll_of_ours(base, rows)
     assert base.idle_modules == ()
     np.testing.assert_allclose(ours, nll_of_peft(plain, rows, tmp_path), atol=1e-3)
-    config["init_lora_weights"] = False
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(AdapterError, match="init_lora_weights=False fills them by chance"):
-        base.adapted(tmp_path).__enter__()
+    for init in (False, None):
+        config["init_lora_weights"] = init
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+        with pytest.raises(AdapterError, match=f"init_lora_weights={init} fills them by chance"):
+            base.adapted(tmp_path).__enter__()
 
 
 @pytest.mark.parametrize("kind", BASES)
@@ -250,6 +251,32 @@ def test_embeddings_saved_alone_change_a_tied_head_with_them(bases, tmp_path):
         theirs = nll_of_peft(bases.plain[kind], rows, folder)
         assert np.abs(ours - theirs).mean() < (1e-3 if kind[1] == "float32" else 0.08)
         np.testing.assert_array_equal(bare, nll_of_ours(base, rows))
+
+
+@pytest.mark.parametrize(
+    ("settings", "edited", "words"),
+    [
+        ({"use_dora": True}, {"use_dora": False}, "does not set use_dora"),
+        ({"lora_bias": True}, {"lora_bias": False}, "does not set lora_bias"),
+        (
+            {"trainable_token_indices": [5]},
+            {"trainable_token_indices": None},
+            "does not set trainable_token_indices",
+        ),
+        ({}, {"target_modules": ["q_proj"]}, r"target_modules does not name model.*v_proj"),
+        ({}, {"exclude_modules": ["v_proj"]}, r"exclude_modules leaves model.*v_proj out"),
+        ({}, {"layers_to_transform": [1]}, r"layers_to_transform leaves model\.layers\.0.* out"),
+    ],
+    ids=str,
+)
+def test_tensors_that_the_config_leaves_out_name_the_setting(
+    bases, tmp_path, settings, edited, words
+):
+    train(bases.plain[True, "float32"], tmp_path, settings)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edited))
+    with pytest.raises(AdapterError, match=words):
+        bases.loaded[True, "float32"].adapted(tmp_path).__enter__()
 
 
 def test_biases_for_layers_without_one_are_refused_by_their_setting(tiny_base, bases, tmp_path):

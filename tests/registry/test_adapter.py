@@ -286,6 +286,31 @@ def test_a_classifier_s_head_is_said_to_be_one(adapter_folder, head):
         read_adapter(folder)
 
 
+def test_a_reward_model_s_head_is_said_to_be_one_without_a_prefix_too(adapter_folder):
+    folder = adapter_folder(tensors=_with("v_head.summary.weight", np.ones((1, HIDDEN))))
+    with pytest.raises(AdapterError, match="head of a classifier or a reward model"):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (f"{Q0}.lora_magnitude_vector", "the config does not set use_dora"),
+        (f"{Q0}.lora_B.bias", "the config does not set lora_bias"),
+        (
+            "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta",
+            "the config does not set trainable_token_indices",
+        ),
+        (f"{Q0}.bias", "bias is neither all nor lora_only"),
+        ("base_model.model.model.norm.weight", "nor of a module that modules_to_save names"),
+    ],
+)
+def test_a_tensor_that_the_config_leaves_out_names_the_setting(adapter_folder, tensor, words):
+    folder = adapter_folder(tensors=_with(tensor, np.ones(HIDDEN, np.float32)))
+    with pytest.raises(AdapterError, match=words):
+        read_adapter(folder)
+
+
 @pytest.mark.parametrize(
     ("config", "name"),
     [

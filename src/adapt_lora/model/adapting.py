@@ -1,6 +1,7 @@
 """Put a PEFT adapter on a model as PEFT's own loader does, and take it off without a trace."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import warnings
@@ -12,6 +13,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora import Linear
 from peft.tuners.lora.variants import DoraLinearVariant
+from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors import SafetensorError, safe_open
 from transformers.pytorch_utils import Conv1D
 
@@ -20,6 +22,7 @@ from adapt_lora.model.lora_features import (
     KNOWN_FIELDS,
     LoraFeatures,
     is_adapters_own,
+    missing_setting,
     module_of,
     read_features,
 )
@@ -138,15 +141,9 @@ def _load(model: Any, folder: Path, *, model_name: str, device: str) -> tuple[st
         ) from error
     stray = loaded.unexpected_keys
     if stray:
-        only_biases = config.bias != "none" and all(name.endswith(".bias") for name in stray)
-        why = (
-            f"bias={config.bias}, and these layers have no bias here"
-            if only_biases
-            else "the adapter was made for another model"
-        )
         raise AdapterError(
             f"{folder}: {len(stray)} tensor names do not fit {model_name} (first: {stray[0]}), and "
-            f"PEFT would skip them in silence: {why}."
+            f"PEFT would skip them in silence: {_why_stray(stray, config, names)}."
         )
     idle = tuple(dict.fromkeys(module_of(name) for name in loaded.missing_keys))
     if idle and config.init_lora_weights in _RANDOM_INITS:
@@ -167,6 +164,28 @@ def _load(model: Any, folder: Path, *, model_name: str, device: str) -> tuple[st
             f"{_reason(error)[:300]}"
         ) from error
     return idle
+
+
+def _why_stray(stray: list[str], config: LoraConfig, names: Mapping[str, Any]) -> str:
+    """What in the config or in the base leaves tensors without a place."""
+    tensor, module = stray[0], module_of(stray[0])
+    if config.bias != "none" and all(name.endswith(".bias") for name in stray):
+        return f"bias={config.bias}, and these layers have no bias here"
+    if module not in names:
+        return "the adapter was made for another model"
+    missing = missing_setting(tensor, vars(config))
+    if missing is not None:
+        return missing
+    if ".trainable_tokens_" in tensor:
+        return f"trainable_token_indices does not name {module}"
+    if not is_adapters_own(tensor):
+        return f"modules_to_save does not name {module}"
+    for field in ("exclude_modules", "modules_to_save", "layers_to_transform"):
+        without = copy.copy(config)
+        setattr(without, field, None)
+        if config.target_modules is not None and check_target_module_exists(without, module):
+            return f"{field} leaves {module} out"
+    return f"target_modules does not name {module}"
 
 
 def _tensor_names(folder: Path) -> list[str]:

@@ -88,6 +88,14 @@ REFUSED_FIELDS: Mapping[str, str] = {
 
 KNOWN_FIELDS = PLAIN_FIELDS | PEFT_ONLY_FIELDS | frozenset(REFUSED_FIELDS)
 
+_NEEDED_SETTINGS = (
+    (re.compile(r"\.trainable_tokens_"), "trainable_token_indices"),
+    (re.compile(r"\.lora_magnitude_vector\b"), "use_dora"),
+    (re.compile(r"\.lora_(embedding_)?B(\.default)?\.bias$"), "lora_bias"),
+    (re.compile(r"\.lora_velora_"), "velora_config"),
+    (re.compile(r"\.lora_monteclora_"), "monteclora_config"),
+)
+
 _TASKS = {
     "SEQ_CLS": "it classifies by a head of its own",
     "TOKEN_CLS": "it classifies tokens by a head of its own",
@@ -163,6 +171,14 @@ def read_features(config: Mapping[str, Any], tensors: Collection[str]) -> LoraFe
 def is_adapters_own(tensor: str) -> bool:
     """Whether a tensor is the adapter's own, rather than standing for a weight of the base."""
     return ".lora_" in tensor or ".trainable_tokens_" in tensor
+
+
+def missing_setting(tensor: str, config: Mapping[str, Any]) -> str | None:
+    """Which setting gives a tensor its place, where the config lacks it; None where it does not."""
+    for pattern, name in _NEEDED_SETTINGS:
+        if pattern.search(tensor) and not config.get(name):
+            return f"the config does not set {name}, which this tensor is of"
+    return None
 
 
 def module_of(tensor: str) -> str:

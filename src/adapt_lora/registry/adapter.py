@@ -21,13 +21,13 @@ import numpy as np
 from adapt_lora.errors import AdapterError
 from adapt_lora.model.lora_features import (
     EMBEDDING_TENSOR,
-    TENSOR_PREFIX,
     LoraFeatures,
     is_adapters_own,
     module_of,
     read_features,
 )
 from adapt_lora.registry.adapter_files import CONFIG_FILE, WEIGHTS_FILE, find_weights, read_config
+from adapt_lora.registry.adapter_tensors import foreign_name, stray_name
 
 FINGERPRINT_FILE = "adapt.json"
 
@@ -78,41 +78,6 @@ _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq")
 _LORA_KEY = re.compile(
     r"^base_model\.model\.(?P<module>.+)\.(?P<side>lora_A|lora_B|lora_embedding_A|lora_embedding_B)"
     r"(?P<tail>(\.weight)?)$"
-)
-_NAMED_LORA_KEY = re.compile(r"\.lora_(embedding_)?[AB]\.(?!weight$|bias$)\w+(\.weight)?$")
-_SIDE_KEY = re.compile(
-    r"\.(lora_magnitude_vector(\.weight)?|lora_B\.bias|lora_velora_embed|"
-    r"lora_monteclora_sampler\..+)$"
-)
-# Names that other tools put in, and what to do about each.
-_FOREIGN_KEYS = (
-    (
-        re.compile(r"(^|\.)_orig_mod\."),
-        "it carries _orig_mod, as torch.compile leaves it, so PEFT would skip it in silence; save "
-        "the adapter from the model that was compiled, or take _orig_mod. out of the names",
-    ),
-    (
-        re.compile(
-            r"(^|\.)(_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|"
-            r"^(base_model\.model\.)?module\."
-        ),
-        "it carries the name of a wrapper (FSDP, DeepSpeed, DataParallel), so PEFT would skip it "
-        "in silence; save the adapter from the model inside",
-    ),
-    (
-        re.compile(r"\.(score|classifier|qa_outputs|v_head)(\.|$)"),
-        "it is the head of a classifier or a reward model, which a causal language model lacks; "
-        "what is scored here is the answers of one",
-    ),
-    (
-        re.compile(r"\.lora_[ab]$"),
-        "it is named as MLX names them, so PEFT would skip it in silence; convert it to PEFT's "
-        "names and shapes",
-    ),
-    (
-        re.compile(r"(^lora_(unet|te)|\.lora_(up|down)\.)"),
-        "it is named as tools for image models name them; PEFT would skip it in silence",
-    ),
 )
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*$")
@@ -508,13 +473,12 @@ def _pair_up(
     halves: dict[str, dict[str, str]] = {}
     for key in sorted(tensors):
         match = _LORA_KEY.match(key)
-        if any(pattern.search(key) for pattern, _ in _FOREIGN_KEYS):
-            raise AdapterError(_stray_key(key, path))
+        reason = foreign_name(key) or (None if match else stray_name(key, config))
+        if reason is not None:
+            raise AdapterError(f"{path}: tensor {key!r} is not understood: {reason}.")
         if match:
             side = "a" if match["side"].endswith("A") else "b"
             halves.setdefault(match["module"], {})[side] = key
-        elif not _is_known_extra(key, config):
-            raise AdapterError(_stray_key(key, path))
     if not halves:
         raise AdapterError(f"{path}: no lora_A or lora_B tensors; this is not a LoRA.")
     pairs = []
@@ -565,39 +529,6 @@ def _setting(module: str, pattern: Mapping[str, Any] | None, default: Any) -> An
         if re.match(rf"(.*\.)?({key})$", module):
             return value
     return default
-
-
-def _is_known_extra(key: str, config: Mapping[str, Any]) -> bool:
-    """Whether a tensor that is no LoRA factor has its place in a PEFT file."""
-    if not key.startswith(TENSOR_PREFIX):
-        return False
-    if _SIDE_KEY.search(key) or EMBEDDING_TENSOR.search(key):
-        return True
-    if config.get("bias", "none") != "none" and key.endswith(".bias"):
-        return True
-    # PEFT's rule: a name of modules_to_save is the end of a module's name.
-    parts = module_of(key).split(".")
-    modules = [".".join(parts[: n + 1]) for n in range(len(parts))]
-    saved = config.get("modules_to_save") or ()
-    return any(module.endswith(name) for module in modules for name in saved)
-
-
-def _stray_key(key: str, path: Path) -> str:
-    foreign = [reason for pattern, reason in _FOREIGN_KEYS if pattern.search(key)]
-    if foreign:
-        reason = foreign[0]
-    elif _NAMED_LORA_KEY.search(key):
-        reason = (
-            "it carries the adapter's name inside, so PEFT would skip it in silence; "
-            "save the adapter with save_pretrained"
-        )
-    elif not key.startswith(TENSOR_PREFIX):
-        reason = (
-            f"names start with {TENSOR_PREFIX!r} in a PEFT file, so PEFT would skip it in silence"
-        )
-    else:
-        reason = "it is neither a LoRA factor nor explained by the config"
-    return f"{path}: tensor {key!r} is not understood: {reason}."
 
 
 def _check_values(
