@@ -63,6 +63,10 @@ class CellUnit:
     known: Mapping[str, Prediction] = field(default_factory=dict)
     """What came out for rows that were run before under this protocol, by digest of the row."""
 
+    def named(self, reason: str) -> str:
+        """A sentence about this cell, with the adapter's name in place of its folder."""
+        return reason if self.folder is None else reason.replace(str(self.folder), self.row.label)
+
     @property
     def unknown(self) -> Task:
         """The task with the rows that are to be run."""

@@ -386,4 +386,4 @@ def _check_active(backend: Backend, reference: _Reference, folder: Path) -> None
 
 
 def _failure(unit: CellUnit, error: Exception) -> CellFailure:
-    return CellFailure(unit.row, unit.task.record.name, failure_reason(error))
+    return CellFailure(unit.row, unit.task.record.name, unit.named(failure_reason(error)))

@@ -35,7 +35,7 @@ def measure_on_cluster(
     make = functools.partial(_cell_worker, request, dtype, dict(graders))
     for end in spread(units, make, address=address, key=lambda unit: unit.folder):
         unit = units[end.index]
-        lost = CellFailure(unit.row, unit.task.record.name, end.reason or "")
+        lost = CellFailure(unit.row, unit.task.record.name, unit.named(end.reason or ""))
         yield unit, end.result or lost
 
 
