@@ -46,6 +46,15 @@ def test_figures_without_files_can_be_kept_but_not_pulled(
         registry.pull(stored, tmp_path / "out")
 
 
+def test_a_place_that_can_t_be_written_is_named_as_it_was_given(register, registry, tmp_path):
+    record = register("sst2")
+    (tmp_path / "file").touch()
+    with pytest.raises(RegistryError, match=rf"^{tmp_path}/file/x/y: {tmp_path}/file is a file"):
+        registry.pull(record, tmp_path / "file" / "x" / "y")
+    with pytest.raises(RegistryError, match=r"^/proc/x: no folder can be made there"):
+        registry.pull(record, Path("/proc/x"))
+
+
 def test_mlflow_sources_are_fetched(register, registry, adapter_folder, tmp_path):
     adapter = register("sst2")
     client = mlflow_client(registry)

@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from adapt_lora.errors import RegistryError, without_credentials
 
@@ -93,6 +94,16 @@ def _server(scheme: str, slashes: str, rest: str) -> Address:
     if slashes != "//" or not rest:
         meant = shown if rest else f"{scheme}://HOST:PORT"
         raise RegistryError(f"{scheme}:{slashes}{rest and '…'}: not an address. Write {meant}.")
+    try:
+        parts = urlsplit(uri)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without their other half, a port that no machine has
+        has_host = False
+    if not has_host:
+        raise RegistryError(
+            f"{shown}: not an address. A server's has a host and a port from 1 to 65535: "
+            f"{scheme}://HOST:5000, or {scheme}://[::1]:5000 for one in IPv6."
+        )
     if "#" in shown:
         server = shown.partition("#")[0].rstrip("/")
         raise RegistryError(f"{shown} is the address of a page; give the server's: {server}.")
@@ -133,6 +144,11 @@ def _sqlite_file(slashes: str, rest: str) -> Address:
         from sqlalchemy import make_url
 
         query = file.partition("?")[2]
+        if query and not all("=" in option for option in query.split("&")):
+            raise RegistryError(
+                f"sqlite:///{file}: a question mark starts options (name=value), and {query!r} is "
+                "none. Write %3F for one in a path, or give the folder alone."
+            )
         file = make_url(f"sqlite:///{file}").database or ""
     path = Path(file).expanduser().absolute()
     if path.is_dir():

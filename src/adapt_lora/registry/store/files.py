@@ -1,10 +1,11 @@
 """PEFT files on their way into a store and out of it."""
 
+import contextlib
 import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,7 @@ def pull(client: Client, record: AdapterRecord, dest: Path) -> Path:
             f"The files of {record.name} are not in {place} any more. Register the adapter again "
             "to put them back; without them, `adapt doctor --repair` keeps its figures."
         )
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=dest.parent, prefix=".adapt-pull-") as scratch:
+    with _folder_beside(dest) as scratch:
         fetched = client.download(f"models:/{record.model_id}", Path(scratch))
         try:
             found = read_adapter(fetched, base_model=record.base.name).adapter_id
@@ -69,6 +69,28 @@ def pull(client: Client, record: AdapterRecord, dest: Path) -> Path:
         copy_allowed(fetched, ready)
         ready.replace(dest)
     return dest
+
+
+@contextlib.contextmanager
+def _folder_beside(dest: Path) -> Iterator[str]:
+    """A new folder on the disk of `dest`, gone afterwards.
+
+    Raises:
+        RegistryError: None can be made there.
+    """
+    in_the_way = next((parent for parent in dest.parents if parent.is_file()), None)
+    if in_the_way is not None:
+        raise RegistryError(f"{dest}: {in_the_way} is a file, not a folder. Give another place.")
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=dest.parent, prefix=".adapt-pull-")
+    except OSError as error:
+        raise RegistryError(
+            f"{dest}: no folder can be made there ({error.strerror or error}). Check the "
+            "permissions, or give another place."
+        ) from error
+    with scratch as name:
+        yield name
 
 
 def lost(client: Client, record: AdapterRecord) -> str | None:
