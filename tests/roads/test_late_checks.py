@@ -155,10 +155,45 @@ def test_a_copy_that_is_not_here_is_filed_unchecked_with_the_base_it_may_be(
 def test_a_path_is_never_a_hub_id(registry, bring, adapter_on, path):
     bring("tiny/Llama-1")
     with pytest.raises(
-        AdapterError, match=r"no Hub id and leads nowhere.*add --base-model tiny/Lla"
+        AdapterError, match=r"no Hub id .* leads nowhere.*add --base-model tiny/Lla"
     ):
         roads.register(adapter_on(path), registry=registry)
     assert registry.adapters() == []
+
+
+def test_an_adapter_is_no_base(registry, adapter_on):
+    below = adapter_on("tiny/llama", "below")
+    with pytest.raises(AdapterError, match="which is an adapter itself"):
+        roads.register(adapter_on(str(below), "above", seed=71), registry=registry)
+
+
+def test_the_hub_s_old_names_of_one_part_are_hub_ids(registry, adapter_on, hub):
+    record = roads.register(adapter_on("gpt2"), registry=registry)
+    assert record.base.name == "openai-community/gpt2"
+    with pytest.raises(AdapterError, match=r"'llama', which is no Hub id of the form org/name"):
+        roads.register(adapter_on("llama", "other", seed=71), registry=registry)
+
+
+def test_why_a_base_is_not_here_is_said_in_our_words(registry, adapter_on):
+    record = roads.register(adapter_on("org/far"), registry=registry)
+    assert (
+        "not on this disk and not to be had from the Hub (it is switched off by HF_HUB_OFFLINE)."
+        in record.unchecked
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("https://huggingface.co/org/name", "Write org/name"),
+        ("https://huggingface.co/org/name/tree/main", "Write org/name"),
+        ("hf.co/org/name", "Write org/name"),
+        ("https://example.org/a.zip", "Give a folder or a Hub id"),
+    ],
+)
+def test_the_address_of_a_page_hints_at_the_hub_id(registry, source, words):
+    with pytest.raises(AdapterError, match=f"^{source} is the address of a page.*{words}"):
+        roads.register(source, registry=registry)
 
 
 def test_a_path_that_is_there_is_named_by_what_is_in_it(registry, tiny_base_dir, adapter_on, hub):

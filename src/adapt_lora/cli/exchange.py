@@ -144,7 +144,8 @@ def doctor(
         marks = {"ok": "[green]ok[/]", "missing": "[red]missing[/]", "note": "[yellow]note[/]"}
         for check in failed if quiet else checks:
             table.add_row(marks[check.status], check.name, Text(check.detail), Text(check.mend))
-        console.show(table)
+        if table.row_count:
+            console.show(table)
     if failed:
         raise typer.Exit(1)
 

@@ -87,8 +87,11 @@ def register(
     state = "is registered." if record.unchecked is None else "is registered, not checked."
     console.print_line(record.name if quiet else f"{record.name} version {record.version} {state}")
     if record.unchecked is not None:
-        again = f"`adapt register --check {record.name}/{record.version}` checks it once that is."
-        notes.append(f"Not checked: {record.unchecked.partition(': ')[2]} {again}")
+        again = f"`adapt register --check {record.name}/{record.version}`"
+        notes.append(
+            f"Not checked: {record.unchecked.partition(': ')[2]} Once the base model is on this "
+            f"disk, {again} checks it."
+        )
     console.warn([*notes, *record.warnings])
 
 

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+_SHORT_IDS = {
+    **dict.fromkeys(
+        ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "openai-gpt"), "openai-community"
+    ),
+    "distilgpt2": "distilbert",
+}
+"""Owners of the causal language models that the Hub still knows by a name of one part."""
+
 Template = Literal["chat", "plain"]
 
 _CARD = "adapt_base.json"
@@ -307,6 +315,11 @@ def is_in_hub_cache(name: str) -> bool:
     return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
+def full_hub_id(name: str) -> str:
+    """The name with its owner, where it is one of the Hub's old names of one part ("gpt2")."""
+    return f"{_SHORT_IDS[name]}/{name}" if name in _SHORT_IDS else name
+
+
 def pick_dtype(dtype: str, device: str = "cpu") -> "torch.dtype":
     """The dtype to hold weights in; "auto" takes what multiplies faster on this machine.
 
@@ -332,6 +345,7 @@ def cache_dir() -> Path:
 
 
 def _named_source(name: str) -> BaseSource:
+    name = full_hub_id(name)
     # The Hub does not tell upper and lower case apart; its cache on this disk does.
     name = {known.lower(): known for known in bases_at_hand()}.get(name.lower(), name)
     for wheel in MODEL_WHEELS:
@@ -352,7 +366,11 @@ def _named_source(name: str) -> BaseSource:
             f"{name}: no such file or folder, and not a Hub id of the form org/name. "
             "Give --base-model a Hub id, a folder, a .gguf file, or a model wheel's name."
         )
-    return BaseSource("hub", name, _hub_snapshot(name))
+    owner, _, short = name.rpartition("/")
+    snapshot = _hub_snapshot(name)
+    if snapshot is None and _SHORT_IDS.get(short) == owner:
+        snapshot = _hub_snapshot(short)
+    return BaseSource("hub", name, snapshot)
 
 
 def _installed_wheel() -> BaseSource:
@@ -423,9 +441,27 @@ def _download(name: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise BaseModelError(
             f"{name}: not on this disk and not to be had from the Hub "
-            f"({_first_line(error)[:200]}). Check the name and the connection, set HF_TOKEN for a "
+            f"({_why_not(error)}). Check the name and the connection, set HF_TOKEN for a "
             "gated model, or give --base-model a local folder or .gguf file."
         ) from error
+
+
+def _why_not(error: Exception) -> str:
+    """Why the Hub gave nothing, in a few words; its client tells it over several lines."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "its owner gives it to those alone who asked"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "it has none of this name, or a private one"
+    if isinstance(error, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
+        return "it is switched off by HF_HUB_OFFLINE"
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    if status:
+        return f"it answers {status}"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return "it can't be reached"
+    return _first_line(error)[:200]
 
 
 def _dequantised(gguf_file: Path, name: str) -> Path:

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapt_lora.errors import AdapterError, BaseModelError
-from adapt_lora.model.base import BaseIdentity, bases_at_hand, find_base_model, load_base_model
+from adapt_lora.model.base import (
+    BaseIdentity,
+    bases_at_hand,
+    find_base_model,
+    full_hub_id,
+    load_base_model,
+)
 from adapt_lora.registry import Registry
 from adapt_lora.registry.identity import find_base, hub_id_in_path, same_name, twin_names
 from adapt_lora.registry.records import TransferMatrix
@@ -77,13 +83,20 @@ def settle_base(folder: Path, base: "BaseModel | None", registry: Registry) -> S
     if (place / "config.json").is_file():  # transformers too takes a folder before the Hub
         base = load_base_model(place)
         return SettledBase(_as_registered(base.identity, registry), base)
+    if (place / CONFIG_FILE).is_file():
+        raise AdapterError(
+            f"{folder / CONFIG_FILE}: base_model_name_or_path is {stored!r}, which is an adapter "
+            "itself. One on top of another is not scored: merge that one into its base first, or "
+            "say with --base-model which base this one sits on."
+        )
     known = {*(identity.name for identity in registry.bases()), *bases_at_hand()}
-    named = hub_id_in_path(stored) or stored
+    named = full_hub_id(hub_id_in_path(stored) or stored)
     name = same_name(named, known) or named
     if not is_hub_id(name) and name not in known:
         raise AdapterError(
             f"{folder / CONFIG_FILE}: base_model_name_or_path is {stored!r}, which is no Hub id "
-            f"and leads nowhere on this disk; say the base's Hub id with --base-model."
+            "of the form org/name and leads nowhere on this disk; say the base's Hub id with "
+            "--base-model."
             f"{_likely_base(folder, stored, known)}"
         )
     try:

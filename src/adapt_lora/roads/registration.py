@@ -116,6 +116,7 @@ def register(
     Raises:
         AdapterError: A check failed; nothing was written.
     """
+    _refuse_web_address(str(source))
     legal_name = registered_name(name or entry_name(str(source)))
     rows = None
     if dataset is None and (mapping or allow_skips):
@@ -428,6 +429,16 @@ def check_registered(
 
 def _reference(record: AdapterRecord) -> str:
     return f"{record.name}/{record.version}"
+
+
+def _refuse_web_address(source: str) -> None:
+    if not re.match(r"https?://|(www\.)?(huggingface\.co|hf\.co)/", source):
+        return
+    of_hub = re.match(
+        r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", source
+    )
+    meant = f"Write {of_hub[1]}" if of_hub else "Give a folder or a Hub id (org/name)"
+    raise AdapterError(f"{source} is the address of a page, not an adapter. {meant}.")
 
 
 def _fetch(source: str, registry: Registry, scratch: Path) -> Path:
