@@ -51,7 +51,8 @@ def test_the_report_has_the_documented_form(tmp_path: Path) -> None:
     wanted = {
         "spearman_rho", "weighted_kendall_tau", "ndcg_at_3", "ndcg_at_3_langrank", "ndcg_taskshop",
         "regret_at_1", "regret_at_3", "regret_at_1_spread", "regret_at_3_spread",
-        "top5_regret_taskshop", "sign_accuracy", "coverage_80", "width_80", "brier", "brier_skill", "verified_share",
+        "top5_regret_taskshop", "sign_accuracy", "coverage_80", "width_80", "brier",
+        "brier_skill", "verified_share",
     }  # fmt: skip
     assert wanted <= set(one["methods"]["default"])
     assert one["methods"]["default"]["spearman_rho"] > 0.5

@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
@@ -88,7 +88,8 @@ def read_peft_config(folder: Path) -> PeftConfig:
     if reason is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return PeftConfig.from_peft_type(**written)
+            config: PeftConfig = PeftConfig.from_peft_type(**written)  # type: ignore[no-untyped-call]
+            return config
     fields = {field.name for field in dataclasses.fields(LoraConfig)}
     for name in written.keys() & fields:
         blamed = _refusal(LoraConfig, {name: written[name]})
@@ -118,7 +119,7 @@ def _load(model: Any, folder: Path, *, model_name: str, device: str) -> tuple[st
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            config = read_peft_config(folder)
+            config = cast("LoraConfig", read_peft_config(folder))  # others were refused before
             tensors = _tensor_names(folder)
             written = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
             features = read_features(written, tensors)
