@@ -98,9 +98,15 @@ class TrainingSet:
         return standardise(self.table.transfer_scores)
 
     @cached_property
+    def _telling(self) -> Array:
+        """(n_targets,): 1 for a column that spreads wider than its noise, 0 for one of noise."""
+        telling = (self.table.reliability > 0).astype(np.float64)
+        return telling if telling.any() else np.ones(len(telling))
+
+    @cached_property
     def popularity(self) -> Array:
         """(n_sources,): trimmed mean z, shrunken; NaN where never measured."""
-        return shrunken_popularity(self.standard, TRIM, self.table.reliability)
+        return shrunken_popularity(self.standard, TRIM, self._telling)
 
     @cached_property
     def agreement(self) -> Agreement:
@@ -267,7 +273,7 @@ class TrainingSet:
         similarity = self.task_similarity(query)
         if similarity is None or np.isfinite(similarity).sum() < 2:
             return None
-        weights = neighbour_weights(similarity) * self.table.reliability
+        weights = neighbour_weights(similarity) * self._telling
         return weighted_mean(self._clipped, weights) - self._mean_standing
 
     @cached_property
@@ -277,7 +283,7 @@ class TrainingSet:
 
     @cached_property
     def _mean_standing(self) -> Array:
-        return weighted_mean(self.standard, self.table.reliability)
+        return weighted_mean(self.standard, self._telling)
 
     def mean_cosine(self, vectors: Mapping[str, Array], query: Query) -> Array | None:
         """Mean cosine of these rows with the target, each embedding centred; None if unknown."""
