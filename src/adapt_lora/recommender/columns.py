@@ -77,37 +77,23 @@ def weighted_mean(values: Array, weights: Array) -> Array:
     return means
 
 
-def trimmed_mean(values: Array, trim: float = TRIM, weights: Array | None = None) -> Array:
-    """Mean of each row without the lowest and highest `trim` share; NaN where nothing is known.
-
-    Args:
-        values: (n_rows, n_columns), NaN = not measured.
-        trim: Share of the known values cut from each end.
-        weights: (n_columns,), what each column counts among those that are left; None for 1.
-    """
+def trimmed_mean(values: Array, trim: float = TRIM) -> Array:
+    """Mean of each row without the lowest and highest `trim` share; NaN where nothing is known."""
     n = np.isfinite(values).sum(axis=1)
     cut = np.floor(trim * n).astype(np.intp)
-    order = np.argsort(values, axis=1)  # NaN last
-    ordered = np.take_along_axis(values, order, axis=1)
+    ordered = np.sort(values, axis=1)  # NaN last
     place = np.arange(values.shape[1])[None, :]
     kept = (place >= cut[:, None]) & (place < (n - cut)[:, None])
-    weight = kept * (1.0 if weights is None else np.maximum(weights, 1e-9)[order])
-    total = np.where(kept, ordered * weight, 0.0).sum(axis=1)
-    count = weight.sum(axis=1)
-    means: Array = np.where(count > 0, total / np.where(count > 0, count, 1.0), np.nan)
+    total = np.where(kept, ordered, 0.0).sum(axis=1)
+    count = kept.sum(axis=1)
+    means: Array = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return means
 
 
-def shrunken_popularity(z: Array, trim: float, weights: Array | None = None) -> Array:
-    """Trimmed mean of each source's z-scores × n/(n+1): one lucky cell is not a reputation.
-
-    Args:
-        z: (n_sources, n_targets), NaN = not measured.
-        trim: As for `trimmed_mean`.
-        weights: (n_targets,) in [0, 1], what each task counts, in n as in the mean; None for 1.
-    """
-    n = np.isfinite(z) @ (np.ones(z.shape[1]) if weights is None else weights)
-    popularity: Array = trimmed_mean(z, trim, weights) * n / (n + 1)
+def shrunken_popularity(z: Array, trim: float) -> Array:
+    """Trimmed mean of each source's z-scores × n/(n+1): one lucky cell is not a reputation."""
+    n = np.isfinite(z).sum(axis=1)
+    popularity: Array = trimmed_mean(z, trim) * n / (n + 1)
     return popularity
 
 

@@ -98,15 +98,9 @@ class TrainingSet:
         return standardise(self.table.transfer_scores)
 
     @cached_property
-    def _telling(self) -> Array:
-        """(n_targets,): 1 for a column that spreads wider than its noise, 0 for one of noise."""
-        telling = (self.table.reliability > 0).astype(np.float64)
-        return telling if telling.any() else np.ones(len(telling))
-
-    @cached_property
     def popularity(self) -> Array:
         """(n_sources,): trimmed mean z, shrunken; NaN where never measured."""
-        return shrunken_popularity(self.standard, TRIM, self._telling)
+        return shrunken_popularity(self.standard, TRIM)
 
     @cached_property
     def agreement(self) -> Agreement:
@@ -273,8 +267,7 @@ class TrainingSet:
         similarity = self.task_similarity(query)
         if similarity is None or np.isfinite(similarity).sum() < 2:
             return None
-        weights = neighbour_weights(similarity) * self._telling
-        return weighted_mean(self._clipped, weights) - self._mean_standing
+        return weighted_mean(self._clipped, neighbour_weights(similarity)) - self._mean_standing
 
     @cached_property
     def _clipped(self) -> Array:
@@ -283,7 +276,7 @@ class TrainingSet:
 
     @cached_property
     def _mean_standing(self) -> Array:
-        return weighted_mean(self.standard, self._telling)
+        return weighted_mean(self.standard, np.ones(self.standard.shape[1]))
 
     def mean_cosine(self, vectors: Mapping[str, Array], query: Query) -> Array | None:
         """Mean cosine of these rows with the target, each embedding centred; None if unknown."""
