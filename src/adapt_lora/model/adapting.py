@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
@@ -84,12 +84,13 @@ def read_peft_config(folder: Path) -> PeftConfig:
         written = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise AdapterError(f"{path}: can't be read as JSON ({_reason(error)[:200]}).") from error
-    reason = _refusal(PeftConfig.from_peft_type, written)
+    make: Any = PeftConfig.from_peft_type
+    reason = _refusal(make, written)
     if reason is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            config: PeftConfig = PeftConfig.from_peft_type(**written)  # type: ignore[no-untyped-call]
-            return config
+            config: PeftConfig = make(**written)
+        return config
     fields = {field.name for field in dataclasses.fields(LoraConfig)}
     for name in written.keys() & fields:
         blamed = _refusal(LoraConfig, {name: written[name]})
@@ -119,7 +120,7 @@ def _load(model: Any, folder: Path, *, model_name: str, device: str) -> tuple[st
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            config = cast("LoraConfig", read_peft_config(folder))  # others were refused before
+            config: Any = read_peft_config(folder)
             tensors = _tensor_names(folder)
             written = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
             features = read_features(written, tensors)

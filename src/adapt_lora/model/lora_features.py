@@ -177,7 +177,7 @@ def missing_setting(tensor: str, config: Mapping[str, Any]) -> str | None:
     """Which setting gives a tensor its place, where the config lacks it; None where it does not."""
     for pattern, name in _NEEDED_SETTINGS:
         if pattern.search(tensor) and not config.get(name):
-            return f"the config does not set {name}, which this tensor is of"
+            return f"the config does not set {name}, which this tensor needs"
     return None
 
 
