@@ -411,6 +411,7 @@ def bench(
     """Back-test every ranking method, leaving one task group out at a time."""
     from adapt_lora import roads
     from adapt_lora.recommender.bench import bench_folder, bench_registry
+    from adapt_lora.recommender.track_record import judge_past
     from adapt_lora.report.plain import bench_json
     from adapt_lora.report.tables import bench_table
 
@@ -422,9 +423,11 @@ def bench(
             registry = open_registry(tracking_uri, console)
             identity = roads.which_base(registry, base_model)
             matrix = registry.transfer_matrix(identity)
+            # Whatever was measured on a target judges the answer to it, and teaches nothing.
+            measured = registry.transfer_matrix(identity, with_targets=True)
             report = bench_registry(
                 matrix,
-                registry.recommendations(identity),
+                judge_past(registry.recommendations(identity), measured),
                 others=roads.other_matrices(registry, matrix.base),
                 seed=seed,
                 n_workers=workers,

@@ -25,8 +25,8 @@ from adapt_lora.recommender.models import METHODS
 from adapt_lora.recommender.pivots import read_matrices
 from adapt_lora.recommender.ranking import without_selected_columns
 from adapt_lora.recommender.table import TransferTable
-from adapt_lora.recommender.track_record import PastRecommendation, judge_past
-from adapt_lora.registry.records import KeptRecommendation, TransferMatrix, Unit
+from adapt_lora.recommender.track_record import PastRecommendation
+from adapt_lora.registry.records import TransferMatrix, Unit
 
 BASELINES = (
     "random",
@@ -105,7 +105,7 @@ class BenchReport:
 
 def bench_registry(
     matrix: TransferMatrix,
-    kept: Sequence[KeptRecommendation] = (),
+    past: Sequence[PastRecommendation] = (),
     *,
     others: Sequence[TransferMatrix] = (),
     methods: Sequence[str] = tuple(METHODS),
@@ -119,7 +119,7 @@ def bench_registry(
 
     Args:
         matrix: Everything measured.
-        kept: Recommendations of the past, to be judged beside the methods.
+        past: How good kept recommendations were, to stand beside the methods (`judge_past`).
         others: What was measured under other base models, a prior; a group leaves it too.
         methods: Names in METHODS; `default` is always added.
         seed: The same seed gives the same report.
@@ -134,7 +134,6 @@ def bench_registry(
     lent = [without_selected_columns(other) for other in others]
     table = registry_table(without_selected_columns(matrix), unit=unit, others=lent)
     tables = {"registry": table}
-    past = judge_past(kept, matrix)
     try:
         report = bench_tables(
             tables, methods=methods, seed=seed, n_workers=n_workers, progress=progress
@@ -143,7 +142,7 @@ def bench_registry(
         if not past:
             raise
         report = BenchReport({})  # too little for a back-test, but the past can still be judged
-    return replace(report, past=past)
+    return replace(report, past=tuple(past))
 
 
 def bench_folder(

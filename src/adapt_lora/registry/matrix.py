@@ -32,6 +32,7 @@ def assemble_matrix(
     tasks: Sequence[TaskRecord],
     cells: Sequence[StoredCell],
     protocol: str | None = None,
+    with_targets: bool = False,
 ) -> TransferMatrix:
     """The matrix of these cells.
 
@@ -48,12 +49,15 @@ def assemble_matrix(
         tasks: Known tasks; may hold one name with several sets of rows.
         cells: Everything measured.
         protocol: Take only this protocol.
+        with_targets: Whether rows that are known as a mere target make columns too.
     """
     columns = _columns(cells, known={BASE_ID, *(record.adapter_id for record in adapters)})
     if protocol is not None:
         columns = {key: value for key, value in columns.items() if key.protocol == protocol}
     described = {
-        (task.name, task.dataset.digest, task.metric): task for task in tasks if not task.is_target
+        (task.name, task.dataset.digest, task.metric): task
+        for task in tasks
+        if with_targets or not task.is_target
     }
     chosen: dict[str, _Column] = {}
     for key, column in columns.items():

@@ -454,8 +454,16 @@ class Registry:
         return frozenset() if home is None else self._cells.measured(home)
 
     @in_words
-    def transfer_matrix(self, base: BaseIdentity, *, protocol: str | None = None) -> TransferMatrix:
-        """All that was measured under a base model; `assemble_matrix` says what makes a column."""
+    def transfer_matrix(
+        self, base: BaseIdentity, *, protocol: str | None = None, with_targets: bool = False
+    ) -> TransferMatrix:
+        """All that was measured under a base model; `assemble_matrix` says what makes a column.
+
+        Args:
+            base: The base model.
+            protocol: Digest of the protocol; None for the one that most was measured under.
+            with_targets: Whether what recommendations measured on their targets stands in it too.
+        """
         home = self._homes.find(base)
         return assemble_matrix(
             base if home is None else home.base,
@@ -463,6 +471,7 @@ class Registry:
             tasks=self.tasks(base),
             cells=[] if home is None else self._cells.stored(home),
             protocol=protocol,
+            with_targets=with_targets,
         )
 
     # --- recommendations
