@@ -66,7 +66,6 @@ HEADERS = {
     "a row": ("I like it,pos\nI don't,neg\nIt is fine,pos\n", "the header line is missing"),
     "a number": ("nice,1\nawful,0\n", "the header line is missing"),
     "a sentence": ("This is a rather long first line,x\na,y\n", "the header line is missing"),
-    "JSON": ('{"text": "a", "label": "b"}\n{"text": "c", "label": "d"}\n', "call the file .jsonl"),
 }
 
 

@@ -129,8 +129,8 @@ def test_the_class_of_a_chat_is_its_last_answer(tmp_path):
 
     kept = [chat(["yes", "no"][i % 2]) for i in range(60)]
     with pytest.raises(DatasetError, match="all rows of the class 'maybe'"):
-        read_records(tmp_path, *kept, chat("maybe", "ai"))
-    assert len(read_records(tmp_path, *kept, chat("yes", "ai")).rows) == 60
+        read_records(tmp_path, *kept, chat("maybe", "narrator"))
+    assert len(read_records(tmp_path, *kept, chat("yes", "narrator")).rows) == 60
     assert len(read_records(tmp_path, *kept, chat("so?", "user")).rows) == 60
 
 
