@@ -3,7 +3,12 @@
 import re
 from pathlib import Path
 
-from adapt_lora.recommender.catalogue import FEATURES, TARGET_FEATURES, similarity_name
+from adapt_lora.recommender.catalogue import (
+    FEATURES,
+    LEVEL_FEATURES,
+    TARGET_FEATURES,
+    similarity_name,
+)
 
 
 def test_the_registrys_own_parts_are_never_taken_for_the_similarity() -> None:
@@ -22,7 +27,8 @@ def page_rows() -> list[tuple[str, ...]]:
 
 
 def test_the_page_has_every_feature_with_its_side_formula_and_source() -> None:
-    known = [*FEATURES.values(), *TARGET_FEATURES.values()]
+    of_level = [feature for of_unit in LEVEL_FEATURES.values() for feature in of_unit.values()]
+    known = [*FEATURES.values(), *TARGET_FEATURES.values(), *of_level]
     said = {(f"`{f.name}`", f.side, f.formula, f.source) for f in known}
     rows = page_rows()
     assert len(rows) == len(known)

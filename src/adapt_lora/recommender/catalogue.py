@@ -276,7 +276,8 @@ LEVEL_FEATURES: Mapping[Unit, Mapping[str, Feature]] = {
         "response_nll": Feature(
             "response_nll",
             "target",
-            "`response_nll_mean`: how surprising the answers are to the base",
+            "`response_nll_mean`: how surprising the answers are to the base; for gains in nats, "
+            "the two above for points",
             _LEVEL,
         )
     },
