@@ -12,7 +12,8 @@ from tests.recommender.conftest import MakeMatrix, rank
 def test_the_json_form_is_the_documented_one(make_matrix: MakeMatrix, target: Fingerprint) -> None:
     found = ranking_json(rank(make_matrix(8, 8), target))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert set(found["base"]) == {"score", "se", "p_best", "recommended"}
+    assert set(found["base"]) == {"score", "se", "p_best", "recommended", "majority"}
+    assert found["verdict"]["use"] == "adapter"
     assert {"name", "regime", "backtest"} <= set(found["model"])
     assert [entry["rank"] for entry in found["ranking"]] == list(range(1, 9))
     for entry in found["ranking"]:

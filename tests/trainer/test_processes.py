@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from safetensors.torch import load_file
@@ -95,7 +95,8 @@ from adapt_lora.model.base import load_base_model
 from adapt_lora.data import Row
 from adapt_lora.trainer import Recipe, join_processes, train_adapter
 base = load_base_model(sys.argv[1], dtype="float32", device="cpu")
-rows, recipe, last_step = eval(sys.argv[3]), eval(sys.argv[4]), int(sys.argv[5])
+rows = [Row(**row) for row in eval(sys.argv[3])]
+recipe, last_step = eval(sys.argv[4]), int(sys.argv[5])
 def die(done, total):
     if done == last_step:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -119,7 +120,7 @@ def test_two_killed_processes_go_on_from_the_first_one_s_checkpoint(
     whole = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=home / "whole")
     script = home / "run.py"
     script.write_text(DYING_RUN)
-    arguments = [str(tiny_base_dir), str(home), repr(sentiment_rows), repr(recipe)]
+    arguments = [str(tiny_base_dir), str(home), repr([*map(asdict, sentiment_rows)]), repr(recipe)]
     ends = []
     for last_step in ("13", "never"):
         command = [*_launcher(), str(script), *arguments, last_step.replace("never", "-1")]

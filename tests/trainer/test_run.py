@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -18,7 +18,7 @@ from adapt_lora.model.base import load_base_model
 from adapt_lora.data import Row
 from adapt_lora.trainer import Recipe, train_adapter
 base = load_base_model(sys.argv[1], dtype="float32", device="cpu")
-rows = eval(sys.argv[3])
+rows = [Row(**row) for row in eval(sys.argv[3])]
 recipe = eval(sys.argv[4])
 def die(done, total):
     if done == 13:
@@ -35,7 +35,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_and_ends_the_same(
     recipe = replace(fast_recipe, lora_dropout=0.2, keep_epochs=True)
     whole = train_adapter(tiny_base, sentiment_rows, recipe=recipe, out=tmp_path / "whole")
     home = tmp_path / "killed"
-    arguments = [str(tiny_base_dir), str(home), repr(sentiment_rows), repr(recipe)]
+    arguments = [str(tiny_base_dir), str(home), repr([*map(asdict, sentiment_rows)]), repr(recipe)]
     dead = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments], check=False)
     assert dead.returncode == -signal.SIGKILL
     assert not (home / "adapter").exists()

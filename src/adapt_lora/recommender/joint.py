@@ -50,6 +50,8 @@ class Update:
     """(n_sources,): to be added to the predicted gain."""
     scale: Array
     """(n_sources,): of the residual spread, in (0, 1]."""
+    left: Array
+    """(n_sources,): standard deviation of what is left open, in the table's unit."""
     pull: Array
     """(n_sources, n_measured): how a gain that is off its prediction moves every source."""
 
@@ -94,8 +96,10 @@ def measurement_update(
     before[index] += own - spread.own[index]
     inverse = np.linalg.inv(cross[index] + np.diag(error**2 + 1e-12))
     pull: Array = cross @ inverse.T
-    after = before - (pull * cross).sum(axis=1)
-    return Update(shift=pull @ missed, scale=np.sqrt(np.clip(after / before, 0.0, 1.0)), pull=pull)
+    after = np.clip(before - (pull * cross).sum(axis=1), 0.0, before)
+    return Update(
+        shift=pull @ missed, scale=np.sqrt(after / before), left=np.sqrt(after), pull=pull
+    )
 
 
 def _outlier_weights(spread: JointSpread, missed: Array, error: Array) -> Array:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from scipy.special import ndtr
 
 from adapt_lora.recommender.columns import Array, standardise
 from adapt_lora.recommender.joint import Update, measurement_update
@@ -138,11 +139,13 @@ def odds_of(
     middle = model.quantile(0.5)
     p_harm = predicted.p_harm
     if update is not None or forecast.outside:
-        # From the residuals, shrunken to what the measurement leaves open.
-        p_harm = model.weight_below(middle - median / np.maximum(scale, 1e-9))
-        # What K task groups never showed may still happen in the next one.
-        k = model.n_groups_
-        p_harm = np.where(is_measured, p_harm, (k * p_harm + model.harm_rate_) / (k + 1))
+        # From the residuals, shrunken to what the measurement leaves open. What K task groups never
+        # showed may still happen in the next one.
+        k, below = model.n_groups_, model.weight_below(middle - median / np.maximum(scale, 1e-9))
+        p_harm = (k * below + model.harm_rate_) / (k + 1)
+        if update is not None:
+            of_measured = ndtr(-median / np.maximum(update.left, 1e-9))
+            p_harm = np.where(is_measured, of_measured, p_harm)
     floor, ceiling = -np.inf, np.inf
     if base_score is not None and forecast.train.table.unit == "points":
         # Who knows nothing may still be unlucky on these rows.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from adapt_lora.recommender.bench import BenchReport, Comparison
     from adapt_lora.recommender.bench import MatrixReport as BenchedMatrix
     from adapt_lora.recommender.calibration import Share
+    from adapt_lora.recommender.own_training import OwnTraining
     from adapt_lora.recommender.traits import Traits
     from adapt_lora.results import (
         Evaluation,
@@ -135,9 +136,9 @@ def ranking_json(ranking: "Recommendation") -> dict[str, Any]:
                 entry["interval_level"] = ranking.interval_level
     return {
         "base_model": ranking.base_model,
-        "verdict": known_fields(ranking.verdict),
+        "verdict": {**known_fields(ranking.verdict), "ties": list(ranking.verdict.ties)},
         "base": _base_json(ranking.base),
-        **({} if own is None else {"own_training": known_fields(own)}),
+        **({} if own is None else {"own_training": _own_json(own)}),
         "model": _model_json(ranking.model),
         "n_adapters": len(entries),
         "ranking": entries,
@@ -164,6 +165,10 @@ def _entry_json(entry: "RankedAdapter") -> dict[str, Any]:
             "warnings": list(entry.warnings),
         }
     )
+
+
+def _own_json(own: "OwnTraining") -> dict[str, Any]:
+    return {**known_fields(own), "interval": list(own.interval)}
 
 
 def _base_json(base: "BaseChoice") -> dict[str, Any]:
