@@ -198,7 +198,7 @@ def test_many_skipped_rows_need_a_word_and_are_told_everywhere(adapt):
 
 
 def test_a_kept_recommendation_shows_in_the_bench_once_measured(adapt):
-    target = write_rows(adapt.home / "kept.jsonl", "mood", 30)
+    target = write_rows(adapt.home / "kept.jsonl", "mood", 30, start=700)
     done = adapt("recommend", "--target", target, "--log", "--verify", "1")
     assert done.exit_code == 0, done.output
     assert "Kept as run" in done.stderr
