@@ -43,6 +43,18 @@ def test_an_unlabelled_target_is_ranked_without_a_base_score(
     found = ranking_json(rank(make_matrix(8, 8), bare, base_score=None))
     assert set(found["base"]) == {"p_best", "recommended"}
     assert len(found["ranking"]) == 8
+    counted = rank(make_matrix(8, 8), bare, base_score=None, metric="accuracy")
+    assert counted.base.majority is None
+
+
+def test_chance_is_that_of_the_labels_that_occur(
+    make_matrix: MakeMatrix, target: Fingerprint
+) -> None:
+    never = replace(target, label_shares={"yes": 0.7, "no": 0.3, "perhaps": 0.0})
+    found = rank(make_matrix(8, 8), never)
+    assert found.verdict.chance == 0.5
+    assert found.base.majority == 0.5
+    assert rank(make_matrix(8, 8), never, metric="accuracy").base.majority == 0.7
 
 
 def test_log_likelihood_targets_learn_from_log_likelihood_alone(

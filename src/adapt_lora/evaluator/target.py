@@ -195,10 +195,16 @@ class TargetMeter:
         self, row: MatrixRow, *, decision: LabelDecision | None = None
     ) -> PairedComparison:
         return compare_with_base(
-            self._judged(row, decision).predictions,
-            self._judged(BASE_ROW).predictions,
-            metric=self._task.record.metric,
+            self._said(row, decision), self._said(BASE_ROW), metric=self._task.record.metric
         )
+
+    def _said(self, row: MatrixRow, decision: LabelDecision | None = None) -> Sequence[Prediction]:
+        """What a row of the matrix answered; decided anew only where that hangs on other rows."""
+        if decision is None and self._whole.protocol.decision not in WHOLE_SET_DECISIONS:
+            known = self._answered(row)
+            # In the target's order: what is resampled must not hang on who answered when.
+            return [known[one.digest] for one in self._task.rows if one.digest in known]
+        return self._judged(row, decision).predictions
 
     def _judged(self, row: MatrixRow, decision: LabelDecision | None = None) -> CellResult:
         """The cell of all that is known of a row of the matrix; nothing is run for it."""

@@ -93,6 +93,13 @@ class RankedAdapter:
     unbiased: LabelBias | None = None
     """The adapter with its label bias taken off, where it was measured on labels."""
 
+    @property
+    def is_promising(self) -> bool:
+        """Whether more speaks for it than for the bare base, as far as anything is known."""
+        if self.predicted_gain is None:
+            return True
+        return self.predicted_gain > 0 and (self.p_harm is None or self.p_harm < 0.5)
+
     def __repr__(self) -> str:
         gain, harm = self.predicted_gain, self.p_harm
         return short_repr(

@@ -117,11 +117,13 @@ class GainModel:
         lines = _pooled(per_group)
         self.level_, self.slope_ = lines.level, lines.slope
         self.level_weights_, self.spread_weights_ = lines.level_weights, lines.spread_weights
-        others = [_pooled(np.delete(per_group, g, axis=0)) for g in range(len(self.groups_))]
+        others = {
+            group: _pooled(np.delete(per_group, g, axis=0)) for g, group in enumerate(self.groups_)
+        }
         self._keep_residuals(scores, gains, usable, columns, member, others, x)
         told = np.zeros(len(groups))
-        for i, t in enumerate(columns):
-            told[t] = x[t] @ others[self.groups_.index(str(member[i]))].level_weights
+        for t in columns:
+            told[t] = x[t] @ others[groups[t]].level_weights
         self._fit_harm(scores, gains, usable, columns, member, self._standard_hints(hints), told)
         return self
 
@@ -132,13 +134,13 @@ class GainModel:
         usable: Mask,
         columns: list[int],
         member: Array,
-        others: Sequence[_Lines],
+        others: Mapping[str, _Lines],
         x: Array,
     ) -> None:
         """Residuals per column, with weights under which every group counts the same."""
         values, weights, owner, source = [], [], [], []
         for i, t in enumerate(columns):
-            lines = others[self.groups_.index(str(member[i]))]
+            lines = others[str(member[i])]
             level, spread = (float(of(x[t : t + 1])[0]) for of in (lines.level_of, lines.spread_of))
             keep = np.flatnonzero(usable[:, t])
             point = level + lines.slope * spread * scores[keep, t]
@@ -382,7 +384,7 @@ def _ridge(x: Array, y: Array) -> Array:
 
 
 def _trimmed(values: Array, weight: Array) -> tuple[float, float]:
-    """Trimmed mean, and its standard error from the spread of what is left; 0 for one value."""
+    """Trimmed mean, and the standard error of a mean of all these values; 0 for one value."""
     cut = int(_TRIM * len(values))
     kept = np.argsort(values)[cut : len(values) - cut]
     mean = float(np.average(values[kept], weights=weight[kept]))

@@ -205,7 +205,7 @@ class FittedRanking:
         """
         forecast, train = self.forecast, self.forecast.train
         of_source = self._by_source(measured or {})
-        shares = self.target.label_shares
+        shares = [share for share in self.target.label_shares.values() if share > 0]
         chance = 1 / len(shares) if shares and self.metric == "balanced_accuracy" else None
         odds_given = partial(
             odds_of, forecast, base_score=base_score, chance=chance or 0.0, seed=self.seed
@@ -246,9 +246,9 @@ class FittedRanking:
             score,
             se,
             odds.base_p_best,
-            recommended=not any(map(_is_promising, ranking)),
+            recommended=not any(entry.is_promising for entry in ranking),
             unbiased=bias.get(BASE_ID),
-            majority=chance or (max(shares.values()) if self.metric == "accuracy" else None),
+            majority=max(shares) if shares and self.metric == "accuracy" else chance,
             few_shot=few_shot or {},
         )
         own = estimate_own_training(self.matrix, self.target, metric=self.metric, base_score=score)
@@ -291,13 +291,6 @@ class FittedRanking:
 
 def _at(values: Array | None, s: int) -> float | None:
     return None if values is None or np.isnan(values[s]) else float(values[s])
-
-
-def _is_promising(entry: RankedAdapter) -> bool:
-    """Whether more speaks for an adapter than for the bare base, as far as anything is known."""
-    if entry.predicted_gain is None:
-        return True
-    return entry.predicted_gain > 0 and (entry.p_harm is None or entry.p_harm < 0.5)
 
 
 def _borrowed(train: TrainingSet) -> Borrowed | None:

@@ -37,7 +37,7 @@ def decide(
         gain = entry.predicted_gain
         if gain is None:
             continue
-        if gain > 0 and (entry.p_harm is None or entry.p_harm < 0.5):
+        if entry.is_promising:
             options.append((gain, "adapter", entry))
         bias, seen = entry.unbiased, entry.measured
         if bias is not None and bias.gain is not None and seen is not None and not bias.caution:
